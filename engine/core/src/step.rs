@@ -1,0 +1,61 @@
+//! The contract between scheduler and executor: what to compute, and what came out.
+
+use std::time::Duration;
+
+use crate::request::{RequestId, SamplingParams, TokenId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+/// One sequence's work in a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeqStep {
+    pub id: RequestId,
+    /// Tokens whose keys and values are already in the cache; the first new token has this position.
+    pub context: u32,
+    /// The tokens to compute, in order. May be empty only when `padding > 0`.
+    pub tokens: Vec<TokenId>,
+    /// Blocks covering positions `0..context + tokens.len()`, in order.
+    pub blocks: Vec<BlockId>,
+    /// Sample from the last position's logits. False for all but the last chunk of a prompt.
+    pub sample: bool,
+    pub sampling: SamplingParams,
+    /// Generated so far; with `sampling.seed` it fixes the random draw of this step.
+    pub generated: u32,
+    /// Token ids that must not be picked in this step (`min_tokens` not yet reached).
+    pub banned: Vec<TokenId>,
+    /// Rows the executor must also compute and throw away: a rectangular batch (static batching) pays for them.
+    pub padding: u32,
+}
+
+/// A whole forward pass. Prefill chunks and decodes may be mixed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepPlan {
+    /// Counts up by one per plan, from 1.
+    pub step: u64,
+    pub seqs: Vec<SeqStep>,
+    /// Requests thrown out of the running set while planning, in order.
+    pub preempted: Vec<RequestId>,
+    /// Requests scheduled for the first time ever in this step, with the time they waited.
+    pub admitted: Vec<(RequestId, Duration)>,
+}
+
+impl StepPlan {
+    pub fn new_tokens(&self) -> usize {
+        self.seqs.iter().map(|s| s.tokens.len()).sum()
+    }
+}
+
+/// One sampled token; `seq` indexes [`StepPlan::seqs`]. Several per sequence, in order, under speculation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampled {
+    pub seq: u32,
+    pub token: TokenId,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutcome {
+    /// One for every `SeqStep` with `sample`, in plan order.
+    pub sampled: Vec<Sampled>,
+    pub elapsed: Duration,
+}

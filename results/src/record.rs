@@ -1,0 +1,106 @@
+//! What happened to one request, as raw timestamps. Nothing here is derived: TTFT, TPOT, goodput and the rest are
+//! functions of these records and live in `llmlab-metrics`.
+//!
+//! All `*_ns` fields count nanoseconds since the start of the trial ([`crate::manifest::TrialFacts::start_monotonic_ns`]).
+
+use serde::{Deserialize, Serialize};
+
+/// One network event that carried generated tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenEvent {
+    pub at_ns: u64,
+    /// Generated tokens in the event; at least 1. More than one when the server coalesces.
+    pub tokens: u32,
+}
+
+/// Where a token count came from, best source first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CountSource {
+    /// The server's own `usage` object.
+    Usage,
+    /// A server-specific detail (`details.generated_tokens`, `eval_count`, ...).
+    ServerDetail,
+    /// Exact because the prompt was sent as token ids.
+    TokenIds,
+    /// Counted with a tokenizer on the client.
+    ClientTokenizer,
+    /// One token per content event assumed.
+    ChunkCount,
+}
+
+/// How a request ended, seen from the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Ok,
+    /// Finished cleanly but with another number of output tokens than was forced.
+    WrongLength,
+    /// TCP connect refused, reset before a request could be sent, or timed out.
+    Connect,
+    /// A timeout fired (connect, first token, inter-token or total); `error` says which.
+    Timeout,
+    /// The server answered with an HTTP error status.
+    Http,
+    /// The stream ended before its terminator.
+    StreamCut,
+    /// Bytes that are not the protocol (bad JSON, error object inside a 200 stream, wrong content type).
+    Malformed,
+    /// The run was interrupted while the request was in flight.
+    Cancelled,
+    /// The client itself failed (out of file descriptors or ports). Makes the trial invalid.
+    Client,
+}
+
+impl Outcome {
+    /// True for requests whose latency is meaningful.
+    pub fn is_success(self) -> bool {
+        matches!(self, Outcome::Ok | Outcome::WrongLength)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    /// Index in the workload; the same index is the same prompt in every trial of a run.
+    pub index: u64,
+    /// When the schedule said to send. Latencies count from here (no coordinated omission).
+    pub scheduled_ns: u64,
+    /// When the request's bytes were handed to the connection.
+    pub sent_ns: Option<u64>,
+    /// Time spent opening a connection inside this request; `None` when a kept-alive one was reused.
+    pub connect_ns: Option<u64>,
+    pub headers_ns: Option<u64>,
+    pub first_byte_ns: Option<u64>,
+    /// A chunk that carried only a role, no generated token.
+    pub role_ns: Option<u64>,
+    pub first_reasoning_ns: Option<u64>,
+    /// Every event with generated tokens, any channel, in order of arrival.
+    pub events: Vec<TokenEvent>,
+    /// Stream terminator seen, or body complete.
+    pub done_ns: Option<u64>,
+    pub prompt_tokens_requested: u32,
+    pub prompt_tokens: u32,
+    pub prompt_tokens_source: CountSource,
+    pub output_tokens_requested: u32,
+    pub output_tokens: u32,
+    pub output_tokens_source: CountSource,
+    pub outcome: Outcome,
+    pub http_status: Option<u16>,
+    pub finish_reason: Option<String>,
+    /// Plain words, capped at 500 characters; never holds a secret.
+    pub error: Option<String>,
+}
+
+impl RequestRecord {
+    pub fn first_token_ns(&self) -> Option<u64> {
+        self.events.first().map(|e| e.at_ns)
+    }
+    pub fn last_token_ns(&self) -> Option<u64> {
+        self.events.last().map(|e| e.at_ns)
+    }
+}
+
+/// Takes records as they finish. An error stops the run: a result that cannot be saved is not a result.
+pub trait RecordSink: Send {
+    fn record(&mut self, record: &RequestRecord) -> std::io::Result<()>;
+}

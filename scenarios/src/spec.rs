@@ -1,0 +1,207 @@
+//! What a scenario resolves to. `Scenario` (see `scenario.rs`) is what a person typed; `RunSpec` has every default
+//! filled in, every unit converted and every name checked, and goes into the manifest as it is.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunSpec {
+    pub name: String,
+    pub seed: u64,
+    pub model: ModelChoice,
+    pub workload: WorkloadSpec,
+    /// At least one; names are unique.
+    pub targets: Vec<TargetSpec>,
+    pub slo: SloSpec,
+    /// Interleaved repetitions per target (A B B A ...).
+    pub repeats: u32,
+    pub cost: Option<CostSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelChoice {
+    /// `synthetic:<preset>`, a Hugging Face folder.
+    pub source: String,
+    pub max_model_len: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WorkloadSpec {
+    pub lengths: LengthSpec,
+    /// Factors applied to drawn lengths (1.0 = as published).
+    pub scale_input: f64,
+    pub scale_output: f64,
+    /// Clamp after scaling: (min, max) tokens. The runner lowers the maximum further to fit the model.
+    pub input_range: (u32, u32),
+    pub output_range: (u32, u32),
+    pub requests: u32,
+    pub warmup: WarmupSpec,
+    pub arrivals: ArrivalSpec,
+    /// Share of the prompt common to all requests, 0..1 (0 = none).
+    pub shared_prefix_tokens: u32,
+    pub timeout: TimeoutSpec,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum LengthSpec {
+    /// A published table from `scenarios/traffic/`, joint by a Gaussian copula.
+    Quantiles { name: String, input: QuantileTable, output: QuantileTable, rank_correlation: f64, source: String },
+    /// Independent distributions.
+    Distributions { input: LengthDist, output: LengthDist },
+    /// `(input, output, arrival seconds if the file has them)` per row, read from a csv or jsonl file.
+    Trace { path: String, rows: Vec<TraceRow> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct TraceRow {
+    pub input_tokens: u32,
+    pub output_tokens: u32,
+    pub arrival_s: Option<f64>,
+}
+
+/// Values at probabilities 0, .01, .05, .10, .25, .50, .75, .90, .95, .99, 1.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QuantileTable {
+    pub values: [f64; 11],
+}
+
+impl QuantileTable {
+    pub const PROBABILITIES: [f64; 11] = [0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1.0];
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum LengthDist {
+    Fixed { tokens: u32 },
+    Uniform { min: u32, max: u32 },
+    /// Parameterised by what people know: median and 95th percentile, in tokens.
+    Lognormal { median: f64, p95: f64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum WarmupSpec {
+    /// The first n requests.
+    Requests { count: u32 },
+    /// 10 % of the requests, at least 2, at most 50, stated in the report.
+    Auto,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "process")]
+pub enum ArrivalSpec {
+    Poisson { rate: RateSpec },
+    /// Gamma renewal process with coefficient of variation `cv`.
+    Gamma { rate: RateSpec, cv: f64 },
+    Constant { rate: RateSpec },
+    /// `users` keep one request in flight each, waiting `think_time` between.
+    Closed { users: u32, think_time: Duration },
+    /// Arrival times of the trace, divided by `speed`.
+    Trace { speed: f64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "by")]
+pub enum RateSpec {
+    PerSecond { rps: f64 },
+    /// Share of the lowest measured saturation among the targets.
+    Load { share: f64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TimeoutSpec {
+    pub connect: Duration,
+    pub first_token: Duration,
+    pub inter_token: Duration,
+    pub total: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TargetSpec {
+    pub name: String,
+    pub kind: TargetChoice,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum TargetChoice {
+    Engine(EngineSpec),
+    Endpoint(EndpointSpec),
+}
+
+/// Our own engine as a child process. Every field is resolved except the sizes that depend on the model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EngineSpec {
+    pub policy: PolicySpec,
+    /// "cpu" or "candle".
+    pub executor: String,
+    /// "f32", "bf16", "q8_0", "q4_0".
+    pub weights: String,
+    /// "f32" or "bf16".
+    pub kv: String,
+    /// "paged", "reserve", "contiguous".
+    pub kv_strategy: String,
+    pub block_size: u32,
+    /// KV pool size; `None` = 256 MiB worth, or what the policy's own total-token knob says.
+    pub kv_memory_bytes: Option<u64>,
+    pub num_blocks: Option<u32>,
+    pub threads: Option<u32>,
+    pub max_queue: u32,
+}
+
+/// Knobs that the user did not set have the named system's default.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "policy")]
+pub enum PolicySpec {
+    Static { batch_size: u32, max_queue_delay: Duration },
+    Dynamic { max_batch_size: u32, preferred_batch_size: Vec<u32>, max_queue_delay: Duration },
+    Vllm {
+        max_num_seqs: u32,
+        max_num_batched_tokens: u32,
+        enable_chunked_prefill: bool,
+        enable_prefix_caching: bool,
+        long_prefill_token_threshold: u32,
+        prefill_schedule_interval: u32,
+        scheduler_reserve_full_isl: bool,
+        watermark: f64,
+        priority: bool,
+    },
+    Tgi {
+        max_batch_prefill_tokens: u32,
+        max_batch_total_tokens: u32,
+        waiting_served_ratio: f64,
+        max_waiting_tokens: u32,
+        max_batch_size: Option<u32>,
+        prefill_chunking: bool,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EndpointSpec {
+    pub url: String,
+    /// "openai-completions" or "openai-chat".
+    pub protocol: String,
+    pub model: Option<String>,
+    /// Name of the environment variable that holds the key; the key itself is never stored.
+    pub api_key_env: Option<String>,
+    /// Path of the Prometheus endpoint on the same host, if it has one.
+    pub metrics_path: Option<String>,
+}
+
+/// `(percentile, limit)` pairs per metric.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SloSpec {
+    pub ttft: Vec<(f64, Duration)>,
+    pub tpot: Vec<(f64, Duration)>,
+    pub itl: Vec<(f64, Duration)>,
+    pub e2e: Vec<(f64, Duration)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CostSpec {
+    /// A name in the price table (`models/prices/`).
+    pub hardware: Option<String>,
+    pub usd_per_hour: Option<f64>,
+}
