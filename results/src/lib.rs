@@ -1,7 +1,36 @@
-//! What happened. Records, step log, manifest and the crash-safe journal they are kept in.
+//! What happened. Records, step log, manifest and the crash-safe files they are kept in.
 //!
-//! Knows no metric and no server. Reading order: [`record`], [`step`], [`manifest`].
+//! Knows no metric, no server and no clock: times arrive in the records, `now` arrives as a parameter.
+//!
+//! Reading order: [`record`], [`step`] and [`manifest`] are the data; [`journal`] is the line format that survives a
+//! crash; [`run_dir`] and [`trial`] write a run; [`read`] reads one back, whole or broken; [`parquet`] exports it.
+//!
+//! ```text
+//! results/runs/20261121-101500-vllm-vs-tgi/
+//!   lock                     held (flock) by the process that writes the run
+//!   manifest.json            replaced atomically
+//!   vllm-r1/                 one directory per trial
+//!     trial.json             the trial's facts when it started, so that a killed run can still be read
+//!     journal.jsonl          one checksummed line per finished request
+//!     server.jsonl           one checksummed line per scrape of the server
+//!     steps.jsonl            the engine's own step log, written by the server
+//!   requests.parquet         every request of every trial, for other tools
+//!   token_events.parquet     every token event of every trial
+//! ```
 
+pub mod journal;
 pub mod manifest;
+pub mod parquet;
+pub mod read;
 pub mod record;
+pub mod run_dir;
 pub mod step;
+pub mod trial;
+
+mod error;
+
+pub use error::ResultsError;
+pub use parquet::write_parquet;
+pub use read::{TrialFiles, read_run};
+pub use run_dir::{RunDir, latest_run};
+pub use trial::{SampleWriter, TrialWriter};
