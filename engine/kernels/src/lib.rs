@@ -1,1 +1,34 @@
+//! CPU kernels: weight formats, matrix products, attention, and the probes that say how fast this machine could be.
+//!
+//! This crate knows: number formats, memory layout, instruction sets and threads. It must not know: models, layers,
+//! requests, schedulers, files or clocks (the probes and the pool's spin limit are the two exceptions).
+//! It is the only crate of the workspace that may use `unsafe`; every block says why it is sound.
+//!
+//! Two promises hold for every operation here:
+//! - a variant for an instruction set agrees with [`reference`] within the error of its number format;
+//! - the result for one token never depends on which other tokens are in the call, nor on the number of threads.
+//!
+//! Reading order: [`error`], [`isa`], [`pool`], [`arena`] are the ground; [`quant`] says what the weight formats mean;
+//! [`matrix`] packs weights into tiles; [`matmul`](mod@matmul) walks the tiles and `gemm` holds one file of inner loops per
+//! instruction set; [`ops`] and [`attention`] are the rest of a transformer layer; [`mod@reference`] is the oracle.
 
+pub mod arena;
+pub mod attention;
+pub mod error;
+mod gemm;
+pub mod isa;
+pub mod matmul;
+pub mod matrix;
+pub mod ops;
+pub mod pool;
+pub mod quant;
+pub mod reference;
+mod shared_mut;
+
+pub use error::KernelError;
+pub use isa::Isa;
+pub use matmul::matmul;
+pub use matrix::PackedMatrix;
+pub use pool::ThreadPool;
+pub use quant::WeightFormat;
+pub use quant::activations::Activations;

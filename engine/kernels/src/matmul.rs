@@ -1,0 +1,126 @@
+//! The product of packed weights and activations: cache blocks around the kernels of `gemm`.
+
+use crate::gemm::{self, Input, Kernel, Plan, TILE_ROWS, TileArgs};
+use crate::quant::activations::TokenTiles;
+use crate::shared_mut::SharedMut;
+use crate::{Activations, PackedMatrix, ThreadPool};
+
+/// Products smaller than this many multiplications run on the caller alone: waking a thread costs as much.
+const SERIAL_MACS: usize = 64 * 1024;
+
+/// Tokens per cache block: with one block of units their words fit the second-level cache beside the weights.
+const BLOCK_TOKENS: usize = 512;
+
+/// `out[t, r] = sum over c of w[r, c] * x[t, c]`, for one token up to a whole prompt.
+///
+/// `x` is `[tokens, cols]`, `out` is `[tokens, rows]`, both row-major. Activations are converted as described in
+/// [`crate::quant::activations`].
+///
+/// The result of a (row, token) pair is bit-identical for any number of tokens in the call, any position among them and any
+/// number of threads: an element is added up by one lane, in one order, and threads divide rows only.
+///
+/// Panics when a slice does not have the stated length.
+pub fn matmul(
+    pool: &ThreadPool,
+    w: &PackedMatrix,
+    x: &[f32],
+    tokens: usize,
+    out: &mut [f32],
+    scratch: &mut Activations,
+) {
+    assert_eq!(x.len(), tokens * w.cols(), "x must be {tokens} tokens x {} columns", w.cols());
+    assert_eq!(out.len(), tokens * w.rows(), "out must be {tokens} tokens x {} rows", w.rows());
+    if tokens == 0 {
+        return;
+    }
+    let (format, isa) = (w.format(), w.isa());
+    let plan = gemm::plan(format, isa, tokens);
+    let tiles = TokenTiles::new(tokens, plan.tokens);
+    let input = Input::new(format, isa);
+    scratch.prepare(pool, isa, input, w.layout().units, tiles, x, tokens);
+
+    let product = Product {
+        w,
+        scratch,
+        words_per_unit: input.words_per_unit(),
+        tiles,
+        narrow: gemm::kernel(format, isa, &plan, tiles.width),
+        wide: gemm::kernel(format, isa, &plan, plan.tokens.min(tiles.width + 1)),
+        out: SharedMut::new(out),
+        plan,
+    };
+    let groups = w.rows().div_ceil(TILE_ROWS * product.plan.tiles);
+    let chunk = if tokens * w.rows() * w.cols() <= SERIAL_MACS {
+        groups
+    } else {
+        // A few chunks per worker, so that a late one can be helped; few enough that its output stays in cache.
+        (groups / (4 * pool.threads())).clamp(1, if tiles.count == 1 { groups } else { 8 })
+    };
+    pool.split(groups, chunk, &|_, range| product.rows(range));
+}
+
+struct Product<'a> {
+    w: &'a PackedMatrix,
+    scratch: &'a Activations,
+    words_per_unit: usize,
+    tiles: TokenTiles,
+    plan: Plan,
+    narrow: Kernel,
+    wide: Kernel,
+    out: SharedMut<'a, f32>,
+}
+
+impl Product<'_> {
+    /// All tokens of some groups of row tiles. The loops, outside in: tokens that fit the cache with one block of units,
+    /// blocks of units (partial sums wait in `out`, which does not change them), row groups, register tiles.
+    fn rows(&self, groups: std::ops::Range<usize>) {
+        let units = self.w.layout().units;
+        let tiles_per_block = BLOCK_TOKENS.div_ceil(self.plan.tokens);
+        for first_tile in (0..self.tiles.count).step_by(tiles_per_block) {
+            let end_tile = self.tiles.count.min(first_tile + tiles_per_block);
+            let mut unit = 0;
+            while unit < units {
+                let count = self.plan.units.min(units - unit);
+                for group in groups.clone() {
+                    for tile in first_tile..end_tile {
+                        self.register_tile(group, tile, unit, count);
+                    }
+                }
+                unit += count;
+            }
+        }
+    }
+
+    fn register_tile(&self, group: usize, tile: usize, unit: usize, units: usize) {
+        let layout = self.w.layout();
+        let (token, width) = self.tiles.tile(tile);
+        let first_row = group * self.plan.tiles * TILE_ROWS;
+        let tile_at = group * self.plan.tiles * layout.stride;
+        let words_at = (token * layout.units + unit * width) * self.words_per_unit;
+        let blocks_at = token * layout.units + unit * width;
+        let kernel = if width == self.tiles.width { self.narrow } else { self.wide };
+        // SAFETY: offsets of unit `unit < layout.units` of an existing tile and token tile, all inside buffers that
+        // `PackedMatrix` and `Activations::prepare` sized from the same layout; scales and offsets are only read by kernels
+        // of the block formats, for which they were filled. The CPU has the instruction set: packing checked it.
+        // The outputs of (group, tile) belong to this worker alone, because `split` hands out each group once, and the
+        // last one of them is in range.
+        unsafe {
+            let weights = self.w.data().as_ptr().add(tile_at);
+            let rows = (self.plan.tiles * TILE_ROWS).min(self.w.rows() - first_row);
+            self.out.at((token + width - 1) * self.w.rows() + first_row + rows - 1);
+            kernel(&TileArgs {
+                weights: weights.add(unit * layout.unit_bytes),
+                scales: weights.add(layout.scales_at).cast::<half::f16>().add(unit * TILE_ROWS),
+                tile_stride: layout.stride,
+                rows,
+                units,
+                x: self.scratch.words.as_ptr().add(words_at),
+                x_scales: self.scratch.scales.as_ptr().wrapping_add(blocks_at),
+                x_offsets: self.scratch.offsets.as_ptr().wrapping_add(blocks_at),
+                out: self.out.at(token * self.w.rows() + first_row),
+                out_stride: self.w.rows(),
+                accumulate: unit > 0,
+            });
+        }
+    }
+}
