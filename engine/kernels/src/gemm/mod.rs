@@ -12,7 +12,11 @@
 //!   does the F32 order; portable likewise, with a rounded product.
 //! - Q8_0 and Q4_0: `acc = fma(f32(dot of integers), d_w * d_x, acc)` per block; integers are exact, so all agree bit for bit.
 
-pub(crate) mod portable;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
 
 use half::f16;
 
@@ -80,7 +84,7 @@ impl Input {
     pub(crate) fn new(format: WeightFormat, isa: Isa) -> Input {
         match (format, isa) {
             (WeightFormat::F32, _) => Input::F32,
-            (WeightFormat::Bf16, Isa::Avx512) if false => Input::Bf16Pairs,
+            (WeightFormat::Bf16, Isa::Avx512) => Input::Bf16Pairs,
             (WeightFormat::Bf16, _) => Input::Bf16Widened,
             (WeightFormat::Q8_0, _) => Input::Int8 { weight_bias: 128 },
             (WeightFormat::Q4_0, _) => Input::Int8 { weight_bias: 8 },
@@ -107,11 +111,23 @@ pub(crate) struct Plan {
     pub units: usize,
 }
 
-pub(crate) fn plan(_format: WeightFormat, _isa: Isa, _tokens: usize) -> Plan {
-    Plan { tiles: 1, tokens: portable::MAX_TOKENS, units: usize::MAX }
+pub(crate) fn plan(format: WeightFormat, isa: Isa, tokens: usize) -> Plan {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::plan(format, tokens),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::plan(format, tokens),
+        _ => portable::plan(),
+    }
 }
 
 /// The kernel for `plan.tiles` x `tokens`, `1..=plan.tokens`.
-pub(crate) fn kernel(format: WeightFormat, _isa: Isa, _plan: &Plan, tokens: usize) -> Kernel {
-    portable::kernel(format, tokens)
+pub(crate) fn kernel(format: WeightFormat, isa: Isa, plan: &Plan, tokens: usize) -> Kernel {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::kernel(format, plan, tokens),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::kernel(format, tokens),
+        _ => portable::kernel(format, tokens),
+    }
 }

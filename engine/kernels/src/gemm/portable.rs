@@ -1,10 +1,12 @@
 //! Inner loops in plain Rust, for CPUs without AVX2. The compiler turns the 16 lanes into whatever vectors there are.
 
-use super::{Kernel, TILE_ROWS, TileArgs};
+use super::{Kernel, Plan, TILE_ROWS, TileArgs};
 use crate::WeightFormat;
 use crate::quant::BLOCK;
 
-pub(crate) const MAX_TOKENS: usize = 4;
+pub(crate) fn plan() -> Plan {
+    Plan { tiles: 1, tokens: 4, units: usize::MAX }
+}
 
 type Lanes = [f32; TILE_ROWS];
 
