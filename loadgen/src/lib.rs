@@ -1,1 +1,43 @@
+//! How requests arrive, and what came back: builds a seeded workload, issues it on time over HTTP, and records raw
+//! timestamps for every request, failed ones included.
+//!
+//! Knows wire protocols and clocks. Knows no metric (that is `llmlab-metrics`), no scenario file and no engine: a
+//! target is a URL.
+//!
+//! Reading order, along the data path:
+//! 1. [`workload`] (with [`lengths`], [`arrivals`], [`prompts`], `streams`): what to send and when. Pure.
+//! 2. [`issuer`]: the schedule as a state machine without a clock.
+//! 3. [`protocols`], [`sse`], `tally`: bytes of a response to token events of a record. Pure.
+//! 4. [`endpoint`], `http`, `client`: one request over one connection.
+//! 5. [`driver`] (with `clock`, `pacing`, `client_facts`, `fd_limit`): the wall clock, and the loop around it all.
+//! 6. [`prometheus`], `scrape`, [`saturation`]: the server's own gauges, and how much load a server can take.
 
+pub mod arrivals;
+mod client;
+mod client_facts;
+mod clock;
+pub mod driver;
+pub mod endpoint;
+mod fd_limit;
+mod http;
+pub mod issuer;
+pub mod lengths;
+mod pacing;
+pub mod prometheus;
+pub mod prompts;
+pub mod protocols;
+pub mod saturation;
+mod scrape;
+pub mod sse;
+mod streams;
+mod tally;
+pub mod workload;
+
+pub use arrivals::Arrivals;
+pub use driver::{DriveError, DriveFacts, DriveOptions, Ended, Observer, Silent, drive, drive_with};
+pub use endpoint::{Endpoint, Protocol, Secret, Timeouts};
+pub use issuer::{At, Issuer};
+pub use lengths::{LengthDist, Lengths, TraceRow};
+pub use prompts::PromptStyle;
+pub use scrape::Scrape;
+pub use workload::{Mode, PlannedRequest, Prompt, Workload, WorkloadConfig, WorkloadError, generate};

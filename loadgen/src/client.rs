@@ -1,0 +1,345 @@
+//! One request, from its issue to its record. A request is never retried: a retry would hide the failure and count its
+//! load twice.
+//!
+//! The single exception is not a retry of anything the server saw: when an idle connection turns out to be closed
+//! before a byte of the request was written, the request goes out on a new connection, once, and the time to open it is
+//! recorded as `connect_ns`. A kept-alive connection that fails after bytes were written counts as a cut stream.
+
+use std::error::Error as _;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use llmlab_results::record::{Outcome, RequestRecord};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::driver::Observer;
+use crate::endpoint::{Endpoint, RequestTemplate};
+use crate::http::{Pool, Sender};
+use crate::issuer::At;
+use crate::protocols::{StreamEvent, error_words};
+use crate::sse::{SseEvent, SseReader};
+use crate::tally::{Failure, Tally, ns};
+use crate::workload::PlannedRequest;
+
+/// An event of a token stream has a few hundred bytes; this much is only ever junk.
+const MAX_EVENT_BYTES: usize = 16 << 20;
+/// The same for a whole response.
+const MAX_RESPONSE_BYTES: u64 = 1 << 30;
+/// How much of an error page is read for its words.
+const MAX_SNIPPET_BYTES: usize = 4096;
+/// How long the rest of an error page, or of a stream after its terminator, may take before the connection is dropped.
+const MAX_REST: Duration = Duration::from_secs(1);
+/// Characters of `RequestRecord::error`.
+const MAX_ERROR_CHARS: usize = 500;
+
+/// What all requests of a trial share.
+pub(crate) struct Client<'a> {
+    pub endpoint: &'a Endpoint,
+    pub template: RequestTemplate,
+    pub pool: Arc<Pool>,
+    pub clock: Clock,
+    pub observer: &'a dyn Observer,
+    /// Fires when requests in flight are given up.
+    pub abandon: CancellationToken,
+}
+
+impl Client<'_> {
+    /// Sends the request and reads its stream; whatever happens, there is a record.
+    pub(crate) async fn run(
+        &self,
+        request: &PlannedRequest,
+        scheduled: At,
+        body: Bytes,
+    ) -> Box<RequestRecord> {
+        let mut tally = Tally::new(request, scheduled);
+        let total = self.endpoint.timeouts.total;
+        let end = tokio::select! {
+            biased;
+            end = self.exchange(&mut tally, body) => end,
+            () = self.abandon.cancelled() => Err(Failure::new(Outcome::Cancelled, "run ended while in flight")),
+            () = tokio::time::sleep(total) => {
+                Err(Failure::new(Outcome::Timeout, format!("total timeout: not finished within {total:?}")))
+            }
+        };
+        let mut record = Box::new(tally.finish(end));
+        record.error = record.error.take().map(|words| self.presentable(&words));
+        record
+    }
+
+    async fn exchange(&self, tally: &mut Tally, body: Bytes) -> Result<(), Failure> {
+        let (sender, response) = self.send(tally, body).await?;
+        tally.record.headers_ns = Some(ns(self.clock.now()));
+        tally.record.http_status = Some(response.status().as_u16());
+        match not_a_stream(response.status(), response.headers()) {
+            None => self.read_stream(tally, sender, response.into_body()).await,
+            Some(mut failure) => {
+                let snippet = self.read_snippet(tally, response.into_body()).await;
+                if !snippet.is_empty() {
+                    failure.words = format!("{}: {snippet}", failure.words);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Hands the request to a connection and waits for the response's headers.
+    async fn send(&self, tally: &mut Tally, body: Bytes) -> Result<(Sender, Response<Incoming>), Failure> {
+        let mut request = self.template.request(Full::new(body));
+        let mut idle = self.pool.take_idle();
+        loop {
+            let reused = idle.is_some();
+            let mut sender = match idle.take() {
+                Some(sender) => sender,
+                None => self.connect(tally).await?,
+            };
+            let sent = self.clock.now();
+            if tally.record.sent_ns.replace(ns(sent)).is_none() {
+                self.observer.sent(tally.record.index);
+            }
+            let wait = self.endpoint.timeouts.first_token;
+            let deadline = self.clock.deadline(sent.saturating_add(wait));
+            let Ok(answer) = tokio::time::timeout_at(deadline, sender.try_send_request(request)).await else {
+                return Err(first_token_timeout(wait));
+            };
+            match answer {
+                Ok(response) => return Ok((sender, response)),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if reused => request = unsent,
+                    Some(_) => {
+                        let words = format!(
+                            "connection closed before the request was sent: {}",
+                            chain(error.error())
+                        );
+                        return Err(Failure::new(Outcome::Connect, words));
+                    }
+                    None => return Err(broken(error.error(), "before the response's headers")),
+                },
+            }
+        }
+    }
+
+    async fn connect(&self, tally: &mut Tally) -> Result<Sender, Failure> {
+        let start = self.clock.now();
+        let sender = self.pool.connect().await?;
+        tally.record.connect_ns = Some(ns(self.clock.now().saturating_sub(start)));
+        Ok(sender)
+    }
+
+    async fn read_stream(
+        &self,
+        tally: &mut Tally,
+        sender: Sender,
+        mut body: Incoming,
+    ) -> Result<(), Failure> {
+        let mut reader = SseReader::new(MAX_EVENT_BYTES);
+        let mut events = Vec::new();
+        let mut received_bytes = 0;
+        loop {
+            let (deadline, on_expiry) = self.patience(tally);
+            let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else {
+                return Err(on_expiry());
+            };
+            // Taken before parsing: all events of one frame share the time they arrived at.
+            let at = self.clock.now();
+            let Some(frame) = frame else {
+                reader.finish(&mut events);
+                return self.clean_end(tally, at, events);
+            };
+            let Ok(bytes) = frame.map_err(|e| broken(&e, "mid-stream"))?.into_data() else { continue };
+            received_bytes += bytes.len() as u64;
+            tally.record.first_byte_ns.get_or_insert(ns(at));
+            let parsed = reader.push(&bytes, &mut events);
+            for event in events.drain(..) {
+                if self.take_event(tally, at, &event)? {
+                    self.recycle(sender, body);
+                    return Ok(());
+                }
+            }
+            parsed.map_err(|e| Failure::new(Outcome::Malformed, e.to_string()))?;
+            if received_bytes > MAX_RESPONSE_BYTES {
+                let words = format!("response is larger than {MAX_RESPONSE_BYTES} bytes");
+                return Err(Failure::new(Outcome::Malformed, words));
+            }
+        }
+    }
+
+    /// Until when the next frame may take, and what it means when it does not come.
+    fn patience(&self, tally: &Tally) -> (tokio::time::Instant, impl FnOnce() -> Failure + use<>) {
+        let timeouts = self.endpoint.timeouts;
+        let last_token = tally.record.last_token_ns();
+        let (since_ns, wait) = match last_token {
+            None => (tally.record.sent_ns.unwrap_or(0), timeouts.first_token),
+            Some(at_ns) => (at_ns, timeouts.inter_token),
+        };
+        let deadline = self.clock.deadline(Duration::from_nanos(since_ns).saturating_add(wait));
+        let expired = move || match last_token {
+            None => first_token_timeout(wait),
+            Some(_) => {
+                let words = format!("inter-token timeout: no token within {wait:?} of the last one");
+                Failure::new(Outcome::Timeout, words)
+            }
+        };
+        (deadline, expired)
+    }
+
+    /// True when the event was the terminator.
+    fn take_event(&self, tally: &mut Tally, at: At, event: &SseEvent) -> Result<bool, Failure> {
+        let parsed = self.endpoint.protocol.parse(&event.data).map_err(|why| {
+            let data: String = event.data.chars().take(200).collect();
+            Failure::new(
+                Outcome::Malformed,
+                format!("event is not {:?}: {why}: {data}", self.endpoint.protocol),
+            )
+        })?;
+        match parsed {
+            StreamEvent::Done => {
+                tally.record.done_ns = Some(ns(at));
+                return Ok(true);
+            }
+            StreamEvent::Error(words) => {
+                return Err(Failure::new(Outcome::Malformed, format!("error inside the stream: {words}")));
+            }
+            StreamEvent::Delta(delta) => {
+                let first = tally.record.events.is_empty();
+                let tokens = tally.on_delta(at, delta)?;
+                if tokens > 0 {
+                    if first {
+                        let ttft = at.saturating_sub(Duration::from_nanos(tally.record.scheduled_ns));
+                        self.observer.first_token(tally.record.index, ttft);
+                    }
+                    self.observer.tokens(tokens);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The body ended without an error. Servers may leave out the last blank line, but not the terminator.
+    fn clean_end(&self, tally: &mut Tally, at: At, events: Vec<SseEvent>) -> Result<(), Failure> {
+        for event in &events {
+            match self.take_event(tally, at, event) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // Half an event at the end is a cut stream, not another protocol.
+                Err(failure) if serde_json::from_str::<Value>(&event.data).is_ok() => return Err(failure),
+                Err(_) => return Err(Failure::new(Outcome::StreamCut, "stream ended inside an event")),
+            }
+        }
+        let words = match &tally.record.finish_reason {
+            Some(reason) => format!("stream ended without [DONE], after finish_reason {reason}"),
+            None => "stream ended without [DONE]".to_owned(),
+        };
+        Err(Failure::new(Outcome::StreamCut, words))
+    }
+
+    /// Reads what follows the terminator in the background and keeps the connection, if that is soon over.
+    fn recycle(&self, mut sender: Sender, mut body: Incoming) {
+        let pool = Arc::clone(&self.pool);
+        tokio::spawn(tokio::time::timeout(MAX_REST, async move {
+            while let Some(frame) = body.frame().await {
+                if frame.is_err() {
+                    return;
+                }
+            }
+            if sender.ready().await.is_ok() {
+                pool.put_back(sender);
+            }
+        }));
+    }
+
+    /// The start of a body that is not a stream; the server's own words where it is a JSON error.
+    async fn read_snippet(&self, tally: &mut Tally, mut body: Incoming) -> String {
+        let mut bytes = Vec::new();
+        let reading = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                let Ok(data) = frame.into_data() else { continue };
+                tally.record.first_byte_ns.get_or_insert(ns(self.clock.now()));
+                bytes.extend_from_slice(&data[..data.len().min(MAX_SNIPPET_BYTES - bytes.len())]);
+                if bytes.len() == MAX_SNIPPET_BYTES {
+                    break;
+                }
+            }
+        };
+        // Partial words are better than none.
+        let _ = tokio::time::timeout(MAX_REST, reading).await;
+        match serde_json::from_slice::<Value>(&bytes) {
+            Ok(json) => error_words(json.get("error").unwrap_or(&json)),
+            Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        }
+    }
+
+    /// `words` fit for a record: no key, no control characters (a terminal would obey them), bounded.
+    fn presentable(&self, words: &str) -> String {
+        let words = match &self.endpoint.api_key {
+            Some(key) => key.redact(words),
+            None => words.to_owned(),
+        };
+        words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERROR_CHARS).collect()
+    }
+}
+
+/// Why a response is not the stream that was asked for.
+fn not_a_stream(status: StatusCode, headers: &HeaderMap) -> Option<Failure> {
+    let text = |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
+    if status.is_redirection() {
+        return Some(Failure::new(Outcome::Http, format!("HTTP {status}; redirects are not followed")));
+    }
+    if !status.is_success() {
+        let words = match text(header::RETRY_AFTER) {
+            Some(after) => format!("HTTP {status} (retry-after {after})"),
+            None => format!("HTTP {status}"),
+        };
+        return Some(Failure::new(Outcome::Http, words));
+    }
+    if status == StatusCode::NO_CONTENT {
+        return Some(Failure::new(Outcome::Malformed, "HTTP 204: no content instead of a stream"));
+    }
+    if let Some(encoding) = text(header::CONTENT_ENCODING)
+        && !encoding.eq_ignore_ascii_case("identity")
+    {
+        return Some(Failure::new(
+            Outcome::Malformed,
+            format!("response is compressed ({encoding}) unasked"),
+        ));
+    }
+    // A missing content type gets the benefit of the doubt.
+    match text(header::CONTENT_TYPE) {
+        Some(kind) if !kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream") => {
+            Some(Failure::new(
+                Outcome::Malformed,
+                format!("HTTP {status} with {kind} instead of text/event-stream"),
+            ))
+        }
+        _ => None,
+    }
+}
+
+fn first_token_timeout(wait: Duration) -> Failure {
+    Failure::new(Outcome::Timeout, format!("first-token timeout: none within {wait:?} of sending"))
+}
+
+/// A connection that failed after the request was handed to it.
+fn broken(error: &hyper::Error, place: &str) -> Failure {
+    let io = error.source().and_then(|s| s.downcast_ref::<std::io::Error>());
+    let garbage = io.is_some_and(|e| matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData));
+    let outcome = if error.is_parse() || garbage { Outcome::Malformed } else { Outcome::StreamCut };
+    Failure::new(outcome, format!("connection failed {place}: {}", chain(error)))
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}

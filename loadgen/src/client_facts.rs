@@ -1,0 +1,115 @@
+//! What the client cost and how late its event loop ran: the evidence for the trust verdict.
+
+use std::time::Duration;
+
+use llmlab_results::manifest::ClientFacts;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::pacing::Pacer;
+use crate::tally::ns;
+
+const HEARTBEAT: Duration = Duration::from_millis(10);
+
+/// Counters at the start of a trial; facts are differences to it.
+#[derive(Debug)]
+pub(crate) struct Baseline {
+    cpu_ns: u64,
+    steal_ns: u64,
+}
+
+impl Baseline {
+    pub(crate) fn take() -> Self {
+        Baseline { cpu_ns: process_cpu_ns(), steal_ns: steal_ns() }
+    }
+
+    /// `delays_ns`: how late each heartbeat was.
+    pub(crate) fn facts(&self, mut delays_ns: Vec<u64>) -> ClientFacts {
+        delays_ns.sort_unstable();
+        let rank = (delays_ns.len() * 99).div_ceil(100).saturating_sub(1);
+        ClientFacts {
+            cpu_ns: process_cpu_ns().saturating_sub(self.cpu_ns),
+            steal_ns: steal_ns().saturating_sub(self.steal_ns),
+            loop_delay_p99_ns: delays_ns.get(rank).copied().unwrap_or(0),
+            loop_delay_max_ns: delays_ns.last().copied().unwrap_or(0),
+            peak_rss_bytes: peak_rss_bytes(),
+        }
+    }
+}
+
+/// A task that wants to wake every 10 ms and notes how late it was. Ends with the token, giving its notes.
+pub(crate) fn heartbeat(clock: Clock, stop: CancellationToken) -> std::io::Result<JoinHandle<Vec<u64>>> {
+    let mut pacer = Pacer::new(clock)?;
+    Ok(tokio::spawn(async move {
+        let mut delays_ns = Vec::new();
+        let mut wanted = clock.now() + HEARTBEAT;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return delays_ns,
+                () = pacer.doze(wanted) => {}
+            }
+            let now = clock.now();
+            delays_ns.push(ns(now.saturating_sub(wanted)));
+            // Counted from now: after one long stall the beats it swallowed are not late one by one.
+            wanted = now + HEARTBEAT;
+        }
+    }))
+}
+
+/// All threads of this process, not its children.
+fn process_cpu_ns() -> u64 {
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64
+}
+
+/// Zero where the system does not say.
+fn steal_ns() -> u64 {
+    let ticks = std::fs::read_to_string("/proc/stat").ok().and_then(|text| steal_ticks(&text)).unwrap_or(0);
+    ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second().max(1))
+}
+
+/// The eighth number of the `cpu` line (proc_stat(5): user nice system idle iowait irq softirq steal ...).
+fn steal_ticks(proc_stat: &str) -> Option<u64> {
+    proc_stat.lines().find_map(|line| line.strip_prefix("cpu "))?.split_whitespace().nth(7)?.parse().ok()
+}
+
+fn peak_rss_bytes() -> u64 {
+    std::fs::read_to_string("/proc/self/status").ok().and_then(|text| vm_hwm_bytes(&text)).unwrap_or(0)
+}
+
+fn vm_hwm_bytes(status: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    value.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_right_columns() {
+        let stat = "cpu  10 20 30 40 50 60 70 80 90 100\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(steal_ticks(stat), Some(80));
+        assert_eq!(steal_ticks("cpu 1 2 3"), None);
+        assert_eq!(vm_hwm_bytes("Name:\tx\nVmHWM:\t    2048 kB\n"), Some(2048 * 1024));
+        assert_eq!(vm_hwm_bytes("VmHWM: much\n"), None);
+    }
+
+    #[test]
+    fn percentile_is_the_nearest_rank() {
+        let base = Baseline { cpu_ns: 0, steal_ns: 0 };
+        let facts = base.facts((1..=200).rev().collect());
+        assert_eq!((facts.loop_delay_p99_ns, facts.loop_delay_max_ns), (198, 200));
+        let none = base.facts(Vec::new());
+        assert_eq!((none.loop_delay_p99_ns, none.loop_delay_max_ns), (0, 0));
+    }
+
+    #[test]
+    fn this_process_has_used_time_and_memory() {
+        assert!(process_cpu_ns() > 0);
+        assert!(peak_rss_bytes() > 0);
+    }
+}

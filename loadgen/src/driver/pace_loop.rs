@@ -1,0 +1,156 @@
+//! The loop on the client thread: issue what is due, read what arrives, stop when told.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use llmlab_results::record::RequestRecord;
+use tokio_util::sync::CancellationToken;
+
+use super::{Ended, Report, Session, report_finished};
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::endpoint::RequestTemplate;
+use crate::http::Pool;
+use crate::issuer::{At, Issuer};
+use crate::pacing::Pacer;
+use crate::workload::PlannedRequest;
+
+/// Request bodies built ahead of their time: serialising thousands of token ids takes longer than a send may be late.
+const BODIES_AHEAD: usize = 32;
+/// Bodies are built while at least this much time is left.
+const TIME_TO_BUILD: Duration = Duration::from_millis(1);
+
+pub(super) struct PaceLoop<'s> {
+    session: &'s Session<'s>,
+    client: Client<'s>,
+    clock: Clock,
+    pacer: Pacer,
+    issuer: Issuer<'s>,
+    bodies: VecDeque<Bytes>,
+    reports: mpsc::Sender<Report>,
+    /// Why issuing stopped, and when requests in flight are given up.
+    stopped: Option<(Ended, At)>,
+}
+
+pub(super) struct Paced {
+    pub elapsed: At,
+    pub issued: u64,
+    pub ended: Ended,
+}
+
+enum Next {
+    Due,
+    Finished(Box<RequestRecord>),
+    Stop(Ended),
+    DrainOver,
+}
+
+impl<'s> PaceLoop<'s> {
+    pub(super) fn new(
+        session: &'s Session<'s>,
+        clock: Clock,
+        template: RequestTemplate,
+        pool: Pool,
+        reports: mpsc::Sender<Report>,
+    ) -> io::Result<Self> {
+        let client = Client {
+            endpoint: session.endpoint,
+            template,
+            pool: Arc::new(pool),
+            clock,
+            observer: session.observer,
+            abandon: CancellationToken::new(),
+        };
+        let issuer = Issuer::new(session.workload);
+        let pacer = Pacer::new(clock)?;
+        Ok(PaceLoop {
+            session,
+            client,
+            clock,
+            pacer,
+            issuer,
+            bodies: VecDeque::new(),
+            reports,
+            stopped: None,
+        })
+    }
+
+    pub(super) async fn run(self) -> Paced {
+        let PaceLoop { session, client, clock, mut pacer, mut issuer, mut bodies, reports, mut stopped } =
+            self;
+        let mut in_flight: FuturesUnordered<LocalBoxFuture<'_, Box<RequestRecord>>> = FuturesUnordered::new();
+        let limit = session.time_limit.map(|limit| clock.deadline(limit));
+        loop {
+            let due = if stopped.is_some() { None } else { issuer.next_due() };
+            if due.is_none() && in_flight.is_empty() {
+                break;
+            }
+            build_ahead(session, &issuer, &mut bodies, due, clock.now());
+            // In this order: reading what arrived comes before sending more, because a late timestamp is an error in a
+            // result and a late send is a number in it (the records hold both times).
+            let next = tokio::select! {
+                biased;
+                Some(record) = in_flight.next(), if !in_flight.is_empty() => Next::Finished(record),
+                () = session.stop.cancelled(), if stopped.is_none() => Next::Stop(Ended::Cancelled),
+                () = wait(limit), if stopped.is_none() => Next::Stop(Ended::TimeLimit),
+                () = wait(stopped.map(|(_, until)| clock.deadline(until))), if !client.abandon.is_cancelled() => Next::DrainOver,
+                () = pacer.until(due.unwrap_or_default()), if due.is_some() => Next::Due,
+            };
+            match next {
+                Next::Due => {
+                    if let Some((scheduled, request)) = issuer.issue() {
+                        let body = bodies.pop_front().unwrap_or_else(|| build(session, request));
+                        in_flight.push(Box::pin(client.run(request, scheduled, body)));
+                    }
+                }
+                Next::Finished(record) => {
+                    issuer.on_finished(clock.now(), record.index);
+                    report_finished(&reports, record);
+                }
+                Next::Stop(why) => stopped = Some((why, clock.now().saturating_add(session.drain))),
+                Next::DrainOver => client.abandon.cancel(),
+            }
+        }
+        let ended = if issuer.remaining() == 0 && !client.abandon.is_cancelled() {
+            Ended::Complete
+        } else {
+            stopped.map_or(Ended::Complete, |(why, _)| why)
+        };
+        Paced { elapsed: clock.now(), issued: issuer.issued() as u64, ended }
+    }
+}
+
+/// Never, without a deadline.
+async fn wait(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn build(session: &Session<'_>, request: &PlannedRequest) -> Bytes {
+    Bytes::from(session.endpoint.protocol.body(&session.endpoint.model, request))
+}
+
+/// Builds bodies of the next requests, as long as the next one is not about to be due.
+fn build_ahead(
+    session: &Session<'_>,
+    issuer: &Issuer<'_>,
+    bodies: &mut VecDeque<Bytes>,
+    due: Option<At>,
+    now: At,
+) {
+    let busy = due.is_some_and(|due| due.saturating_sub(now) < TIME_TO_BUILD);
+    if busy || bodies.len() >= BODIES_AHEAD {
+        return;
+    }
+    // One per turn of the loop, so that reading is not held up.
+    if let Some(request) = session.workload.requests.get(issuer.issued() + bodies.len()) {
+        bodies.push_back(build(session, request));
+    }
+}

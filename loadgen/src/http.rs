@@ -1,0 +1,115 @@
+//! HTTP/1.1 connections: opened with TCP_NODELAY, kept alive, handed out one request at a time.
+//!
+//! Own pool rather than a client library's, because a record must say whether a request opened a connection, how long
+//! that took, and when its bytes were handed over.
+
+use std::io;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use llmlab_results::record::Outcome;
+use rustix::io::Errno;
+use tokio::net::TcpStream;
+
+use crate::clock::Clock;
+use crate::endpoint::Server;
+use crate::issuer::At;
+use crate::tally::Failure;
+
+pub(crate) type Sender = SendRequest<Full<Bytes>>;
+
+/// An idle connection older than this is closed instead of reused. Many Python servers (uvicorn) close theirs after
+/// 5 s; sending into that moment would look like a failed request.
+const MAX_IDLE: Duration = Duration::from_secs(4);
+
+#[derive(Debug)]
+pub(crate) struct Pool {
+    server: Server,
+    clock: Clock,
+    connect_timeout: Duration,
+    /// Most recently used last. Those on top are reused, so surplus ones age out at the bottom.
+    idle: Mutex<Vec<(At, Sender)>>,
+}
+
+impl Pool {
+    pub(crate) fn new(server: Server, clock: Clock, connect_timeout: Duration) -> Self {
+        Pool { server, clock, connect_timeout, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// The freshest idle connection that is still open.
+    pub(crate) fn take_idle(&self) -> Option<Sender> {
+        let now = self.clock.now();
+        let mut idle = self.lock();
+        let stale = idle.partition_point(|(since, _)| now.saturating_sub(*since) > MAX_IDLE);
+        idle.drain(..stale);
+        while let Some((_, sender)) = idle.pop() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    /// Returns a connection whose response was read to the end.
+    pub(crate) fn put_back(&self, sender: Sender) {
+        if !sender.is_closed() {
+            let now = self.clock.now();
+            self.lock().push((now, sender));
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Sender, Failure> {
+        match tokio::time::timeout(self.connect_timeout, self.open()).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::new(
+                Outcome::Timeout,
+                format!("connect timeout: no connection within {:?}", self.connect_timeout),
+            )),
+        }
+    }
+
+    async fn open(&self) -> Result<Sender, Failure> {
+        let stream =
+            TcpStream::connect(self.server.addrs.as_slice()).await.map_err(|e| connect_failure(&e))?;
+        stream.set_nodelay(true).map_err(|e| connect_failure(&e))?;
+        let (sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| Failure::new(Outcome::Connect, format!("HTTP handshake: {e}")))?;
+        // Its errors reach the request that uses the connection; between requests they only mean it is gone.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(At, Sender)>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Running out of sockets or ports here is our failure, not the server's, and makes a trial invalid.
+fn connect_failure(error: &io::Error) -> Failure {
+    const OURS: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    let ours = error.raw_os_error().is_some_and(|code| OURS.iter().any(|e| e.raw_os_error() == code));
+    let outcome = if ours { Outcome::Client } else { Outcome::Connect };
+    Failure::new(outcome, format!("connect: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_out_of_files_or_ports_is_the_clients_failure() {
+        let class =
+            |errno: Errno| connect_failure(&io::Error::from_raw_os_error(errno.raw_os_error())).outcome;
+        assert_eq!(class(Errno::MFILE), Outcome::Client);
+        assert_eq!(class(Errno::ADDRNOTAVAIL), Outcome::Client);
+        assert_eq!(class(Errno::CONNREFUSED), Outcome::Connect);
+        assert_eq!(class(Errno::TIMEDOUT), Outcome::Connect);
+    }
+}

@@ -1,0 +1,64 @@
+//! Prompt contents. They carry no meaning; what matters is that the length is exact, that no two requests share a
+//! prefix by accident (a prefix cache would find it), and that a longer prompt starts with the shorter one's content.
+
+use crate::streams::{Purpose, below, stream};
+use crate::workload::{Prompt, WorkloadError};
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum PromptStyle {
+    /// Ids drawn uniformly from `first..end`, a range that leaves out the model's special tokens. Exact lengths.
+    TokenIds { first: u32, end: u32 },
+    /// Common short words, for protocols that take no token ids. The length in tokens is an estimate with the given
+    /// `tokens_per_word`; the server's usage counts are the truth.
+    Words { tokens_per_word: f64 },
+}
+
+const WORDS: [&str; 64] = [
+    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school",
+    "state", "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week",
+    "company", "system", "program", "question", "work", "number", "night", "point", "home", "water", "room",
+    "mother", "area", "money", "story", "fact", "month", "lot", "right", "study", "book", "eye", "job",
+    "word", "business", "issue", "side", "kind", "head", "house", "service", "friend", "father", "power",
+    "hour", "game", "line", "end", "member", "law", "car",
+];
+
+impl PromptStyle {
+    pub(crate) fn check(&self) -> Result<(), WorkloadError> {
+        match self {
+            PromptStyle::TokenIds { first, end } if first >= end => {
+                Err(WorkloadError::TokenRange { first: *first, end: *end })
+            }
+            PromptStyle::Words { tokens_per_word } if !(0.1..=100.0).contains(tokens_per_word) => {
+                Err(WorkloadError::TokensPerWord { value: *tokens_per_word })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The prompt of request `index`: `tokens` long, the first `shared` of them the same for every request. At least
+    /// the last token is the request's own, else a prefix cache would have nothing left to compute.
+    pub(crate) fn prompt(&self, seed: u64, index: u64, tokens: u32, shared: u32) -> Prompt {
+        let shared = shared.min(tokens.saturating_sub(1));
+        match self {
+            PromptStyle::TokenIds { first, end } => {
+                let mut ids = draw(seed, Purpose::SharedPrefix, 0, shared, end - first);
+                ids.extend(draw(seed, Purpose::Prompt, index, tokens - shared, end - first));
+                ids.iter_mut().for_each(|id| *id += first);
+                Prompt::Tokens(ids)
+            }
+            PromptStyle::Words { tokens_per_word } => {
+                let words = |tokens: u32| (f64::from(tokens) / tokens_per_word).round() as u32;
+                let total = words(tokens).max(1);
+                let shared = words(shared).min(total - 1);
+                let mut picks = draw(seed, Purpose::SharedPrefix, 0, shared, WORDS.len() as u32);
+                picks.extend(draw(seed, Purpose::Prompt, index, total - shared, WORDS.len() as u32));
+                Prompt::Text(picks.into_iter().map(|w| WORDS[w as usize]).collect::<Vec<_>>().join(" "))
+            }
+        }
+    }
+}
+
+fn draw(seed: u64, purpose: Purpose, index: u64, count: u32, choices: u32) -> Vec<u32> {
+    let mut rng = stream(seed, purpose, index);
+    (0..count).map(|_| below(&mut rng, choices)).collect()
+}

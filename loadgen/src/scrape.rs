@@ -1,0 +1,118 @@
+//! Polls a server's metrics during a trial, over a connection of its own.
+
+use std::io;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Request, header};
+use http_body_util::{BodyExt, Full};
+use llmlab_results::manifest::ServerSample;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::driver::{Report, report_scraped};
+use crate::endpoint::Server;
+use crate::http::Pool;
+use crate::issuer::At;
+
+/// A busy server answers late; after this the sample is given up.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// A vLLM page is about 100 KB; anything beyond this is not metrics.
+const MAX_PAGE_BYTES: usize = 8 << 20;
+
+pub struct Scrape<'a> {
+    /// Of the metrics page, e.g. `http://127.0.0.1:8000/metrics`.
+    pub url: String,
+    pub interval: Duration,
+    /// Called on the thread that called `drive_with`; `at_ns` is when the page had arrived, in the trial's time. An
+    /// error stops the run.
+    pub on_sample: &'a mut dyn FnMut(&ServerSample) -> io::Result<()>,
+}
+
+impl Scrape<'_> {
+    pub(crate) fn source(&self) -> ScrapeSource {
+        ScrapeSource { url: self.url.clone(), interval: self.interval.max(Duration::from_millis(10)) }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ScrapeSource {
+    pub url: String,
+    pub interval: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ScrapeCounts {
+    pub samples: u64,
+    pub failures: u64,
+}
+
+impl ScrapeSource {
+    /// Polls until `done`. A failed poll is counted and the next one tried: metrics are a side show.
+    pub(crate) async fn run(
+        self,
+        server: Server,
+        clock: Clock,
+        reports: mpsc::Sender<Report>,
+        done: CancellationToken,
+    ) -> ScrapeCounts {
+        let path = if server.base_path.is_empty() { "/".to_owned() } else { server.base_path.clone() };
+        let host = HeaderValue::from_str(server.authority.as_str());
+        let pool = Pool::new(server, clock, TIMEOUT);
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut counts = ScrapeCounts::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = done.cancelled() => return counts,
+                _ = ticks.tick() => {}
+            }
+            let mut request = Request::new(Full::default());
+            if let (Ok(uri), Ok(host)) = (path.parse(), &host) {
+                *request.uri_mut() = uri;
+                request.headers_mut().insert(header::HOST, host.clone());
+            }
+            let page = tokio::select! {
+                biased;
+                () = done.cancelled() => return counts,
+                page = tokio::time::timeout(TIMEOUT, fetch(&pool, clock, request)) => page.ok().flatten(),
+            };
+            match page {
+                Some((at, body)) => {
+                    counts.samples += 1;
+                    report_scraped(&reports, at, body);
+                }
+                None => counts.failures += 1,
+            }
+        }
+    }
+}
+
+/// The page and when it had arrived.
+async fn fetch(pool: &Pool, clock: Clock, request: Request<Full<Bytes>>) -> Option<(At, Bytes)> {
+    let mut sender = match pool.take_idle() {
+        Some(sender) => sender,
+        None => pool.connect().await.ok()?,
+    };
+    let response = sender.send_request(request).await.ok()?;
+    if !response.status().is_success() {
+        return None;
+    }
+    let mut body = response.into_body();
+    let mut page = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.ok()?.into_data() {
+            page.extend_from_slice(&data);
+        }
+        if page.len() > MAX_PAGE_BYTES {
+            return None;
+        }
+    }
+    let at = clock.now();
+    if sender.ready().await.is_ok() {
+        pool.put_back(sender);
+    }
+    Some((at, page.freeze()))
+}

@@ -1,0 +1,155 @@
+//! The workload: every request of a run, fully materialised from a seed before the first is sent.
+//!
+//! Same configuration, same bytes. Request `i` depends on the seed, its index and the knobs that concern it, never on
+//! how many requests there are, so a run can be shortened, lengthened or sharded without changing any prompt.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::arrivals::{Arrivals, RATE_RANGE_RPS};
+use crate::lengths::Lengths;
+use crate::prompts::PromptStyle;
+use crate::streams::{Purpose, stream};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkloadConfig {
+    pub seed: u64,
+    pub requests: u64,
+    pub lengths: Lengths,
+    /// Factors on drawn lengths (1.0 = as published).
+    pub scale_input: f64,
+    pub scale_output: f64,
+    /// Clamp after scaling, tokens, both ends included; at least 1.
+    pub input_range: (u32, u32),
+    pub output_range: (u32, u32),
+    pub arrivals: Arrivals,
+    pub prompts: PromptStyle,
+    /// Tokens at the start of every prompt that are the same for all requests (part of the drawn length).
+    pub shared_prefix_tokens: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    /// In order of arrival; `requests[i].index` is unique.
+    pub requests: Vec<PlannedRequest>,
+    pub mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Every request is sent at its own time, whatever the server does.
+    Open,
+    /// Each user sends the next request `think_time` after its last one finished.
+    Closed { users: u32, think_time: Duration },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedRequest {
+    pub index: u64,
+    /// Since the start of the trial; zero in a closed loop.
+    pub at: Duration,
+    pub prompt: Prompt,
+    /// Length of `prompt` in tokens: exact for token ids, the wanted length for text.
+    pub prompt_tokens: u32,
+    /// The forced output length.
+    pub max_tokens: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    Tokens(Vec<u32>),
+    Text(String),
+}
+
+impl Workload {
+    pub fn prompt_tokens_total(&self) -> u64 {
+        self.requests.iter().map(|r| u64::from(r.prompt_tokens)).sum()
+    }
+
+    pub fn output_tokens_total(&self) -> u64 {
+        self.requests.iter().map(|r| u64::from(r.max_tokens)).sum()
+    }
+
+    /// Arrivals per second over the planned span of an open loop; `None` when there is no span to divide by.
+    pub fn planned_rate_rps(&self) -> Option<f64> {
+        let span = self.requests.last()?.at.as_secs_f64();
+        (self.mode == Mode::Open && span > 0.0).then(|| (self.requests.len() - 1) as f64 / span)
+    }
+}
+
+/// A configuration that describes no workload. Whoever reads scenario files reports these with a span; here they only
+/// guard against a caller that did not.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum WorkloadError {
+    #[error("{side} length: {reason}")]
+    Distribution { side: &'static str, reason: String },
+    #[error("rank correlation must be between -1 and 1, got {value}")]
+    Correlation { value: f64 },
+    #[error("the trace has no rows")]
+    EmptyTrace,
+    #[error("arrivals from the trace need lengths from a trace too")]
+    ArrivalsWithoutTrace,
+    #[error("trace row {row} (counted from 0) has no arrival time")]
+    TraceWithoutTime { row: usize },
+    #[error("trace row {row} (counted from 0) arrives before the row above it")]
+    TraceNotSorted { row: usize },
+    #[error("rate must be {} to {} requests per second, got {value}", RATE_RANGE_RPS.start(), RATE_RANGE_RPS.end())]
+    Rate { value: f64 },
+    #[error("coefficient of variation must be between 0 and 1000, got {value}")]
+    Cv { value: f64 },
+    #[error("trace speed must be between 0.000001 and 1000000, got {value}")]
+    Speed { value: f64 },
+    #[error("a closed loop needs at least one user")]
+    NoUsers,
+    #[error("{side} scale must be above 0 and finite, got {value}")]
+    Scale { side: &'static str, value: f64 },
+    #[error("{side} range must be 1 <= min <= max, got {min} to {max}")]
+    Range { side: &'static str, min: u32, max: u32 },
+    #[error("token id range {first}..{end} is empty")]
+    TokenRange { first: u32, end: u32 },
+    #[error("tokens per word must be between 0.1 and 100, got {value}")]
+    TokensPerWord { value: f64 },
+}
+
+/// Materialises the workload. Pure: no clock, no unseeded randomness.
+pub fn generate(config: &WorkloadConfig) -> Result<Workload, WorkloadError> {
+    check(config)?;
+    let times = config.arrivals.times(config.seed, &config.lengths, config.requests);
+    let requests = times.into_iter().zip(0..).map(|(at, index)| plan(config, index, at)).collect();
+    let mode = match config.arrivals {
+        Arrivals::Closed { users, think_time } => Mode::Closed { users, think_time },
+        _ => Mode::Open,
+    };
+    Ok(Workload { requests, mode })
+}
+
+fn plan(config: &WorkloadConfig, index: u64, at: Duration) -> PlannedRequest {
+    let mut rng = stream(config.seed, Purpose::Lengths, index);
+    let (input, output) = config.lengths.draw(index, &mut rng);
+    let prompt_tokens = fit(input * config.scale_input, config.input_range);
+    let max_tokens = fit(output * config.scale_output, config.output_range);
+    let prompt = config.prompts.prompt(config.seed, index, prompt_tokens, config.shared_prefix_tokens);
+    PlannedRequest { index, at, prompt, prompt_tokens, max_tokens }
+}
+
+/// Rounds to whole tokens (ties away from zero; the cast saturates) and clamps.
+fn fit(tokens: f64, (min, max): (u32, u32)) -> u32 {
+    (tokens.round() as u32).clamp(min, max)
+}
+
+fn check(config: &WorkloadConfig) -> Result<(), WorkloadError> {
+    for (side, value) in [("input", config.scale_input), ("output", config.scale_output)] {
+        if !(value.is_finite() && value > 0.0) {
+            return Err(WorkloadError::Scale { side, value });
+        }
+    }
+    for (side, (min, max)) in [("input", config.input_range), ("output", config.output_range)] {
+        if min == 0 || min > max {
+            return Err(WorkloadError::Range { side, min, max });
+        }
+    }
+    config.lengths.check()?;
+    config.arrivals.check(&config.lengths)?;
+    config.prompts.check()
+}
