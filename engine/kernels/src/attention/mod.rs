@@ -1,0 +1,20 @@
+//! Causal attention over a paged KV cache, for any mix of prefill chunks and decodes.
+//!
+//! The result of a query row depends on its own vector, its position and the keys and values before it, never on how
+//! the work was cut: keys are visited in tiles of [`tile::TILE`] positions counted from position 0, tiles are grouped
+//! into splits of [`tile::SPLIT`] positions that are merged in order, and no thread shares a row within a split.
+//! So block size, prefill chunking, batch mix, prefix caching and the number of threads change no bit.
+//!
+//! Reading order: [`cache`] is the memory, [`paged`] the division of work, `tile` the arithmetic (online softmax) and
+//! `simd` its two inner products per instruction set.
+
+pub mod cache;
+pub mod paged;
+mod simd;
+mod tile;
+
+#[cfg(test)]
+mod tests;
+
+pub use cache::{KvCache, KvFormat};
+pub use paged::{AttentionScratch, AttentionSeq, paged_attention};

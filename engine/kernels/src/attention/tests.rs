@@ -1,0 +1,211 @@
+//! Every variant against a full softmax in f64, and the promise that cutting the work differently changes no bit.
+
+use super::*;
+use crate::ops::RowsRef;
+use crate::ops::testing::{every_isa, random};
+use crate::{Isa, ThreadPool};
+
+/// One sequence of `positions` tokens with q, k and v for each of them.
+struct Case {
+    positions: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Case {
+    fn new(positions: usize, heads: usize, kv_heads: usize, head_dim: usize, seed: u64) -> Self {
+        Case {
+            positions,
+            heads,
+            kv_heads,
+            head_dim,
+            q: random(positions * heads * head_dim, seed).iter().map(|x| x * 3.0).collect(),
+            k: random(positions * kv_heads * head_dim, seed + 1),
+            v: random(positions * kv_heads * head_dim, seed + 2),
+        }
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Softmax over all scores at once, in f64, with keys and values as the cache stores them.
+    fn expected(&self, format: KvFormat) -> Vec<f64> {
+        let stored = |x: f32| match format {
+            KvFormat::F32 => f64::from(x),
+            KvFormat::Bf16 => half::bf16::from_f32(x).to_f64(),
+        };
+        let mut out = Vec::new();
+        for row in 0..self.positions {
+            for head in 0..self.heads {
+                let kv_head = head / (self.heads / self.kv_heads);
+                let at = |p: usize| (p * self.kv_heads + kv_head) * self.head_dim;
+                let q = &self.q[(row * self.heads + head) * self.head_dim..][..self.head_dim];
+                let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * stored(*k)).sum::<f64>();
+                let scores: Vec<f64> = (0..=row)
+                    .map(|p| dot(&self.k[at(p)..][..self.head_dim]) * f64::from(self.scale()))
+                    .collect();
+                let max = scores.iter().copied().fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                out.extend(
+                    (0..self.head_dim).map(|d| {
+                        (0..=row).map(|p| weights[p] * stored(self.v[at(p) + d])).sum::<f64>() / sum
+                    }),
+                );
+            }
+        }
+        out
+    }
+
+    /// The rows `chunk` of the case, whose earlier positions are already in `cache`.
+    fn write_and_attend(
+        &self,
+        pool: &ThreadPool,
+        cache: &mut KvCache,
+        blocks: &[u32],
+        chunk: std::ops::Range<usize>,
+        scratch: &mut AttentionScratch,
+    ) -> Vec<f32> {
+        let block_size = cache.block_size();
+        let slots: Vec<u32> = chunk
+            .clone()
+            .map(|p| blocks[p / block_size] * block_size as u32 + (p % block_size) as u32)
+            .collect();
+        let kv_width = self.kv_heads * self.head_dim;
+        let kv = chunk.start * kv_width..chunk.end * kv_width;
+        let (k, v) = (&self.k[kv.clone()], &self.v[kv]);
+        cache.write(pool, 0, &slots, RowsRef::packed(k, kv_width), RowsRef::packed(v, kv_width));
+        let width = self.heads * self.head_dim;
+        let q = RowsRef::packed(&self.q[chunk.start * width..chunk.end * width], width);
+        let mut out = vec![0.0; chunk.len() * width];
+        let seq = AttentionSeq { q_start: 0, q_len: chunk.len(), context: chunk.start, blocks };
+        paged_attention(pool, cache, 0, &[seq], q, self.heads, self.scale(), &mut out, scratch);
+        out
+    }
+
+    fn run(&self, format: KvFormat, isa: Isa, block_size: usize, chunk: usize, threads: usize) -> Vec<f32> {
+        let pool = ThreadPool::new(threads);
+        let count = self.positions.div_ceil(block_size);
+        // Blocks in reverse order, so that neighbours in the sequence are not neighbours in memory.
+        let blocks: Vec<u32> = (1..=count as u32).rev().collect();
+        let mut cache =
+            KvCache::with_isa(format, 1, count + 1, block_size, self.kv_heads, self.head_dim, isa).unwrap();
+        let mut scratch = AttentionScratch::default();
+        (0..self.positions)
+            .step_by(chunk)
+            .flat_map(|start| {
+                let end = self.positions.min(start + chunk);
+                self.write_and_attend(&pool, &mut cache, &blocks, start..end, &mut scratch)
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn every_variant_agrees_with_full_softmax() {
+    for (positions, heads, kv_heads, head_dim) in
+        [(1, 1, 1, 2), (33, 4, 4, 64), (70, 8, 2, 80), (40, 6, 1, 10), (65, 2, 2, 128), (50, 4, 2, 96)]
+    {
+        let case = Case::new(positions, heads, kv_heads, head_dim, head_dim as u64);
+        for format in [KvFormat::F32, KvFormat::Bf16] {
+            let expected = case.expected(format);
+            for isa in every_isa() {
+                let out = case.run(format, isa, 16, positions, 2);
+                let worst =
+                    out.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+                // Values are in -1..1; the error is that of f32 sums of up to 70 products.
+                assert!(worst < 2e-6, "{isa} {format} head_dim {head_dim}: {worst:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_context_crosses_splits_and_still_agrees() {
+    let case = Case::new(1100, 2, 1, 16, 5);
+    let expected = case.expected(KvFormat::F32);
+    for isa in every_isa() {
+        let out = case.run(KvFormat::F32, isa, 32, 1100, 2);
+        let worst = out.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+        assert!(worst < 4e-6, "{isa}: {worst:e}");
+    }
+}
+
+#[test]
+fn block_size_chunking_and_threads_change_no_bit() {
+    for (positions, heads, kv_heads, head_dim) in [(150, 4, 2, 32), (90, 3, 3, 20), (1060, 4, 2, 16)] {
+        let case = Case::new(positions, heads, kv_heads, head_dim, 11);
+        for isa in every_isa() {
+            let expected = case.run(KvFormat::Bf16, isa, 16, positions, 1);
+            for (block_size, chunk, threads) in
+                [(1, positions, 1), (4, 7, 2), (16, 64, 3), (32, 16, 1), (48, positions, 2), (16, 1, 8)]
+            {
+                let out = case.run(KvFormat::Bf16, isa, block_size, chunk, threads);
+                let same = out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{isa}: blocks of {block_size}, chunks of {chunk}, {threads} threads");
+            }
+        }
+    }
+}
+
+/// A prefill chunk, a decode with a long context and another decode in one call, strided q, rows in between left alone.
+#[test]
+fn a_mixed_batch_gives_each_sequence_what_it_gets_alone() {
+    let (heads, kv_heads, head_dim, block_size) = (4, 2, 16, 8);
+    let cases = [Case::new(45, heads, kv_heads, head_dim, 1), Case::new(700, heads, kv_heads, head_dim, 2)];
+    let chunks = [20..45, 699..700];
+    let width = heads * head_dim;
+    for threads in [1, 4] {
+        let pool = ThreadPool::new(threads);
+        let mut cache = KvCache::new(KvFormat::F32, 1, 100, block_size, kv_heads, head_dim).unwrap();
+        let tables: [Vec<u32>; 2] = [(0..6).collect(), (6..94).rev().collect()];
+        let mut alone = Vec::new();
+        let mut scratch = AttentionScratch::default();
+        for ((case, table), chunk) in cases.iter().zip(&tables).zip(&chunks) {
+            case.write_and_attend(&pool, &mut cache, table, 0..chunk.start, &mut scratch);
+            alone.push(case.write_and_attend(&pool, &mut cache, table, chunk.clone(), &mut scratch));
+        }
+        // 25 rows of the first case, one row of nobody, one row of the second; 3 foreign columns before each row.
+        let stride = width + 3;
+        let mut q = vec![f32::NAN; 27 * stride];
+        for (row, position) in (20..45).enumerate() {
+            q[row * stride + 3..][..width].copy_from_slice(&cases[0].q[position * width..][..width]);
+        }
+        q[26 * stride + 3..][..width].copy_from_slice(&cases[1].q[699 * width..][..width]);
+        let seqs = [
+            AttentionSeq { q_start: 0, q_len: 25, context: 20, blocks: &tables[0] },
+            AttentionSeq { q_start: 26, q_len: 1, context: 699, blocks: &tables[1] },
+        ];
+        let mut out = vec![7.0; 27 * width];
+        let q = RowsRef::strided(&q, stride, 3, width);
+        paged_attention(&pool, &cache, 0, &seqs, q, heads, cases[0].scale(), &mut out, &mut scratch);
+        assert_eq!(out[..25 * width], alone[0]);
+        assert!(out[25 * width..26 * width].iter().all(|x| *x == 7.0));
+        assert_eq!(out[26 * width..], alone[1]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "sequence 0: 9 positions")]
+fn a_block_table_that_is_too_short_is_refused() {
+    let cache = KvCache::new(KvFormat::F32, 1, 4, 4, 1, 8).unwrap();
+    let (q, mut out) = (vec![0.0; 8], vec![0.0; 8]);
+    let seq = AttentionSeq { q_start: 0, q_len: 1, context: 8, blocks: &[0, 1] };
+    let q = RowsRef::packed(&q, 8);
+    paged_attention(
+        &ThreadPool::new(1),
+        &cache,
+        0,
+        &[seq],
+        q,
+        1,
+        1.0,
+        &mut out,
+        &mut AttentionScratch::default(),
+    );
+}
