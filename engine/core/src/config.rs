@@ -1,4 +1,4 @@
-//! What a user can choose about scheduling and KV memory.
+//! What a user can choose about scheduling and KV memory, and which choices contradict each other.
 
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ pub struct EngineConfig {
 }
 
 /// How blocks are handed out. Separate from the policy so that the cost of each shows.
+///
+/// Policy `tgi` reserves by its own rule (prompt + `max_tokens` - 1 up front) and does not look at this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KvStrategy {
@@ -56,7 +58,7 @@ pub struct DynamicConfig {
     pub max_queue_delay: Duration,
 }
 
-/// vLLM V1, rules as of 0.33.
+/// vLLM V1, rules as of 0.33, synchronous scheduling, one full-attention cache group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VllmConfig {
     pub max_num_seqs: u32,
@@ -71,7 +73,25 @@ pub struct VllmConfig {
     pub priority: bool,
 }
 
-/// TGI v3 router.
+impl Default for VllmConfig {
+    /// What the API server of 0.33 uses on a device below 70 GiB.
+    fn default() -> Self {
+        VllmConfig {
+            max_num_seqs: 256,
+            max_num_batched_tokens: 2048,
+            enable_chunked_prefill: true,
+            enable_prefix_caching: true,
+            long_prefill_token_threshold: 0,
+            prefill_schedule_interval: 1,
+            scheduler_reserve_full_isl: true,
+            watermark: 0.0,
+            priority: false,
+        }
+    }
+}
+
+/// TGI v3 router. Without its prefix cache and without the split of a generation after 1024 tokens, see
+/// [`crate::scheduler::tgi`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TgiConfig {
     pub max_batch_prefill_tokens: u32,
@@ -80,4 +100,109 @@ pub struct TgiConfig {
     pub max_waiting_tokens: u32,
     pub max_batch_size: Option<u32>,
     pub prefill_chunking: bool,
+}
+
+impl TgiConfig {
+    /// The launcher's defaults; the total is what its warm-up would have measured.
+    pub fn new(max_batch_total_tokens: u32) -> Self {
+        TgiConfig {
+            max_batch_prefill_tokens: 4096,
+            max_batch_total_tokens,
+            waiting_served_ratio: 0.3,
+            max_waiting_tokens: 20,
+            max_batch_size: None,
+            prefill_chunking: true,
+        }
+    }
+}
+
+/// A configuration no request could be served with, or one that contradicts itself.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{key} must be at least {least}")]
+    TooSmall { key: &'static str, least: u32 },
+    #[error("watermark must be in 0..1, it is {0}")]
+    Watermark(f64),
+    #[error("waiting_served_ratio must be a number of at least 0, it is {0}")]
+    WaitingServedRatio(f64),
+    #[error("preferred_batch_size {preferred} must be in 1..={max}, the max_batch_size")]
+    PreferredBatchSize { preferred: u32, max: u32 },
+    #[error(
+        "enable_chunked_prefill = false needs max_num_batched_tokens ({budget}) of at least max_model_len ({limit})"
+    )]
+    PromptLargerThanBudget { budget: u32, limit: u32 },
+    #[error(
+        "enable_prefix_caching = true needs pages to share; set it to false or choose kv = paged or reserve"
+    )]
+    PrefixCachingWithoutPages,
+    #[error("one request takes {blocks} consecutive blocks (max_model_len), the pool has {usable}")]
+    ContiguousNeverFits { blocks: usize, usable: u32 },
+    #[error("max_batch_total_tokens ({total}) must hold at least two blocks of {block_size} tokens")]
+    TotalTokens { total: u32, block_size: u32 },
+}
+
+impl EngineConfig {
+    /// Checks everything that does not depend on a request.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        at_least("block_size", self.block_size, 1)?;
+        at_least("num_blocks", self.num_blocks, 2)?;
+        at_least("max_model_len", self.max_model_len, 2)?;
+        if self.kv == KvStrategy::Contiguous && !matches!(self.policy, PolicyConfig::Tgi(_)) {
+            let (blocks, usable) =
+                (self.max_model_len.div_ceil(self.block_size) as usize, self.num_blocks - 1);
+            if blocks > usable as usize {
+                return Err(ConfigError::ContiguousNeverFits { blocks, usable });
+            }
+        }
+        match &self.policy {
+            PolicyConfig::Static(c) => at_least("batch_size", c.batch_size, 1),
+            PolicyConfig::Dynamic(c) => self.validate_dynamic(c),
+            PolicyConfig::Vllm(c) => self.validate_vllm(c),
+            PolicyConfig::Tgi(c) => self.validate_tgi(c),
+        }
+    }
+
+    fn validate_dynamic(&self, c: &DynamicConfig) -> Result<(), ConfigError> {
+        at_least("max_batch_size", c.max_batch_size, 1)?;
+        match c.preferred_batch_size.iter().find(|&&size| size == 0 || size > c.max_batch_size) {
+            Some(&preferred) => Err(ConfigError::PreferredBatchSize { preferred, max: c.max_batch_size }),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_vllm(&self, c: &VllmConfig) -> Result<(), ConfigError> {
+        at_least("max_num_seqs", c.max_num_seqs, 1)?;
+        at_least("max_num_batched_tokens", c.max_num_batched_tokens, 1)?;
+        at_least("prefill_schedule_interval", c.prefill_schedule_interval, 1)?;
+        if !(0.0..1.0).contains(&c.watermark) {
+            return Err(ConfigError::Watermark(c.watermark));
+        }
+        if !c.enable_chunked_prefill && c.max_num_batched_tokens < self.max_model_len {
+            let (budget, limit) = (c.max_num_batched_tokens, self.max_model_len);
+            return Err(ConfigError::PromptLargerThanBudget { budget, limit });
+        }
+        if c.enable_prefix_caching && self.kv == KvStrategy::Contiguous {
+            return Err(ConfigError::PrefixCachingWithoutPages);
+        }
+        Ok(())
+    }
+
+    fn validate_tgi(&self, c: &TgiConfig) -> Result<(), ConfigError> {
+        at_least("max_batch_prefill_tokens", c.max_batch_prefill_tokens, 1)?;
+        if c.max_batch_size.is_some() {
+            at_least("max_batch_size", c.max_batch_size.unwrap_or(1), 1)?;
+        }
+        if !c.waiting_served_ratio.is_finite() || c.waiting_served_ratio < 0.0 {
+            return Err(ConfigError::WaitingServedRatio(c.waiting_served_ratio));
+        }
+        if c.max_batch_total_tokens / self.block_size < 2 {
+            let (total, block_size) = (c.max_batch_total_tokens, self.block_size);
+            return Err(ConfigError::TotalTokens { total, block_size });
+        }
+        Ok(())
+    }
+}
+
+fn at_least(key: &'static str, value: u32, least: u32) -> Result<(), ConfigError> {
+    if value < least { Err(ConfigError::TooSmall { key, least }) } else { Ok(()) }
 }

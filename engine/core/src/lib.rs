@@ -1,9 +1,20 @@
 //! The scheduler: decides what each forward pass computes and who owns which KV block.
 //!
 //! No tensors, no clock, no I/O, no threads, no randomness: the same code serves tokens and is simulated.
-//! Reading order: [`request`], [`step`], [`executor`], [`config`].
+//! Reading order: [`request`], [`step`], [`executor`], [`config`] are what the outside sees; then [`sequence`],
+//! [`free_blocks`], [`prefix_cache`], [`block_manager`] keep the books; [`scheduler`] drives a policy over them;
+//! [`engine`] ties a scheduler to an executor and [`stats`] says why a run went as it did.
 
+pub mod block_manager;
 pub mod config;
+pub mod engine;
 pub mod executor;
+pub mod free_blocks;
+pub mod prefix_cache;
 pub mod request;
+pub mod scheduler;
+pub mod sequence;
+pub mod stats;
 pub mod step;
+
+pub use scheduler::{EnqueueError, Planned, Scheduler};

@@ -67,6 +67,13 @@ pub enum FinishReason {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// `index` counts generated tokens of the request from 0.
-    Token { id: RequestId, token: TokenId, index: u32 },
-    Finished { id: RequestId, reason: FinishReason },
+    Token {
+        id: RequestId,
+        token: TokenId,
+        index: u32,
+    },
+    Finished {
+        id: RequestId,
+        reason: FinishReason,
+    },
 }

@@ -1,0 +1,83 @@
+//! Which block holds which stretch of tokens, so that a prompt can reuse what an earlier one computed.
+//!
+//! Only full blocks are known. A block's hash covers its own tokens and, through the parent's hash, everything before
+//! it: equal hashes mean equal history, which is what makes keys and values reusable.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::request::TokenId;
+use crate::step::BlockId;
+
+/// Two independent 64-bit SipHashes. A hit is not checked against the tokens again, so the hash must be wide enough
+/// that a collision will not happen by accident: about 10^-20 for a billion distinct blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockHash(u64, u64);
+
+impl BlockHash {
+    /// `parent` is the hash of the block before, none for the first.
+    pub fn chain(parent: Option<BlockHash>, tokens: &[TokenId]) -> Self {
+        let half = |salt: u64| {
+            let mut hasher = DefaultHasher::new();
+            (salt, parent, tokens).hash(&mut hasher);
+            hasher.finish()
+        };
+        BlockHash(half(1), half(2))
+    }
+}
+
+/// Hash -> blocks with that content. The same content can sit in several blocks (two requests that computed it at the
+/// same time); as in vLLM they are not merged and a lookup returns the one registered first.
+#[derive(Debug, Clone, Default)]
+pub struct PrefixCache {
+    blocks: HashMap<BlockHash, Vec<BlockId>>,
+}
+
+impl PrefixCache {
+    /// The blocks of the longest known beginning of `hashes`.
+    pub fn longest_prefix(&self, hashes: &[BlockHash]) -> Vec<BlockId> {
+        hashes.iter().map_while(|hash| Some(self.blocks.get(hash)?[0])).collect()
+    }
+
+    pub fn insert(&mut self, hash: BlockHash, block: BlockId) {
+        self.blocks.entry(hash).or_default().push(block);
+    }
+
+    pub fn remove(&mut self, hash: BlockHash, block: BlockId) {
+        if let Some(same) = self.blocks.get_mut(&hash) {
+            same.retain(|&b| b != block);
+            if same.is_empty() {
+                self.blocks.remove(&hash);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_covers_the_whole_history() {
+        let first = BlockHash::chain(None, &[1, 2]);
+        assert_eq!(first, BlockHash::chain(None, &[1, 2]));
+        assert_ne!(BlockHash::chain(Some(first), &[3, 4]), BlockHash::chain(None, &[3, 4]));
+        assert_ne!(first, BlockHash::chain(None, &[2, 1]));
+    }
+
+    #[test]
+    fn lookup_stops_at_the_first_unknown_block_and_prefers_the_oldest_copy() {
+        let a = BlockHash::chain(None, &[1]);
+        let b = BlockHash::chain(Some(a), &[2]);
+        let c = BlockHash::chain(Some(b), &[3]);
+        let mut cache = PrefixCache::default();
+        cache.insert(a, BlockId(5));
+        cache.insert(a, BlockId(6));
+        cache.insert(c, BlockId(7));
+        assert_eq!(cache.longest_prefix(&[a, b, c]), [BlockId(5)]);
+        cache.remove(a, BlockId(5));
+        assert_eq!(cache.longest_prefix(&[a, b, c]), [BlockId(6)]);
+        cache.remove(a, BlockId(6));
+        assert!(cache.longest_prefix(&[a]).is_empty());
+    }
+}

@@ -1,0 +1,216 @@
+//! The books every policy works on: who waits, who runs, and which blocks each sequence holds. A policy reads them and
+//! moves requests only through the methods here, so that no policy can lose a request or a block.
+
+use std::collections::HashMap;
+
+use crate::block_manager::{BlockManager, Discipline};
+use crate::config::{EngineConfig, KvStrategy, PolicyConfig};
+use crate::request::RequestId;
+use crate::scheduler::queue::WaitingQueue;
+use crate::sequence::Sequence;
+use crate::stats::Stats;
+use crate::step::BlockId;
+
+#[derive(Debug)]
+pub struct State {
+    /// Everything that waits, runs or still holds blocks. Looked up by id, never iterated: its order is random.
+    pub seqs: HashMap<RequestId, Sequence>,
+    pub waiting: WaitingQueue,
+    /// Admitted and neither finished nor aborted, oldest admission first.
+    pub running: Vec<RequestId>,
+    pub blocks: BlockManager,
+    pub kv: KvStrategy,
+    pub prefix_caching: bool,
+    pub max_model_len: usize,
+    /// Thrown out of `running` since the last plan, in order.
+    pub preempted: Vec<RequestId>,
+    pub stats: Stats,
+}
+
+/// What an admission has to cover.
+#[derive(Debug, Clone, Copy)]
+pub struct Admission {
+    /// Tokens found in the cache plus tokens of the first step.
+    pub first_step_end: usize,
+    /// Refuse unless all known tokens would fit, even if the first step takes fewer.
+    pub whole_must_fit: bool,
+    /// Blocks that must stay free.
+    pub keep_free: usize,
+}
+
+impl State {
+    pub fn new(config: &EngineConfig) -> Self {
+        let (num_blocks, discipline, prefix_caching, by_priority) = match &config.policy {
+            PolicyConfig::Tgi(c) => {
+                // TGI sizes its pool by tokens; the smaller of the two is what is really there.
+                let pool = config.num_blocks.min(c.max_batch_total_tokens / config.block_size);
+                (pool, Discipline::Tail, false, false)
+            }
+            PolicyConfig::Vllm(c) => {
+                (config.num_blocks, discipline(config.kv), c.enable_prefix_caching, c.priority)
+            }
+            _ => (config.num_blocks, discipline(config.kv), false, false),
+        };
+        State {
+            seqs: HashMap::new(),
+            waiting: WaitingQueue::new(by_priority),
+            running: Vec::new(),
+            blocks: BlockManager::new(discipline, num_blocks, config.block_size),
+            kv: config.kv,
+            prefix_caching,
+            max_model_len: config.max_model_len as usize,
+            preempted: Vec::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    pub fn seq(&self, id: RequestId) -> &Sequence {
+        self.seqs.get(&id).unwrap_or_else(|| panic!("request {} is in a queue but unknown", id.0))
+    }
+
+    pub fn seq_mut(&mut self, id: RequestId) -> &mut Sequence {
+        self.seqs.get_mut(&id).unwrap_or_else(|| panic!("request {} is in a queue but unknown", id.0))
+    }
+
+    /// Blocks the whole life of a request takes at most. Reserving strategies take them at admission. The last token is
+    /// sampled and never fed back, so paging needs one token less.
+    pub fn life_blocks(&self, longest_tokens: usize) -> usize {
+        match self.kv {
+            KvStrategy::Paged => self.blocks.blocks_for(longest_tokens - 1),
+            KvStrategy::Reserve => self.blocks.blocks_for(longest_tokens),
+            KvStrategy::Contiguous => self.blocks.blocks_for(self.max_model_len),
+        }
+    }
+
+    /// Cached blocks a waiting sequence could start from. Its last token is always computed, since its logits are
+    /// needed.
+    pub fn longest_prefix(&mut self, id: RequestId) -> Vec<BlockId> {
+        if !self.prefix_caching {
+            return Vec::new();
+        }
+        let block_size = self.blocks.block_size() as usize;
+        let seq = self.seqs.get_mut(&id).unwrap_or_else(|| panic!("request {} is unknown", id.0));
+        let hashes = seq.block_hashes((seq.tokens.len() - 1) / block_size, block_size);
+        self.blocks.longest_prefix(hashes)
+    }
+
+    /// Moves the front of the waiting queue to the running set if memory allows, starting from `cached` blocks.
+    pub fn admit_front(&mut self, cached: Vec<BlockId>, admission: Admission) -> bool {
+        let Some(id) = self.waiting.front() else { return false };
+        let seq = self.seq(id);
+        let covers = match self.kv {
+            KvStrategy::Paged => self.blocks.blocks_for(admission.first_step_end),
+            _ => self.life_blocks(seq.longest(self.max_model_len)),
+        };
+        let known = self.blocks.blocks_for(seq.tokens.len().min(self.max_model_len));
+        let unheld = self.blocks.unheld(&cached);
+        let short = |table: usize| {
+            let fresh = table.saturating_sub(cached.len());
+            fresh + unheld + admission.keep_free > self.blocks.free().len()
+        };
+        if (admission.whole_must_fit && short(known)) || short(covers) {
+            return false;
+        }
+        let fresh = covers.saturating_sub(cached.len());
+        if !self.blocks.free().can_take(fresh) {
+            return false;
+        }
+        self.blocks.share(&cached);
+        let taken = self.blocks.take(fresh);
+        self.start_front(cached, taken);
+        self.register_full_blocks(id, admission.first_step_end);
+        true
+    }
+
+    /// The bookkeeping of an admission whose blocks are already taken.
+    pub fn start_front(&mut self, cached: Vec<BlockId>, fresh: Vec<BlockId>) {
+        let Some(id) = self.waiting.pop_front() else { panic!("admission from an empty queue") };
+        let block_size = self.blocks.block_size() as usize;
+        let prefix_caching = self.prefix_caching;
+        let seq = self.seq_mut(id);
+        seq.computed = cached.len() * block_size;
+        seq.registered = cached.len();
+        seq.prefilling = true;
+        seq.blocks = cached;
+        seq.blocks.extend(fresh);
+        let (hit, looked_up) = (seq.computed as u64, seq.tokens.len() as u64);
+        self.running.push(id);
+        self.stats.kv_tokens += hit as usize;
+        if prefix_caching {
+            self.stats.prefix_hit_tokens_total += hit;
+            self.stats.prefix_query_tokens_total += looked_up;
+        }
+    }
+
+    /// Makes room for the first `end` tokens of a running sequence. False when the pool is short.
+    pub fn grow(&mut self, id: RequestId, end: usize) -> bool {
+        let missing = self.blocks.blocks_for(end).saturating_sub(self.seq(id).blocks.len());
+        if !self.blocks.free().can_take(missing) {
+            return false;
+        }
+        let fresh = self.blocks.take(missing);
+        self.seq_mut(id).blocks.extend(fresh);
+        self.register_full_blocks(id, end);
+        true
+    }
+
+    /// Throws a running sequence out; all it has computed is lost. It must not be in the step being planned.
+    pub fn preempt(&mut self, id: RequestId) {
+        self.running.retain(|running| *running != id);
+        self.forget_unwritten_blocks(id);
+        let seq = self.seq_mut(id);
+        let blocks = std::mem::take(&mut seq.blocks);
+        let lost = std::mem::take(&mut seq.computed) as u64;
+        (seq.registered, seq.prefilling) = (0, true);
+        self.blocks.release(&blocks);
+        self.waiting.push_again(&self.seqs[&id]);
+        self.preempted.push(id);
+        self.stats.preemptions_total += 1;
+        self.stats.preempted_tokens_total += lost;
+        self.stats.kv_tokens -= lost as usize;
+    }
+
+    /// Gives back the blocks of a request that left, and forgets it.
+    pub fn release(&mut self, id: RequestId) {
+        if let Some(seq) = self.seqs.remove(&id) {
+            self.blocks.release(&seq.blocks);
+            self.stats.kv_tokens -= seq.computed;
+        }
+    }
+
+    /// Tells the cache about every block that is full once the first `end` tokens are computed. Like vLLM this happens
+    /// when the step is planned: a later admission in the same step can already share them.
+    fn register_full_blocks(&mut self, id: RequestId, end: usize) {
+        if !self.prefix_caching {
+            return;
+        }
+        let block_size = self.blocks.block_size() as usize;
+        let Some(seq) = self.seqs.get_mut(&id) else { return };
+        let full = end.min(seq.tokens.len()) / block_size;
+        let known = seq.registered;
+        if full > known {
+            let fresh = seq.block_hashes(full, block_size)[known..].to_vec();
+            seq.registered = full;
+            for (&block, hash) in seq.blocks[known..full].iter().zip(fresh) {
+                self.blocks.register(block, hash);
+            }
+        }
+    }
+
+    /// A victim that was already given tokens in the step being planned has blocks in the cache that this step was
+    /// going to fill. It will not, so nobody may find them.
+    fn forget_unwritten_blocks(&mut self, id: RequestId) {
+        let block_size = self.blocks.block_size() as usize;
+        let seq = &self.seqs[&id];
+        for &block in &seq.blocks[..seq.registered][(seq.computed / block_size).min(seq.registered)..] {
+            self.blocks.unregister(block);
+        }
+    }
+}
+
+fn discipline(kv: KvStrategy) -> Discipline {
+    match kv {
+        KvStrategy::Paged | KvStrategy::Reserve => Discipline::Queue,
+        KvStrategy::Contiguous => Discipline::Runs,
+    }
+}

@@ -1,0 +1,164 @@
+//! A request on its way through the scheduler: its tokens so far, and how much of it is in the KV cache.
+
+use crate::prefix_cache::BlockHash;
+use crate::request::{At, FinishReason, Request, RequestId, TokenId};
+use crate::step::BlockId;
+
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    pub request: Request,
+    /// Prompt, then what was generated.
+    pub tokens: Vec<TokenId>,
+    /// Tokens whose keys and values are in the cache or will be after the step in flight.
+    pub computed: usize,
+    /// Blocks held, in token order. May reach beyond `computed` when memory is reserved ahead.
+    pub blocks: Vec<BlockId>,
+    /// The last step it took part in did not yet reach the end of its known tokens.
+    pub prefilling: bool,
+    /// When the request reached the server; breaks ties between equal priorities.
+    pub arrived: At,
+    /// Order of enqueueing; breaks the remaining ties.
+    pub number: u64,
+    pub ever_admitted: bool,
+    /// Aborted or finished; its blocks may still be held, by the step in flight or by a rectangular batch.
+    pub left: bool,
+    /// Hashes of its full blocks, computed when first needed.
+    hashes: Vec<BlockHash>,
+    /// Blocks at the front of the table that the prefix cache knows.
+    pub registered: usize,
+}
+
+impl Sequence {
+    pub fn new(request: Request, arrived: At, number: u64) -> Self {
+        Sequence {
+            tokens: request.prompt.to_vec(),
+            request,
+            computed: 0,
+            blocks: Vec::new(),
+            prefilling: true,
+            arrived,
+            number,
+            ever_admitted: false,
+            left: false,
+            hashes: Vec::new(),
+            registered: 0,
+        }
+    }
+
+    pub fn id(&self) -> RequestId {
+        self.request.id
+    }
+
+    pub fn prompt_len(&self) -> usize {
+        self.request.prompt.len()
+    }
+
+    pub fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt_len()
+    }
+
+    /// Known tokens that still have to go through the model. A decode is the case of one.
+    pub fn uncomputed(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Prompt plus output at most.
+    pub fn longest(&self, max_model_len: usize) -> usize {
+        longest(&self.request, max_model_len)
+    }
+
+    /// Hashes of the first `full_blocks` blocks.
+    pub fn block_hashes(&mut self, full_blocks: usize, block_size: usize) -> &[BlockHash] {
+        while self.hashes.len() < full_blocks {
+            let start = self.hashes.len() * block_size;
+            let tokens = &self.tokens[start..start + block_size];
+            self.hashes.push(BlockHash::chain(self.hashes.last().copied(), tokens));
+        }
+        &self.hashes[..full_blocks]
+    }
+
+    /// Ids that must not be sampled next, because `min_tokens` is not reached.
+    pub fn banned(&self) -> Vec<TokenId> {
+        let stop = &self.request.stop;
+        if self.generated() >= stop.min_tokens as usize {
+            return Vec::new();
+        }
+        let eos: &[TokenId] = if stop.ignore_eos { &[] } else { &stop.eos_ids };
+        eos.iter().chain(stop.stop_token_ids.iter()).copied().collect()
+    }
+
+    /// Appends a sampled token and says whether it was the last: eos, then stop ids, then length, as in vLLM.
+    pub fn append(&mut self, token: TokenId, max_model_len: usize) -> Option<FinishReason> {
+        self.tokens.push(token);
+        let (stop, generated) = (&self.request.stop, self.generated());
+        // A token that was banned in this step cannot end the request; a virtual executor may still produce one.
+        let may_stop = generated > stop.min_tokens as usize;
+        let is_eos = !stop.ignore_eos && stop.eos_ids.contains(&token);
+        if may_stop && (is_eos || stop.stop_token_ids.contains(&token)) {
+            Some(FinishReason::Stop)
+        } else if generated >= stop.max_tokens as usize || self.tokens.len() >= max_model_len {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+}
+
+/// Prompt plus output of a request at most: what reserving memory up front has to cover.
+pub fn longest(request: &Request, max_model_len: usize) -> usize {
+    (request.prompt.len() + request.stop.max_tokens as usize).min(max_model_len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{SamplingParams, StopRules};
+
+    fn sequence(stop: StopRules) -> Sequence {
+        let request = Request {
+            id: RequestId(1),
+            prompt: [7, 8].into(),
+            sampling: SamplingParams::default(),
+            stop,
+            priority: 0,
+        };
+        Sequence::new(request, At::ZERO, 0)
+    }
+
+    fn rules() -> StopRules {
+        StopRules {
+            max_tokens: 3,
+            min_tokens: 1,
+            ignore_eos: false,
+            eos_ids: [2].into(),
+            stop_token_ids: [9].into(),
+        }
+    }
+
+    #[test]
+    fn eos_and_stop_ids_end_only_after_min_tokens() {
+        let mut seq = sequence(rules());
+        assert_eq!(seq.banned(), [2, 9]);
+        assert_eq!(seq.append(2, 100), None);
+        assert!(seq.banned().is_empty());
+        assert_eq!(seq.append(9, 100), Some(FinishReason::Stop));
+    }
+
+    #[test]
+    fn eos_on_the_last_allowed_token_counts_as_stop() {
+        let mut seq = sequence(StopRules { max_tokens: 2, ..rules() });
+        assert_eq!(seq.append(5, 100), None);
+        assert_eq!(seq.append(2, 100), Some(FinishReason::Stop));
+    }
+
+    #[test]
+    fn length_ends_at_max_tokens_or_the_context_length() {
+        let mut seq = sequence(StopRules { ignore_eos: true, ..rules() });
+        assert_eq!(seq.banned(), [9]);
+        assert_eq!((seq.append(2, 100), seq.append(2, 100)), (None, None));
+        assert_eq!(seq.append(5, 100), Some(FinishReason::Length));
+        let mut seq = sequence(rules());
+        assert_eq!(seq.append(5, 3), Some(FinishReason::Length));
+        assert_eq!(seq.longest(4), 4);
+    }
+}
