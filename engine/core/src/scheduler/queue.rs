@@ -28,6 +28,10 @@ impl WaitingQueue {
         self.entries.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = RequestId> + '_ {
         self.entries.iter().map(|(_, id)| *id)
     }

@@ -15,6 +15,9 @@ pub struct Vllm {
     /// Steps that computed anything, and the last of them that carried prefill.
     steps: u64,
     last_prefill_step: Option<u64>,
+    /// The last step that was free to admit left someone waiting. Prefill is then not deferred, or the queue would grow
+    /// without bound.
+    capacity_bound: bool,
 }
 
 /// The step being filled.
@@ -31,7 +34,7 @@ struct Filling {
 impl Vllm {
     pub fn new(config: VllmConfig, num_blocks: u32) -> Self {
         let watermark_blocks = (config.watermark * f64::from(num_blocks)) as usize;
-        Vllm { config, watermark_blocks, steps: 0, last_prefill_step: None }
+        Vllm { config, watermark_blocks, steps: 0, last_prefill_step: None, capacity_bound: false }
     }
 
     fn start(&self, state: &State) -> Filling {
@@ -46,11 +49,12 @@ impl Vllm {
         }
     }
 
-    /// With an interval of k, at least k - 1 steps without prefill follow a step with it, as long as something decodes.
+    /// With an interval of k, at least k - 1 steps without prefill follow a step with it, as long as something decodes
+    /// and nobody was left waiting.
     fn defers_prefill(&self, state: &State) -> bool {
         let interval = u64::from(self.config.prefill_schedule_interval);
         let recent = self.last_prefill_step.is_some_and(|last| self.steps + 1 - last < interval);
-        recent && state.running.iter().any(|id| !state.seq(*id).prefilling)
+        recent && !self.capacity_bound && state.running.iter().any(|id| !state.seq(*id).prefilling)
     }
 
     fn fill_from_running(&self, state: &mut State, step: &mut Filling) {
@@ -149,6 +153,9 @@ impl Policy for Vllm {
         self.fill_from_running(state, &mut step);
         if state.preempted.len() == preempted_before {
             self.fill_from_waiting(state, &mut step);
+            if !step.defer_prefill {
+                self.capacity_bound = !state.waiting.is_empty();
+            }
         }
         if !step.work.is_empty() {
             self.steps += 1;
