@@ -1,1 +1,45 @@
+//! What the records of a run mean.
+//!
+//! Knows [`llmlab_results`] and arithmetic. Must not know servers, engines, sockets, clocks or file paths: everything here is
+//! a function of the manifest and the records, so a stored run can be analysed again at any time with the same result.
+//! Each metric is defined in `definitions.md` beside this crate's manifest.
+//!
+//! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
+//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
+//! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`report`].
 
+pub mod analysis;
+pub mod compare;
+pub mod cost;
+pub mod engine_log;
+pub mod frame;
+pub mod latency;
+pub mod metric;
+pub mod quantile;
+pub mod rates;
+pub mod report;
+pub mod roofline;
+pub mod slo;
+pub mod stats;
+pub mod trust;
+pub mod warning;
+pub mod window;
+
+use llmlab_results::manifest::{ServerSample, TrialFacts};
+use llmlab_results::record::RequestRecord;
+use llmlab_results::step::StepRow;
+
+pub use analysis::{Analysis, analyse};
+pub use report::{html, markdown, svgs, terminal};
+pub use warning::Warning;
+
+/// Everything recorded in one trial: one target, one pass over the workload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    pub facts: TrialFacts,
+    pub records: Vec<RequestRecord>,
+    /// The engine's step log; empty for servers that have none.
+    pub steps: Vec<StepRow>,
+    /// Scrapes of the server's own metrics; empty for servers that have none.
+    pub server: Vec<ServerSample>,
+}

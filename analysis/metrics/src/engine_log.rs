@@ -1,0 +1,118 @@
+//! What the server was doing meanwhile: from the engine's step log, or from its Prometheus scrapes where there is no log.
+
+use llmlab_results::manifest::ServerSample;
+use polars::prelude::DataFrame;
+use serde::Serialize;
+
+use crate::frame;
+use crate::window::Window;
+
+/// Means are weighted by step time: a value counts for as long as it held, and idle time is told by `busy_share`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EngineLog {
+    pub steps: u64,
+    /// Share of the window in which a step was running.
+    pub busy_share: f64,
+    pub batch_mean: f64,
+    pub batch_max: f64,
+    pub waiting_mean: f64,
+    pub waiting_max: f64,
+    /// Share of KV blocks in use, 0..=1.
+    pub kv_use_mean: Option<f64>,
+    pub kv_use_max: Option<f64>,
+    /// Share of the slots in used blocks that hold no token, 0..=1.
+    pub kv_waste_mean: Option<f64>,
+    /// Rows computed only to fill a rectangle, of all rows computed.
+    pub padding_share: f64,
+    pub preemptions: u64,
+    pub prefill_tokens: u64,
+    pub decode_tokens: u64,
+}
+
+/// Steps that start inside the window; `None` when there are none.
+pub fn engine_log(steps: &DataFrame, window: &Window) -> Option<EngineLog> {
+    let inside = frame::rows_between(steps, "start_ns", window.start_ns as f64, window.end_ns as f64);
+    if inside.height() == 0 {
+        return None;
+    }
+    let sum = |name: &str| frame::values(&inside, name).iter().sum::<f64>();
+    let elapsed = frame::optional(&inside, "elapsed_ns");
+    let mean = |name: &str| time_weighted(&frame::optional(&inside, name), &elapsed);
+    let max = |name: &str| frame::values(&inside, name).into_iter().reduce(f64::max);
+    let (new, padding, prefill) = (sum("new_tokens"), sum("padding"), sum("prefill_tokens"));
+    let rows = new + padding;
+    Some(EngineLog {
+        steps: inside.height() as u64,
+        busy_share: (sum("elapsed_ns") / (window.duration_s() * 1e9)).min(1.0),
+        batch_mean: mean("batch").unwrap_or(0.0),
+        batch_max: max("batch").unwrap_or(0.0),
+        waiting_mean: mean("waiting").unwrap_or(0.0),
+        waiting_max: max("waiting").unwrap_or(0.0),
+        kv_use_mean: mean("kv_use"),
+        kv_use_max: max("kv_use"),
+        kv_waste_mean: mean("kv_waste"),
+        padding_share: if rows > 0.0 { padding / rows } else { 0.0 },
+        preemptions: sum("preempted") as u64,
+        prefill_tokens: prefill as u64,
+        decode_tokens: (new - prefill) as u64,
+    })
+}
+
+/// Σ value·time / Σ time over rows that have the value; the plain mean when no time passed; `None` without values.
+fn time_weighted(values: &[Option<f64>], elapsed: &[Option<f64>]) -> Option<f64> {
+    let (mut weighted, mut time, mut plain, mut count) = (0.0, 0.0, 0.0, 0.0);
+    for (value, elapsed) in values.iter().zip(elapsed) {
+        let (Some(value), Some(elapsed)) = (value, elapsed) else { continue };
+        weighted += value * elapsed;
+        time += elapsed;
+        plain += value;
+        count += 1.0;
+    }
+    match (time > 0.0, count > 0.0) {
+        (true, _) => Some(weighted / time),
+        (false, true) => Some(plain / count),
+        (false, false) => None,
+    }
+}
+
+/// What scrapes of a foreign server's metrics say. A scrape is a snapshot, so these are means over scrapes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServerView {
+    pub samples: u64,
+    pub running_mean: Option<f64>,
+    pub running_max: Option<f64>,
+    pub waiting_mean: Option<f64>,
+    pub waiting_max: Option<f64>,
+    pub kv_use_mean: Option<f64>,
+    pub kv_use_max: Option<f64>,
+    /// Growth of the counter over the window.
+    pub preemptions: Option<f64>,
+}
+
+pub fn server_view(samples: &[ServerSample], window: &Window) -> Option<ServerView> {
+    let inside: Vec<&ServerSample> = samples.iter().filter(|s| window.contains(s.at_ns as f64)).collect();
+    if inside.is_empty() {
+        return None;
+    }
+    let finite = |f: &dyn Fn(&ServerSample) -> Option<f64>| -> Vec<f64> {
+        inside.iter().filter_map(|s| f(s)).filter(|v| v.is_finite()).collect()
+    };
+    let both = |f: &dyn Fn(&ServerSample) -> Option<f64>| {
+        let v = finite(f);
+        (crate::quantile::mean(&v), v.iter().copied().reduce(f64::max))
+    };
+    let (running_mean, running_max) = both(&|s| s.running);
+    let (waiting_mean, waiting_max) = both(&|s| s.waiting);
+    let (kv_use_mean, kv_use_max) = both(&|s| s.kv_usage);
+    let preempted = finite(&|s| s.preemptions_total);
+    Some(ServerView {
+        samples: inside.len() as u64,
+        running_mean,
+        running_max,
+        waiting_mean,
+        waiting_max,
+        kv_use_mean,
+        kv_use_max,
+        preemptions: preempted.first().zip(preempted.last()).map(|(a, b)| (b - a).max(0.0)),
+    })
+}

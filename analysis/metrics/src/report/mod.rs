@@ -1,0 +1,17 @@
+//! Reports: functions from an analysis to text. They compute nothing that the analysis does not hold, and escape everything
+//! that came from outside (target names, error messages, host names) for the medium they write.
+//!
+//! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words), [`terminal`], [`series`] (points for
+//! charts), [`svg`] and [`charts`], [`page`] (Markdown and HTML).
+
+pub mod charts;
+pub mod format;
+pub mod page;
+pub mod series;
+pub mod svg;
+pub mod terminal;
+pub mod view;
+
+pub use charts::svgs;
+pub use page::{html, markdown};
+pub use terminal::terminal;

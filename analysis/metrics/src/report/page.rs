@@ -1,0 +1,87 @@
+//! Markdown and HTML pages from templates. The HTML is one file: no request leaves it.
+
+use llmlab_results::manifest::Manifest;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, Value, context};
+
+use crate::Trial;
+use crate::analysis::Analysis;
+use crate::report::charts::{Chart, charts};
+use crate::report::format::{markdown_text, plain};
+use crate::report::view::view;
+
+const HTML: &str = include_str!("../../templates/report.html");
+const MARKDOWN: &str = include_str!("../../templates/report.md");
+const STYLE: &str = include_str!("../../templates/report.css");
+const SCRIPT: &str = include_str!("../../templates/report.js");
+
+/// A page for a pull request or a wiki: tables and words, no pictures.
+pub fn markdown(analysis: &Analysis) -> String {
+    let mut env = environment();
+    // Markdown has no standard autoescape; every value goes through ours instead.
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_formatter(|out, _, value| {
+        let text = value.to_string();
+        let text = if value.is_safe() { text } else { markdown_text(&text) };
+        out.write_str(&text).map_err(minijinja::Error::from)
+    });
+    env.add_filter("code", |text: String| Value::from_safe_string(code_block(&text)));
+    env.add_template("report.md", MARKDOWN).expect("the template is part of the crate");
+    render(&env, "report.md", context! { v => Serde(view(analysis)) })
+}
+
+/// Lines that hold only a tag leave no trace in the page.
+fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(syntax.expect("the delimiters are the usual ones"));
+    env
+}
+
+/// One self-contained page with charts.
+pub fn html(analysis: &Analysis, manifest: &Manifest, trials: &[Trial]) -> String {
+    let mut env = environment();
+    env.set_auto_escape_callback(|_| AutoEscape::Html);
+    env.add_filter("plain", |text: String| plain(&text));
+    env.add_template("report.html", HTML).expect("the template is part of the crate");
+    let c = charts(analysis, manifest, trials);
+    let page = context! {
+        v => Serde(view(analysis)),
+        latency => c.latency.iter().map(chart_value).collect::<Vec<Value>>(),
+        over_time => c.over_time.iter().map(chart_value).collect::<Vec<Value>>(),
+        waterfalls => c.waterfalls.iter().map(chart_value).collect::<Vec<Value>>(),
+        style => Value::from_safe_string(STYLE.to_owned()),
+        script => Value::from_safe_string(SCRIPT.to_owned()),
+        scenario => manifest.scenario_text.clone(),
+        simd => manifest.host.simd.join(" "),
+        trials => Serde(analysis.trials.clone()),
+    };
+    render(&env, "report.html", page)
+}
+
+/// The SVG is ours (see [`Chart`]); names and tooltips are not and stay subject to escaping.
+fn chart_value(chart: &Chart) -> Value {
+    let rows = serde_json::to_string(&chart.rows).expect("strings serialise");
+    context! {
+        name => chart.name.clone(),
+        title => chart.title.clone(),
+        slot => chart.slot,
+        rows => rows,
+        svg => Value::from_safe_string(chart.svg.clone()),
+    }
+}
+
+/// A fenced block whose fence is longer than any run of backticks inside.
+fn code_block(text: &str) -> String {
+    let text = plain(text);
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{fence}\n{text}\n{fence}")
+}
+
+fn render(env: &Environment<'_>, name: &str, page: Value) -> String {
+    env.get_template(name)
+        .and_then(|template| template.render(page))
+        .unwrap_or_else(|e| panic!("template {name} and the view it prints have parted: {e:#}"))
+}

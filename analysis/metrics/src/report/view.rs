@@ -1,0 +1,439 @@
+//! The analysis as words and table cells, shared by terminal, Markdown and HTML. Text here is not yet escaped.
+
+use llmlab_results::manifest::{RunStatus, TargetKind};
+use serde::Serialize;
+
+use crate::analysis::{Analysis, TargetAnalysis};
+use crate::compare::{Difference, Spread};
+use crate::metric::Metric;
+use crate::rates::outcome_words;
+use crate::report::format::{duration, range, si, value};
+
+#[derive(Debug, Clone, Serialize)]
+pub struct View {
+    pub name: String,
+    pub trusted: bool,
+    /// Why not, one line per trial and cause; one reassuring line when trusted.
+    pub trust: Vec<String>,
+    pub facts: Vec<(String, String)>,
+    pub targets: Vec<TargetView>,
+    pub verdicts: Vec<Verdict>,
+    pub table: Vec<Row>,
+    /// Some percentile holds failed requests at infinity.
+    pub has_failures: bool,
+    pub slo: Vec<Row>,
+    pub errors: Vec<Vec<String>>,
+    pub roofline: Vec<RooflineView>,
+    pub roofline_host: Option<String>,
+    pub token_counts: Vec<(String, String)>,
+    pub method: Vec<(String, String)>,
+    pub repeat_command: String,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct TargetView {
+    pub name: String,
+    /// Position in the list of targets; colours go by it.
+    pub slot: usize,
+    pub kind: String,
+    pub description: String,
+    pub baseline: bool,
+    pub trusted: bool,
+}
+
+/// One target against the baseline.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verdict {
+    pub target: String,
+    pub slot: usize,
+    pub parts: Vec<VerdictPart>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct VerdictPart {
+    pub text: String,
+    /// "good", "bad" or "even".
+    pub tone: &'static str,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub label: String,
+    /// Blank line or rule before this row.
+    pub group_start: bool,
+    /// Among the rows of the terminal table.
+    pub brief: bool,
+    pub cells: Vec<Cell>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Cell {
+    pub value: String,
+    /// "[low, high]" over repeats, empty with one.
+    pub range: String,
+    /// "-31 % [-38, -24]" against the baseline when clear, else empty.
+    pub delta: String,
+    pub tone: &'static str,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct RooflineView {
+    pub target: String,
+    pub slot: usize,
+    /// 0..=100
+    pub percent: f64,
+    pub words: String,
+    pub brief: String,
+}
+
+pub fn view(a: &Analysis) -> View {
+    View {
+        name: a.name.clone(),
+        trusted: a.trusted,
+        trust: trust_lines(a),
+        facts: facts(a),
+        targets: a.targets.iter().enumerate().map(|(slot, t)| target_view(a, slot, t)).collect(),
+        verdicts: verdicts(a),
+        table: table(a),
+        has_failures: a.trials.iter().any(|t| t.requests.failed > 0),
+        slo: slo_rows(a),
+        errors: error_rows(a),
+        roofline: roofline_views(a),
+        roofline_host: a.setting.roofline.as_ref().map(|r| {
+            format!(
+                "Measured on this host with {} threads: {}B/s read, {}FLOP/s f32, {}FLOP/s bf16, {}OP/s int8.",
+                r.threads,
+                si(r.read_bandwidth_bytes_per_s),
+                si(r.f32_flops_per_s),
+                si(r.bf16_flops_per_s),
+                si(r.int8_ops_per_s)
+            )
+        }),
+        token_counts: token_counts(a),
+        method: method(a),
+        repeat_command: shell_line(&a.setting.command_line),
+        warnings: a.warnings.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn kind_words(kind: Option<TargetKind>) -> &'static str {
+    match kind {
+        Some(TargetKind::Engine) => "our engine",
+        Some(TargetKind::Endpoint) => "live endpoint",
+        Some(TargetKind::Command) => "started server",
+        Some(TargetKind::Simulate) => "simulated",
+        None => "unknown",
+    }
+}
+
+fn target_view(a: &Analysis, slot: usize, t: &TargetAnalysis) -> TargetView {
+    TargetView {
+        name: t.name.clone(),
+        slot,
+        kind: kind_words(t.kind).into(),
+        description: t.description.clone(),
+        baseline: slot == 0 && a.targets.len() > 1,
+        trusted: t.trusted,
+    }
+}
+
+fn trust_lines(a: &Analysis) -> Vec<String> {
+    if a.trials.is_empty() {
+        return vec!["nothing was measured".into()];
+    }
+    if a.trusted {
+        let most = |f: &dyn Fn(&crate::trust::TrialTrust) -> f64| {
+            a.trials.iter().map(|t| f(&t.trust)).fold(0.0, f64::max)
+        };
+        return vec![format!(
+            "client sent within {} of schedule (p99, worst trial), used {:.0} % of a core, event loop late {} (p99), steal {:.1} %",
+            duration(most(&|t| t.send_lag_p99_ns.unwrap_or(0.0))),
+            most(&|t| t.client_cpu_share_of_core) * 100.0,
+            duration(most(&|t| t.loop_delay_p99_ns as f64)),
+            most(&|t| t.steal_share) * 100.0
+        )];
+    }
+    a.trials
+        .iter()
+        .flat_map(|t| t.trust.causes.iter().map(move |cause| format!("{}: {cause}", t.dir)))
+        .collect()
+}
+
+fn facts(a: &Analysis) -> Vec<(String, String)> {
+    let s = &a.setting;
+    let mut facts: Vec<(String, String)> = Vec::new();
+    let mut add = |key: &str, value: String| facts.push((key.into(), value));
+    add("Model", s.model.clone());
+    add("Workload", s.workload.clone());
+    add("Arrivals", s.arrivals.clone());
+    if let Some(rate) = s.rate_rps {
+        let source = s.rate_source.as_ref().map(|s| format!(" ({s})")).unwrap_or_default();
+        add("Rate", format!("{} requests/s{source}", crate::report::format::significant(rate)));
+    }
+    add("Host", s.host.clone());
+    add("Started", s.started_at.clone());
+    if let Some(price) = &s.price {
+        add("Price", price.clone());
+    }
+    facts
+}
+
+fn tone(d: Option<&Difference>) -> &'static str {
+    match d.and_then(Difference::favourable) {
+        Some(true) => "good",
+        Some(false) => "bad",
+        None => "even",
+    }
+}
+
+fn verdicts(a: &Analysis) -> Vec<Verdict> {
+    a.comparisons
+        .iter()
+        .map(|c| {
+            let mut parts: Vec<VerdictPart> = Vec::new();
+            for metric in Metric::HEADLINE {
+                if c.infinite.contains(&metric) {
+                    let text = format!("{} not comparable (too many failed requests)", metric.label());
+                    parts.push(VerdictPart { text, tone: "bad" });
+                } else if let Some(d) = c.differences.iter().find(|d| d.metric == metric) {
+                    parts.push(VerdictPart { text: d.words(), tone: tone(Some(d)) });
+                }
+            }
+            if parts.is_empty() {
+                parts.push(VerdictPart { text: "nothing to compare".into(), tone: "even" });
+            }
+            Verdict { target: c.target.clone(), slot: slot(a, &c.target), parts }
+        })
+        .collect()
+}
+
+fn slot(a: &Analysis, target: &str) -> usize {
+    a.targets.iter().position(|t| t.name == target).unwrap_or(0)
+}
+
+/// Rows for which at least one target has a value.
+fn table(a: &Analysis) -> Vec<Row> {
+    let group = |m: Metric| match m {
+        Metric::TtftP50 | Metric::TtftP95 | Metric::TtftP99 => 0,
+        Metric::TpotP50 | Metric::TpotP95 | Metric::TpotP99 => 1,
+        Metric::ItlP50 | Metric::ItlP95 | Metric::ItlP99 => 2,
+        Metric::E2eP50 | Metric::E2eP95 | Metric::E2eP99 => 3,
+        Metric::QueueP50 | Metric::QueueP95 => 4,
+        Metric::RequestsPerS
+        | Metric::OutputTokensPerS
+        | Metric::TotalTokensPerS
+        | Metric::Goodput
+        | Metric::SloShare
+        | Metric::FailedShare => 5,
+        Metric::CostOutput | Metric::CostTotal => 7,
+        _ => 6,
+    };
+    let mut rows = Vec::new();
+    let mut last = None;
+    for metric in Metric::ALL {
+        let known = |s: &Spread| s.n + s.infinite > 0;
+        if !a.targets.iter().any(|t| t.metric(metric).is_some_and(known)) {
+            continue;
+        }
+        let cells = a.targets.iter().map(|t| cell(a, t, metric)).collect();
+        let group_start = last.is_some_and(|g| g != group(metric));
+        last = Some(group(metric));
+        let brief = Metric::BRIEF.contains(&metric);
+        rows.push(Row { label: metric.label().into(), group_start, brief, cells });
+    }
+    rows
+}
+
+fn cell(a: &Analysis, target: &TargetAnalysis, metric: Metric) -> Cell {
+    let Some(s) = target.metric(metric).filter(|s| s.n + s.infinite > 0) else {
+        return Cell { value: "–".into(), tone: "even", ..Cell::default() };
+    };
+    let d = a
+        .comparisons
+        .iter()
+        .find(|c| c.target == target.name)
+        .and_then(|c| c.differences.iter().find(|d| d.metric == metric));
+    let delta = d.filter(|d| d.clear()).map(delta_words).unwrap_or_default();
+    let Some(median) = s.median else {
+        return Cell { value: "∞".into(), tone: "bad", ..Cell::default() };
+    };
+    let range = match (s.n + s.infinite > 1, s.min, s.max) {
+        (true, Some(low), Some(high)) => range(median, low, high, metric.unit()),
+        (true, _, None) => "[…, ∞]".into(),
+        _ => String::new(),
+    };
+    Cell { value: value(median, metric.unit()), range, delta, tone: tone(d) }
+}
+
+fn delta_words(d: &Difference) -> String {
+    if d.ratio >= 2.0 { format!("{:.1}x", d.ratio) } else { format!("{:+.0} %", (d.ratio - 1.0) * 100.0) }
+}
+
+fn slo_rows(a: &Analysis) -> Vec<Row> {
+    let Some(first) = a.targets.iter().find(|t| !t.slo.is_empty()) else { return Vec::new() };
+    first
+        .slo
+        .iter()
+        .enumerate()
+        .map(|(i, s)| {
+            let limit = &s.limit;
+            let label = format!(
+                "{} p{} ≤ {}",
+                limit.metric.label(),
+                limit.percentile,
+                duration(limit.limit_ns as f64)
+            );
+            let cells = a
+                .targets
+                .iter()
+                .map(|t| match t.slo.get(i) {
+                    None => Cell { value: "–".into(), tone: "even", ..Cell::default() },
+                    Some(s) if s.judged == 0 => {
+                        Cell { value: "not measured".into(), tone: "even", ..Cell::default() }
+                    }
+                    Some(s) => Cell {
+                        value: if s.met == s.judged { "met".into() } else { "MISSED".into() },
+                        range: format!(
+                            "{}, {} of {} repeats",
+                            s.median_ns.map_or("∞".into(), duration),
+                            s.met,
+                            s.judged
+                        ),
+                        delta: String::new(),
+                        tone: if s.met == s.judged { "good" } else { "bad" },
+                    },
+                })
+                .collect();
+            Row { label, group_start: false, brief: true, cells }
+        })
+        .collect()
+}
+
+/// target, what, how many, example.
+fn error_rows(a: &Analysis) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for t in &a.targets {
+        for e in &t.errors {
+            let status = e.http_status.map(|s| format!(" {s}")).unwrap_or_default();
+            rows.push(vec![
+                t.name.clone(),
+                format!("{}{status}", outcome_words(e.outcome)),
+                e.count.to_string(),
+                e.example.clone().unwrap_or_default(),
+            ]);
+        }
+    }
+    rows
+}
+
+fn roofline_views(a: &Analysis) -> Vec<RooflineView> {
+    a.targets
+        .iter()
+        .enumerate()
+        .filter_map(|(slot, t)| {
+            let r = t.roofline.as_ref()?;
+            let words = format!(
+                "The engine worked for {busy} s and no implementation could have needed less than {ideal} s on this host: {share:.0} % of the roofline. \
+                 {bound_cap} is the binding limit: {memory:.0} % of the ideal time goes to steps that wait for memory. \
+                 An average step moves {bytes}B and does {flops}FLOP; achieved {bw}B/s ({bw_share:.0} % of measured read bandwidth) and \
+                 {fl}FLOP/s ({fl_share:.0} % of the {peak} peak).",
+                busy = crate::report::format::significant(r.busy_s),
+                ideal = crate::report::format::significant(r.ideal_s),
+                share = r.share * 100.0,
+                bound_cap = capital(r.bound.label()),
+                memory = r.memory_bound_share * 100.0,
+                bytes = si(r.bytes_per_step_mean),
+                flops = si(r.flops_per_step_mean),
+                bw = si(r.bytes_per_s),
+                bw_share = r.bandwidth_share * 100.0,
+                fl = si(r.flops_per_s),
+                fl_share = r.compute_share * 100.0,
+                peak = r.peak_name,
+            );
+            let brief = format!(
+                "{} {:.0} % of roofline ({}-bound)",
+                t.name,
+                r.share * 100.0,
+                match r.bound {
+                    crate::roofline::Bound::Memory => "memory",
+                    crate::roofline::Bound::Compute => "compute",
+                }
+            );
+            Some(RooflineView { target: t.name.clone(), slot, percent: (r.share * 100.0).clamp(0.0, 100.0), words, brief })
+        })
+        .collect()
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+fn token_counts(a: &Analysis) -> Vec<(String, String)> {
+    a.targets
+        .iter()
+        .map(|t| {
+            let s = t.token_sources;
+            let words: Vec<String> = [
+                (s.usage, "the server's usage object"),
+                (s.server_detail, "a server-specific field"),
+                (s.token_ids, "token ids"),
+                (s.client_tokenizer, "the client's tokenizer"),
+                (s.chunk_count, "one per event (assumed)"),
+            ]
+            .into_iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{n} requests by {what}"))
+            .collect();
+            (t.name.clone(), if words.is_empty() { "none".into() } else { words.join(", ") })
+        })
+        .collect()
+}
+
+fn method(a: &Analysis) -> Vec<(String, String)> {
+    let s = &a.setting;
+    let mut rules: Vec<&str> = a.trials.iter().filter_map(|t| t.window).map(|w| w.rule.words()).collect();
+    rules.dedup();
+    let window = if rules.is_empty() { "no window: nothing was measured".into() } else { rules.join("; ") };
+    let repeats = match s.repeats {
+        0 => "none".to_owned(),
+        1 => "1 per target: no interval can be given".to_owned(),
+        n => format!(
+            "{n} per target, interleaved, same prompts and arrival times. Cells show the median over repeats and [lowest, highest]. \
+             Differences: geometric mean of the paired ratios with a 95 % t-interval on log ratios, n = {n}; the repeat is the statistical unit"
+        ),
+    };
+    let status = match s.status {
+        RunStatus::Complete => "complete",
+        RunStatus::Interrupted => "interrupted",
+        RunStatus::Failed => "failed",
+        RunStatus::Running => "unfinished (killed or still running)",
+    };
+    [
+        ("Latency", "counts from the scheduled time of a request, so waiting in the client is part of it. TTFT: to the first event with a generated token. TPOT: (last − first) / (n − k), k tokens in the first event; missing when n ≤ k. ITL: gap / tokens in the event, per token. E2E: to the last token".to_owned()),
+        ("Percentiles", "linear interpolation; a failed request counts as infinitely slow".to_owned()),
+        ("Warm-up", format!("the first {} requests are left out", s.warmup_requests)),
+        ("Window for rates", window),
+        ("Goodput", "measured requests that met every limit (the one of the highest percentile per metric) per second".to_owned()),
+        ("Repeats", repeats),
+        ("Trust", format!(
+            "a trial is UNTRUSTED when requests left late or the client's event loop stalled (p99 above {} and {:.0} % of the median TTFT), the client used more than {:.0} % of a core, other tenants took more than {:.0} % of CPU time, a request failed inside the client, none succeeded, or it did not finish",
+            duration(crate::trust::LATE_NS), crate::trust::LATE_SHARE * 100.0, crate::trust::CLIENT_CPU_SHARE * 100.0, crate::trust::STEAL_SHARE * 100.0)),
+        ("Seed", s.seed.to_string()),
+        ("Status", status.to_owned()),
+        ("Version", format!("llmlab {}{}", s.llmlab_version, s.git_commit.as_ref().map(|c| format!(", commit {c}")).unwrap_or_default())),
+        ("Scenario", s.scenario_path.clone().unwrap_or_else(|| "given on the command line".into())),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v))
+    .collect()
+}
+
+/// The command as it can be typed again; words with anything unusual are quoted.
+fn shell_line(words: &[String]) -> String {
+    let safe =
+        |w: &str| !w.is_empty() && w.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c));
+    let quote = |w: &String| if safe(w) { w.clone() } else { format!("'{}'", w.replace('\'', r"'\''")) };
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
