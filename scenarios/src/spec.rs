@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSpec {
     pub name: String,
     pub seed: u64,
@@ -19,14 +19,14 @@ pub struct RunSpec {
     pub cost: Option<CostSpec>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelChoice {
     /// `synthetic:<preset>`, a Hugging Face folder.
     pub source: String,
     pub max_model_len: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadSpec {
     pub lengths: LengthSpec,
     /// Factors applied to drawn lengths (1.0 = as published).
@@ -43,18 +43,24 @@ pub struct WorkloadSpec {
     pub timeout: TimeoutSpec,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum LengthSpec {
     /// A published table from `scenarios/traffic/`, joint by a Gaussian copula.
-    Quantiles { name: String, input: QuantileTable, output: QuantileTable, rank_correlation: f64, source: String },
+    Quantiles {
+        name: String,
+        input: QuantileTable,
+        output: QuantileTable,
+        rank_correlation: f64,
+        source: String,
+    },
     /// Independent distributions.
     Distributions { input: LengthDist, output: LengthDist },
-    /// `(input, output, arrival seconds if the file has them)` per row, read from a csv or jsonl file.
+    /// Rows of a csv or jsonl file, in order; fewer than `requests` only when arrival times come from elsewhere.
     Trace { path: String, rows: Vec<TraceRow> },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TraceRow {
     pub input_tokens: u32,
     pub output_tokens: u32,
@@ -62,7 +68,7 @@ pub struct TraceRow {
 }
 
 /// Values at probabilities 0, .01, .05, .10, .25, .50, .75, .90, .95, .99, 1.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuantileTable {
     pub values: [f64; 11],
 }
@@ -71,16 +77,24 @@ impl QuantileTable {
     pub const PROBABILITIES: [f64; 11] = [0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1.0];
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum LengthDist {
-    Fixed { tokens: u32 },
-    Uniform { min: u32, max: u32 },
+    Fixed {
+        tokens: u32,
+    },
+    Uniform {
+        min: u32,
+        max: u32,
+    },
     /// Parameterised by what people know: median and 95th percentile, in tokens.
-    Lognormal { median: f64, p95: f64 },
+    Lognormal {
+        median: f64,
+        p95: f64,
+    },
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum WarmupSpec {
     /// The first n requests.
@@ -89,28 +103,44 @@ pub enum WarmupSpec {
     Auto,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "process")]
 pub enum ArrivalSpec {
-    Poisson { rate: RateSpec },
+    Poisson {
+        rate: RateSpec,
+    },
     /// Gamma renewal process with coefficient of variation `cv`.
-    Gamma { rate: RateSpec, cv: f64 },
-    Constant { rate: RateSpec },
+    Gamma {
+        rate: RateSpec,
+        cv: f64,
+    },
+    Constant {
+        rate: RateSpec,
+    },
     /// `users` keep one request in flight each, waiting `think_time` between.
-    Closed { users: u32, think_time: Duration },
+    Closed {
+        users: u32,
+        think_time: Duration,
+    },
     /// Arrival times of the trace, divided by `speed`.
-    Trace { speed: f64 },
+    Trace {
+        speed: f64,
+    },
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "by")]
 pub enum RateSpec {
-    PerSecond { rps: f64 },
+    PerSecond {
+        rps: f64,
+    },
     /// Share of the lowest measured saturation among the targets.
-    Load { share: f64 },
+    Load {
+        share: f64,
+    },
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TimeoutSpec {
     pub connect: Duration,
     pub first_token: Duration,
@@ -118,13 +148,13 @@ pub struct TimeoutSpec {
     pub total: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetSpec {
     pub name: String,
     pub kind: TargetChoice,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum TargetChoice {
     Engine(EngineSpec),
@@ -132,7 +162,7 @@ pub enum TargetChoice {
 }
 
 /// Our own engine as a child process. Every field is resolved except the sizes that depend on the model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineSpec {
     pub policy: PolicySpec,
     /// "cpu" or "candle".
@@ -152,11 +182,18 @@ pub struct EngineSpec {
 }
 
 /// Knobs that the user did not set have the named system's default.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "policy")]
 pub enum PolicySpec {
-    Static { batch_size: u32, max_queue_delay: Duration },
-    Dynamic { max_batch_size: u32, preferred_batch_size: Vec<u32>, max_queue_delay: Duration },
+    Static {
+        batch_size: u32,
+        max_queue_delay: Duration,
+    },
+    Dynamic {
+        max_batch_size: u32,
+        preferred_batch_size: Vec<u32>,
+        max_queue_delay: Duration,
+    },
     Vllm {
         max_num_seqs: u32,
         max_num_batched_tokens: u32,
@@ -178,7 +215,7 @@ pub enum PolicySpec {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndpointSpec {
     pub url: String,
     /// "openai-completions" or "openai-chat".
@@ -191,7 +228,7 @@ pub struct EndpointSpec {
 }
 
 /// `(percentile, limit)` pairs per metric.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SloSpec {
     pub ttft: Vec<(f64, Duration)>,
     pub tpot: Vec<(f64, Duration)>,
@@ -199,7 +236,7 @@ pub struct SloSpec {
     pub e2e: Vec<(f64, Duration)>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CostSpec {
     /// A name in the price table (`models/prices/`).
     pub hardware: Option<String>,

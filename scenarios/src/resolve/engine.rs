@@ -1,0 +1,263 @@
+//! `engine = { policy = "...", ... }` to an [`EngineSpec`].
+
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::{Spanned, Value};
+
+use crate::error::{Finding, unknown_key, unknown_value};
+use crate::knobs::{self, Default, KNOBS, Kind, POLICIES};
+use crate::scenario::EngineTable;
+use crate::spec::{EngineSpec, PolicySpec};
+use crate::units::{parse_duration, parse_memory};
+
+/// `span` is where a complaint about something missing points to.
+pub fn resolve(table: &EngineTable, span: Range<usize>) -> Result<EngineSpec, Finding> {
+    let knobs = Knobs::new(table, span)?;
+    let candle = knobs.choice("executor")? == "candle";
+    let format = |name: &str| -> Result<String, Finding> {
+        match (candle, knobs.written(name)) {
+            (true, None) => Ok("f32".into()),
+            (true, Some(value)) if value.get_ref().as_str() != Some("f32") => Err(Finding::new(
+                value.span(),
+                format!("executor \"candle\" has no other {name} than \"f32\""),
+            )),
+            _ => knobs.choice(name),
+        }
+    };
+    let kv_strategy = knobs.choice("kv_strategy")?;
+    if let (Some(_), Some(blocks)) = (knobs.written("kv_memory"), knobs.written("num_blocks")) {
+        return Err(Finding::new(blocks.span(), "kv_memory and num_blocks both set the size of the KV pool")
+            .label("the second of the two")
+            .help("keep one of them"));
+    }
+    Ok(EngineSpec {
+        policy: policy(&knobs, &kv_strategy)?,
+        executor: knobs.choice("executor")?,
+        weights: format("weights")?,
+        kv: format("kv")?,
+        kv_strategy,
+        block_size: knobs.count("block_size")?,
+        kv_memory_bytes: knobs.memory("kv_memory")?,
+        num_blocks: knobs.optional_count("num_blocks")?,
+        threads: knobs.optional_count("threads")?,
+        max_queue: knobs.count("max_queue")?,
+    })
+}
+
+fn policy(knobs: &Knobs, kv_strategy: &str) -> Result<PolicySpec, Finding> {
+    Ok(match knobs.policy {
+        "vllm" => PolicySpec::Vllm {
+            max_num_seqs: knobs.count("max_num_seqs")?,
+            max_num_batched_tokens: knobs.count("max_num_batched_tokens")?,
+            enable_chunked_prefill: knobs.switch("enable_chunked_prefill")?,
+            enable_prefix_caching: prefix_caching(knobs, kv_strategy)?,
+            long_prefill_token_threshold: knobs.count("long_prefill_token_threshold")?,
+            prefill_schedule_interval: knobs.count("prefill_schedule_interval")?,
+            scheduler_reserve_full_isl: knobs.switch("scheduler_reserve_full_isl")?,
+            watermark: knobs.number("watermark")?,
+            priority: knobs.choice("scheduling_policy")? == "priority",
+        },
+        "tgi" => PolicySpec::Tgi {
+            max_batch_prefill_tokens: knobs.count("max_batch_prefill_tokens")?,
+            max_batch_total_tokens: knobs.count("max_batch_total_tokens")?,
+            waiting_served_ratio: knobs.number("waiting_served_ratio")?,
+            max_waiting_tokens: knobs.count("max_waiting_tokens")?,
+            max_batch_size: knobs.optional_count("max_batch_size")?,
+            prefill_chunking: knobs.switch("prefill_chunking")?,
+        },
+        "static" => PolicySpec::Static {
+            batch_size: knobs.count("batch_size")?,
+            max_queue_delay: knobs.time("max_queue_delay")?,
+        },
+        "dynamic" => PolicySpec::Dynamic {
+            max_batch_size: knobs.count("max_batch_size")?,
+            preferred_batch_size: preferred_sizes(knobs)?,
+            max_queue_delay: knobs.time("max_queue_delay")?,
+        },
+        other => unreachable!("policy {other} was checked against the list"),
+    })
+}
+
+/// Blocks can only be shared when they are handed out one by one.
+fn prefix_caching(knobs: &Knobs, kv_strategy: &str) -> Result<bool, Finding> {
+    let on = knobs.switch("enable_prefix_caching")?;
+    match knobs.written("enable_prefix_caching") {
+        Some(value) if on && kv_strategy != "paged" => Err(Finding::new(
+            value.span(),
+            format!("prefix caching needs kv_strategy \"paged\", this target has \"{kv_strategy}\""),
+        )),
+        _ => Ok(on && kv_strategy == "paged"),
+    }
+}
+
+fn preferred_sizes(knobs: &Knobs) -> Result<Vec<u32>, Finding> {
+    let sizes = knobs.counts("preferred_batch_size")?;
+    let most = knobs.count("max_batch_size")?;
+    match (knobs.written("preferred_batch_size"), sizes.iter().find(|&&s| s > most)) {
+        (Some(value), Some(size)) => Err(Finding::new(
+            value.span(),
+            format!("preferred_batch_size {size} is larger than max_batch_size {most}"),
+        )),
+        _ => Ok(sizes),
+    }
+}
+
+/// The written keys of one engine table, all known to its policy; reads values against [`KNOBS`].
+struct Knobs<'a> {
+    policy: &'static str,
+    table: &'a EngineTable,
+}
+
+impl<'a> Knobs<'a> {
+    fn new(table: &'a EngineTable, span: Range<usize>) -> Result<Knobs<'a>, Finding> {
+        let Some(written) = table.get("policy") else {
+            return Err(Finding::new(span, "engine has no policy")
+                .help(format!("write policy = \"...\", one of: {}", POLICIES.join(", "))));
+        };
+        let Value::String(name) = written.get_ref() else {
+            return Err(wrong_type(written, "a policy name", POLICIES.join(", ")));
+        };
+        let Some(policy) = POLICIES.into_iter().find(|p| p == name) else {
+            return Err(unknown_value(written.span(), "policy", name, &POLICIES));
+        };
+        for key in table.keys().filter(|k| k.get_ref() != "policy") {
+            if knobs::find(policy, key.get_ref()).is_none() {
+                return Err(not_a_knob(key, policy));
+            }
+        }
+        Ok(Knobs { policy, table })
+    }
+
+    fn written(&self, name: &str) -> Option<&'a Spanned<Value>> {
+        self.table.get(name)
+    }
+
+    /// The table's entry for this name; asking for a knob that does not exist is a bug in this file.
+    fn knob(&self, name: &str) -> (Kind, Default) {
+        let knob = knobs::find(self.policy, name);
+        let knob =
+            knob.unwrap_or_else(|| panic!("knob {name} of policy {} is not in the table", self.policy));
+        (knob.kind, knob.default)
+    }
+
+    fn optional_count(&self, name: &str) -> Result<Option<u32>, Finding> {
+        let (Kind::Count { min, max }, default) = self.knob(name) else {
+            panic!("knob {name} is not a count")
+        };
+        match (self.written(name), default) {
+            (Some(value), _) => count_in(value, name, min, max).map(Some),
+            (None, Default::Count(count)) => Ok(Some(count)),
+            (None, _) => Ok(None),
+        }
+    }
+
+    fn count(&self, name: &str) -> Result<u32, Finding> {
+        Ok(self.optional_count(name)?.unwrap_or_else(|| panic!("knob {name} has no default")))
+    }
+
+    fn counts(&self, name: &str) -> Result<Vec<u32>, Finding> {
+        let Some(value) = self.written(name) else { return Ok(Vec::new()) };
+        let Value::Array(items) = value.get_ref() else {
+            return Err(wrong_type(value, name, "a list of whole numbers, e.g. [4, 8]".into()));
+        };
+        items
+            .iter()
+            .map(|item| count_in(&Spanned::new(value.span(), item.clone()), name, 1, u32::MAX))
+            .collect()
+    }
+
+    fn number(&self, name: &str) -> Result<f64, Finding> {
+        let (Kind::Number { min, max }, Default::Number(default)) = self.knob(name) else {
+            panic!("knob {name} is not a number")
+        };
+        let Some(value) = self.written(name) else { return Ok(default) };
+        let number = match value.get_ref() {
+            Value::Float(number) => *number,
+            Value::Integer(number) => *number as f64,
+            _ => return Err(wrong_type(value, name, format!("a number from {min} to {max}"))),
+        };
+        if !(min..=max).contains(&number) {
+            return Err(Finding::new(value.span(), format!("{name} is {number}"))
+                .label(format!("must be from {min} to {max}")));
+        }
+        Ok(number)
+    }
+
+    fn switch(&self, name: &str) -> Result<bool, Finding> {
+        let (_, Default::Switch(default)) = self.knob(name) else { panic!("knob {name} is not a switch") };
+        match self.written(name).map(|v| (v, v.get_ref())) {
+            None => Ok(default),
+            Some((_, Value::Boolean(on))) => Ok(*on),
+            Some((value, _)) => Err(wrong_type(value, name, "true or false".into())),
+        }
+    }
+
+    fn choice(&self, name: &str) -> Result<String, Finding> {
+        let (Kind::Choice(accepted), Default::Text(default)) = self.knob(name) else {
+            panic!("knob {name} is not a choice")
+        };
+        match self.written(name).map(|v| (v, v.get_ref())) {
+            None => Ok(default.into()),
+            Some((_, Value::String(text))) if accepted.contains(&text.as_str()) => Ok(text.clone()),
+            Some((value, Value::String(text))) => Err(unknown_value(value.span(), name, text, accepted)),
+            Some((value, _)) => Err(wrong_type(value, name, accepted.join(", "))),
+        }
+    }
+
+    fn time(&self, name: &str) -> Result<Duration, Finding> {
+        let (_, Default::Text(default)) = self.knob(name) else { panic!("knob {name} is not a time") };
+        let Some(value) = self.written(name) else {
+            return Ok(parse_duration(default).expect("defaults in the table are durations"));
+        };
+        let Value::String(text) = value.get_ref() else {
+            return Err(wrong_type(value, name, "a duration such as \"20ms\"".into()));
+        };
+        parse_duration(text).map_err(|why| Finding::new(value.span(), why))
+    }
+
+    fn memory(&self, name: &str) -> Result<Option<u64>, Finding> {
+        let Some(value) = self.written(name) else { return Ok(None) };
+        let Value::String(text) = value.get_ref() else {
+            return Err(wrong_type(value, name, "a memory size such as \"256MiB\"".into()));
+        };
+        let bytes = parse_memory(text).map_err(|why| Finding::new(value.span(), why))?;
+        if bytes == 0 {
+            return Err(Finding::new(value.span(), format!("{name} is zero")));
+        }
+        Ok(Some(bytes))
+    }
+}
+
+fn count_in(value: &Spanned<Value>, name: &str, min: u32, max: u32) -> Result<u32, Finding> {
+    let range = if max == u32::MAX { format!("at least {min}") } else { format!("from {min} to {max}") };
+    let Value::Integer(number) = value.get_ref() else {
+        return Err(wrong_type(value, name, format!("a whole number, {range}")));
+    };
+    match u32::try_from(*number) {
+        Ok(count) if (min..=max).contains(&count) => Ok(count),
+        _ => Err(Finding::new(value.span(), format!("{name} is {number}")).label(format!("must be {range}"))),
+    }
+}
+
+fn wrong_type(value: &Spanned<Value>, name: &str, accepted: String) -> Finding {
+    let found = value.get_ref().type_str();
+    Finding::new(value.span(), format!("{name} has the wrong type: {found}"))
+        .label(format!("accepted: {accepted}"))
+}
+
+/// A key of another policy deserves another answer than a misspelt one.
+fn not_a_knob(key: &Spanned<String>, policy: &str) -> Finding {
+    let name = key.get_ref().as_str();
+    let names = knobs::names_of(policy);
+    let owners: Vec<_> = KNOBS.iter().filter(|k| k.name == name).flat_map(|k| k.policies).copied().collect();
+    if owners.is_empty() {
+        return unknown_key(key.span(), name, &format!(" of policy {policy}"), &names);
+    }
+    Finding::new(
+        key.span(),
+        format!("`{name}` is a knob of policy {}, not of {policy}", owners.join(" and ")),
+    )
+    .label(format!("policy {policy} has no such knob"))
+    .help(format!("accepted keys of policy {policy}: {}", names.join(", ")))
+}

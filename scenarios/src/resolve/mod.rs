@@ -1,0 +1,112 @@
+//! [`Scenario`] to [`RunSpec`]: defaults filled in, units converted, every name and number checked.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+
+use crate::error::Finding;
+use crate::scenario::{CostTable, ModelTable, Scenario};
+use crate::spec::{CostSpec, ModelChoice, RunSpec};
+
+pub(crate) mod engine;
+mod slo;
+mod target;
+mod workload;
+
+pub(crate) use target::PROTOCOLS;
+pub(crate) use workload::{DISTRIBUTIONS, PROCESSES};
+
+const DEFAULT_SEED: u64 = 42;
+const MAX_REPEATS: u32 = 100;
+const MAX_NAME_CHARS: usize = 100;
+
+/// `base` is the scenario's folder; paths in a scenario are relative to it.
+pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<RunSpec, Finding> {
+    let targets = target::resolve(&scenario.target)?;
+    let repeats = match &scenario.compare.repeats {
+        Some(written) => in_range(written, "repeats", 1, MAX_REPEATS)?,
+        None if targets.len() > 1 => 3,
+        None => 1,
+    };
+    Ok(RunSpec {
+        name: run_name(&scenario.name)?,
+        seed: scenario.seed.unwrap_or(DEFAULT_SEED),
+        model: model(&scenario.model, base)?,
+        workload: workload::resolve(&scenario.workload, base)?,
+        targets,
+        slo: slo::resolve(&scenario.slo)?,
+        repeats,
+        cost: scenario.cost.as_ref().map(cost).transpose()?,
+    })
+}
+
+fn run_name(name: &Spanned<String>) -> Result<String, Finding> {
+    let text = name.get_ref();
+    if text.trim().is_empty() || text.chars().any(char::is_control) || text.chars().count() > MAX_NAME_CHARS {
+        return Err(Finding::new(name.span(), "the name is not usable")
+            .label(format!("must be 1 to {MAX_NAME_CHARS} printable characters")));
+    }
+    Ok(text.clone())
+}
+
+fn model(table: &ModelTable, base: &Path) -> Result<ModelChoice, Finding> {
+    let written = &table.source;
+    let source = match written.get_ref().strip_prefix("synthetic:") {
+        Some("") => {
+            return Err(Finding::new(written.span(), "no preset after \"synthetic:\"")
+                .help("e.g. \"synthetic:llama-15m\""));
+        }
+        Some(_) => written.get_ref().clone(),
+        None => {
+            let folder = beside(base, written.get_ref());
+            if !folder.is_dir() {
+                let message = format!("no model folder at {}", folder.display());
+                return Err(Finding::new(written.span(), message).help(
+                    "accepted: \"synthetic:<preset>\" (e.g. \"synthetic:llama-15m\") or the path of a Hugging Face \
+                     folder, relative to this file",
+                ));
+            }
+            folder.display().to_string()
+        }
+    };
+    let max_model_len =
+        table.max_model_len.as_ref().map(|n| in_range(n, "max_model_len", 2, 10_000_000)).transpose()?;
+    Ok(ModelChoice { source, max_model_len })
+}
+
+fn cost(table: &Spanned<CostTable>) -> Result<CostSpec, Finding> {
+    let CostTable { hardware, usd_per_hour } = table.get_ref();
+    let price = usd_per_hour.as_ref().map(|p| positive(p, "usd_per_hour", 1e6)).transpose()?;
+    match (hardware, price) {
+        (Some(name), None) => Ok(CostSpec { hardware: Some(name.get_ref().clone()), usd_per_hour: None }),
+        (None, Some(price)) => Ok(CostSpec { hardware: None, usd_per_hour: Some(price) }),
+        _ => Err(Finding::new(table.span(), "[cost] needs exactly one of hardware and usd_per_hour")),
+    }
+}
+
+fn beside(base: &Path, path: &str) -> PathBuf {
+    // `join` with an absolute path yields the absolute path.
+    base.join(path)
+}
+
+fn in_range(value: &Spanned<u32>, name: &str, min: u32, max: u32) -> Result<u32, Finding> {
+    let number = *value.get_ref();
+    if !(min..=max).contains(&number) {
+        return Err(out_of_range(value.span(), name, number, format!("must be from {min} to {max}")));
+    }
+    Ok(number)
+}
+
+/// More than 0 and at most `max`; NaN is neither.
+fn positive(value: &Spanned<f64>, name: &str, max: f64) -> Result<f64, Finding> {
+    let number = *value.get_ref();
+    if !(number > 0.0 && number <= max) {
+        return Err(out_of_range(value.span(), name, number, format!("must be more than 0, at most {max}")));
+    }
+    Ok(number)
+}
+
+fn out_of_range(span: Range<usize>, name: &str, number: impl std::fmt::Display, range: String) -> Finding {
+    Finding::new(span, format!("{name} is {number}")).label(range)
+}

@@ -1,0 +1,235 @@
+//! What a person typed, as it stands in the file: optional where the file may be silent, with the position of every
+//! value that can be wrong. [`crate::resolve`] turns it into a [`crate::spec::RunSpec`].
+//!
+//! The doc comments below become the descriptions in the JSON schema that editors show.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::schema;
+use crate::units::DurationText;
+
+/// A measurement: one workload against one or more targets.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Name of the run; part of its directory name.
+    #[schemars(with = "String")]
+    pub name: Spanned<String>,
+    /// Seed of lengths, prompts and arrival times. Default 42.
+    pub seed: Option<u64>,
+    pub model: ModelTable,
+    #[schemars(with = "WorkloadTable")]
+    pub workload: Spanned<WorkloadTable>,
+    /// What is measured. Every target gets the same prompts at the same times.
+    #[serde(default)]
+    #[schemars(with = "Vec<TargetTable>", required, length(min = 1))]
+    pub target: Vec<Spanned<TargetTable>>,
+    /// Limits that the run is judged by: <metric>_p<percentile>, metric one of ttft, tpot, itl, e2e.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::slo")]
+    pub slo: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
+    #[serde(default)]
+    pub compare: CompareTable,
+    #[schemars(with = "Option<CostTable>")]
+    pub cost: Option<Spanned<CostTable>>,
+}
+
+/// The model under test.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelTable {
+    /// `synthetic:<preset>` (random weights of a real shape), or a Hugging Face folder relative to this file.
+    #[schemars(with = "String")]
+    pub source: Spanned<String>,
+    /// Longest prompt plus output in tokens. Default: what the model was made for.
+    #[schemars(with = "Option<u32>")]
+    pub max_model_len: Option<Spanned<u32>>,
+}
+
+/// The requests: how long, how many, when. Exactly one of traffic, trace and lengths.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadTable {
+    /// A published traffic shape: quantiles of prompt and output length.
+    #[schemars(schema_with = "schema::traffic")]
+    pub traffic: Option<Spanned<String>>,
+    /// A csv or jsonl file with one request per line, relative to this file.
+    #[schemars(with = "Option<String>")]
+    pub trace: Option<Spanned<String>>,
+    /// Distributions of prompt and output length.
+    pub lengths: Option<LengthsTable>,
+    /// Factors applied to the drawn lengths. Default 1.
+    pub scale: Option<ScaleTable>,
+    /// [min, max] prompt tokens after scaling. Default [1, 131072]; the model's limit lowers it.
+    #[schemars(with = "Option<(u32, u32)>")]
+    pub input_range: Option<Spanned<(u32, u32)>>,
+    /// [min, max] output tokens after scaling. Default [1, 131072]; the model's limit lowers it.
+    #[schemars(with = "Option<(u32, u32)>")]
+    pub output_range: Option<Spanned<(u32, u32)>>,
+    /// Requests per trial. Default for a trace: one per line.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 10_000_000))]
+    pub requests: Option<Spanned<u32>>,
+    /// Leading requests that do not count. Default: 10 % of the requests, at least 2, at most 50.
+    #[schemars(with = "Option<u32>")]
+    pub warmup: Option<Spanned<u32>>,
+    #[schemars(with = "ArrivalsTable")]
+    pub arrivals: Spanned<ArrivalsTable>,
+    /// Tokens at the start of every prompt that all requests share. Default 0.
+    pub shared_prefix_tokens: Option<u32>,
+    #[serde(default)]
+    pub timeouts: TimeoutsTable,
+}
+
+/// Independent distributions of prompt and output length.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LengthsTable {
+    #[schemars(with = "DistributionTable")]
+    pub input: Spanned<DistributionTable>,
+    #[schemars(with = "DistributionTable")]
+    pub output: Spanned<DistributionTable>,
+}
+
+/// fixed (tokens), uniform (min, max) or lognormal (median, p95), in tokens.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DistributionTable {
+    #[schemars(schema_with = "schema::distribution")]
+    pub distribution: Spanned<String>,
+    /// Length of every request (fixed).
+    #[schemars(with = "Option<u32>")]
+    pub tokens: Option<Spanned<u32>>,
+    /// Shortest length (uniform).
+    #[schemars(with = "Option<u32>")]
+    pub min: Option<Spanned<u32>>,
+    /// Longest length (uniform).
+    #[schemars(with = "Option<u32>")]
+    pub max: Option<Spanned<u32>>,
+    /// Half of the requests are shorter (lognormal).
+    #[schemars(with = "Option<f64>")]
+    pub median: Option<Spanned<f64>>,
+    /// 95 % of the requests are shorter (lognormal).
+    #[schemars(with = "Option<f64>")]
+    pub p95: Option<Spanned<f64>>,
+}
+
+/// Factors applied to the drawn lengths.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleTable {
+    #[schemars(with = "Option<f64>")]
+    pub input: Option<Spanned<f64>>,
+    #[schemars(with = "Option<f64>")]
+    pub output: Option<Spanned<f64>>,
+}
+
+/// When requests are sent: an open process with `rate` or `load`, or `users` that wait for their answers.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArrivalsTable {
+    /// Default: closed when `users` is given, else poisson. `native` is what the traffic's publisher measured.
+    #[schemars(schema_with = "schema::process")]
+    pub process: Option<Spanned<String>>,
+    /// Requests per second.
+    #[schemars(with = "Option<f64>")]
+    pub rate: Option<Spanned<f64>>,
+    /// Share of the lowest saturation measured among the targets, e.g. 0.7.
+    #[schemars(with = "Option<f64>")]
+    pub load: Option<Spanned<f64>>,
+    /// Coefficient of variation of the gaps (gamma); 1 is Poisson, more is burstier.
+    #[schemars(with = "Option<f64>")]
+    pub cv: Option<Spanned<f64>>,
+    /// Users with one request in flight each (closed).
+    #[schemars(with = "Option<u32>")]
+    pub users: Option<Spanned<u32>>,
+    /// Pause between an answer and the user's next request (closed). Default "0s".
+    #[schemars(schema_with = "schema::duration")]
+    pub think_time: Option<Spanned<DurationText>>,
+    /// Trace times are divided by this (trace). Default 1.
+    #[schemars(with = "Option<f64>")]
+    pub speed: Option<Spanned<f64>>,
+}
+
+/// When a request is given up.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimeoutsTable {
+    /// Default "5s".
+    #[schemars(schema_with = "schema::duration")]
+    pub connect: Option<Spanned<DurationText>>,
+    /// From sending to the first token. Default "120s".
+    #[schemars(schema_with = "schema::duration")]
+    pub first_token: Option<Spanned<DurationText>>,
+    /// Between two events with tokens. Default "60s".
+    #[schemars(schema_with = "schema::duration")]
+    pub inter_token: Option<Spanned<DurationText>>,
+    /// For the whole request. Default "600s".
+    #[schemars(schema_with = "schema::duration")]
+    pub total: Option<Spanned<DurationText>>,
+}
+
+/// A name and exactly one of `engine` and `endpoint`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TargetTable {
+    /// Unique; letters, digits, '.', '_' and '-'.
+    #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,39}$"))]
+    pub name: Spanned<String>,
+    /// Our own engine as a child process: a policy, its knobs, and engine settings.
+    #[schemars(schema_with = "schema::engine")]
+    pub engine: Option<Spanned<EngineTable>>,
+    /// A server that is already running.
+    #[schemars(with = "Option<EndpointTable>")]
+    pub endpoint: Option<Spanned<EndpointTable>>,
+    #[schemars(skip)]
+    pub command: Option<Spanned<toml::Value>>,
+    #[schemars(skip)]
+    pub simulate: Option<Spanned<toml::Value>>,
+}
+
+/// Flat keys; which ones are accepted depends on `policy` (see [`crate::knobs`]).
+pub type EngineTable = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
+
+/// A live server.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointTable {
+    /// Base address, e.g. "http://127.0.0.1:8000".
+    #[schemars(with = "String")]
+    pub url: Spanned<String>,
+    /// Default "openai-completions".
+    #[schemars(schema_with = "schema::protocol")]
+    pub protocol: Option<Spanned<String>>,
+    /// Model name to ask for. Default: the first one the server lists.
+    pub model: Option<String>,
+    /// Environment variable that holds the API key. The key itself never belongs in a file.
+    #[schemars(with = "Option<String>")]
+    pub api_key_env: Option<Spanned<String>>,
+    /// Path of the Prometheus metrics on the same host, e.g. "/metrics".
+    #[schemars(with = "Option<String>")]
+    pub metrics: Option<Spanned<String>>,
+}
+
+/// How targets are compared.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompareTable {
+    /// Trials per target, interleaved A B B A. Default 3 with several targets, else 1.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 100))]
+    pub repeats: Option<Spanned<u32>>,
+}
+
+/// What the hardware costs: exactly one of the two.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CostTable {
+    /// A name in the price table.
+    #[schemars(with = "Option<String>")]
+    pub hardware: Option<Spanned<String>>,
+    #[schemars(with = "Option<f64>")]
+    pub usd_per_hour: Option<Spanned<f64>>,
+}

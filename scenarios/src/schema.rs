@@ -1,0 +1,96 @@
+//! The JSON schema of scenario files, for completion and checks in editors.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+use crate::knobs::{Default, KNOBS, Kind, Knob, POLICIES};
+use crate::resolve::{DISTRIBUTIONS, PROCESSES, PROTOCOLS};
+use crate::scenario::Scenario;
+use crate::traffic;
+
+const DURATION_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h)$";
+const MEMORY_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB|TiB|kB|MB|GB|TB)$";
+
+/// Pretty-printed, ending in a newline; `scenarios/schema.json` is this text.
+pub fn json_schema() -> String {
+    let mut schema = schemars::schema_for!(Scenario);
+    schema.insert("title".into(), json!("llmlab scenario"));
+    let mut text = serde_json::to_string_pretty(&schema).expect("a schema is plain JSON");
+    text.push('\n');
+    text
+}
+
+pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": DURATION_PATTERN, "examples": ["200ms", "1.5s"] })
+}
+
+pub(crate) fn traffic(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": traffic::NAMES })
+}
+
+pub(crate) fn distribution(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": DISTRIBUTIONS })
+}
+
+pub(crate) fn process(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": PROCESSES })
+}
+
+pub(crate) fn protocol(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": PROTOCOLS })
+}
+
+/// The second pattern is how TOML reads a bare `ttft_p99.9`.
+pub(crate) fn slo(generator: &mut SchemaGenerator) -> Schema {
+    let limit = duration(generator);
+    json_schema!({
+        "type": "object",
+        "patternProperties": {
+            r"^(ttft|tpot|itl|e2e)_p[0-9]{1,2}(\.[0-9]+)?$": {
+                "anyOf": [limit, {
+                    "type": "object",
+                    "patternProperties": { "^[0-9]+$": limit },
+                    "additionalProperties": false
+                }]
+            }
+        },
+        "additionalProperties": false
+    })
+}
+
+/// One alternative per policy, so that an editor offers only the knobs of the policy that was chosen.
+pub(crate) fn engine(_: &mut SchemaGenerator) -> Schema {
+    let alternatives: Vec<Value> = POLICIES.into_iter().map(engine_of).collect();
+    json_schema!({ "type": "object", "oneOf": alternatives })
+}
+
+fn engine_of(policy: &str) -> Value {
+    let mut properties = Map::new();
+    properties.insert("policy".into(), json!({ "const": policy }));
+    for knob in KNOBS.iter().filter(|k| k.policies.contains(&policy)) {
+        properties.insert(knob.name.into(), knob_schema(knob));
+    }
+    json!({ "properties": properties, "required": ["policy"], "additionalProperties": false })
+}
+
+fn knob_schema(knob: &Knob) -> Value {
+    let mut schema = match knob.kind {
+        Kind::Count { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        Kind::Number { min, max } => json!({ "type": "number", "minimum": min, "maximum": max }),
+        Kind::Switch => json!({ "type": "boolean" }),
+        Kind::Choice(accepted) => json!({ "type": "string", "enum": accepted }),
+        Kind::Time => json!({ "type": "string", "pattern": DURATION_PATTERN }),
+        Kind::Memory => json!({ "type": "string", "pattern": MEMORY_PATTERN }),
+        Kind::Counts => json!({ "type": "array", "items": { "type": "integer", "minimum": 1 } }),
+    };
+    schema["description"] = json!(knob.description);
+    match knob.default {
+        Default::Unset => {}
+        Default::Count(count) => schema["default"] = json!(count),
+        Default::Number(number) => schema["default"] = json!(number),
+        Default::Switch(on) => schema["default"] = json!(on),
+        Default::Text(text) => schema["default"] = json!(text),
+        Default::EmptyList => schema["default"] = json!([]),
+    }
+    schema
+}

@@ -1,0 +1,171 @@
+//! The files in this folder, the design's example and the template are what newcomers copy from: all must be right.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use llmlab_scenarios::spec::{
+    ArrivalSpec, LengthSpec, PolicySpec, RateSpec, RunSpec, TargetChoice, WarmupSpec,
+};
+
+fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn shipped() -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder()).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|p| p.extension().is_some_and(|e| e == "toml") && p.file_name().unwrap() != "Cargo.toml");
+    files.sort();
+    files
+}
+
+#[test]
+fn every_shipped_scenario_resolves_and_points_editors_to_the_schema() {
+    let files = shipped();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let (text, spec) =
+            llmlab_scenarios::load(&file).unwrap_or_else(|e| panic!("{}: {e:?}", file.display()));
+        assert!(text.starts_with("#:schema ./schema.json\n"), "{}", file.display());
+        assert_eq!(file.file_stem().unwrap().to_str(), Some(spec.name.as_str()));
+    }
+}
+
+#[test]
+fn the_committed_schema_is_current() {
+    let path = folder().join("schema.json");
+    let current = llmlab_scenarios::json_schema();
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        fs::write(&path, &current).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap();
+    assert!(committed == current, "scenarios/schema.json is stale: run this test with UPDATE_SCHEMA=1");
+}
+
+/// Keys of every table the parser accepts, compared with what the schema offers: the example uses most of them.
+#[test]
+fn the_schema_knows_every_key_of_the_shipped_scenarios() {
+    let schema: serde_json::Value = serde_json::from_str(&llmlab_scenarios::json_schema()).unwrap();
+    for file in shipped() {
+        let table: toml::Table = toml::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        for key in table.keys() {
+            assert!(schema["properties"].get(key).is_some(), "{key}");
+        }
+        for key in table["workload"].as_table().unwrap().keys() {
+            assert!(schema["$defs"]["WorkloadTable"]["properties"].get(key).is_some(), "{key}");
+        }
+    }
+}
+
+/// As printed in ARCHITECTURE.md.
+const DESIGN_EXAMPLE: &str = r#"
+    name = "vllm-vs-tgi"
+    seed = 42
+    [model]
+    source = "synthetic:llama-15m"          # or a Hugging Face folder, or a .gguf file
+    [workload]
+    traffic = "azure-2023-conversation"      # length quantiles, arrival process; or a csv/jsonl trace, or a distribution
+    scale = { input = 0.25, output = 0.5 }
+    requests = 300
+    arrivals = { process = "poisson", load = 0.7 }   # 70 % of measured saturation; or rate = 12.0, or users = 32
+    [[target]]
+    name = "vllm"
+    engine = { policy = "vllm", max_num_seqs = 32, block_size = 16 }
+    [[target]]
+    name = "tgi"
+    engine = { policy = "tgi", max_batch_total_tokens = 8192 }
+    [slo]
+    ttft_p95 = "200ms"
+    tpot_p95 = "50ms"
+    [compare]
+    repeats = 3                              # interleaved A B B A, identical prompts and arrival times
+"#;
+
+#[test]
+fn the_design_example_resolves_to_what_it_says() {
+    let spec = llmlab_scenarios::parse(DESIGN_EXAMPLE, "example.toml").unwrap();
+    assert_eq!((spec.name.as_str(), spec.seed, spec.repeats), ("vllm-vs-tgi", 42, 3));
+    assert_eq!(spec.model.source, "synthetic:llama-15m");
+    assert_eq!(
+        (spec.workload.scale_input, spec.workload.scale_output, spec.workload.requests),
+        (0.25, 0.5, 300)
+    );
+    assert_eq!(spec.workload.arrivals, ArrivalSpec::Poisson { rate: RateSpec::Load { share: 0.7 } });
+    assert_eq!(spec.workload.warmup, WarmupSpec::Auto);
+    let LengthSpec::Quantiles { input, rank_correlation, .. } = &spec.workload.lengths else { panic!() };
+    assert_eq!((input.values[5], *rank_correlation), (1020.0, -0.112));
+    assert_eq!(spec.slo.ttft, [(95.0, Duration::from_millis(200))]);
+    assert_eq!(spec.slo.tpot, [(95.0, Duration::from_millis(50))]);
+
+    let [vllm, tgi] = spec.targets.as_slice() else { panic!() };
+    let TargetChoice::Engine(vllm) = &vllm.kind else { panic!() };
+    assert_eq!((vllm.block_size, vllm.weights.as_str(), vllm.kv.as_str()), (16, "bf16", "bf16"));
+    assert!(matches!(vllm.policy, PolicySpec::Vllm { max_num_seqs: 32, max_num_batched_tokens: 2048, .. }));
+    let TargetChoice::Engine(tgi) = &tgi.kind else { panic!() };
+    assert!(matches!(
+        tgi.policy,
+        PolicySpec::Tgi {
+            max_batch_total_tokens: 8192,
+            max_batch_prefill_tokens: 4096,
+            max_batch_size: None,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn the_template_resolves_also_with_its_commented_lines() {
+    let template = llmlab_scenarios::template();
+    llmlab_scenarios::parse(template, "template.toml").unwrap();
+    // Each commented key, swapped in for what it would conflict with, is also accepted.
+    let alternatives = [
+        ("arrivals", "arrivals = { process = \"poisson\", rate = 12.0 }"),
+        ("arrivals", "arrivals = { process = \"gamma\", rate = 12.0, cv = 3 }"),
+        ("arrivals", "arrivals = { process = \"native\", rate = 12.0 }"),
+        ("arrivals", "arrivals = { users = 32, think_time = \"500ms\" }"),
+        (
+            "traffic",
+            "lengths = { input = { distribution = \"lognormal\", median = 200, p95 = 900 }, output = { distribution = \"uniform\", min = 16, max = 128 } }",
+        ),
+        (
+            "engine",
+            "endpoint = { url = \"http://127.0.0.1:8000\", protocol = \"openai-completions\", model = \"my-model\", api_key_env = \"OPENAI_API_KEY\", metrics = \"/metrics\" }",
+        ),
+    ];
+    for (key, line) in alternatives {
+        assert!(template.contains(&format!("# {line}")), "the template no longer shows: {line}");
+        let swapped: Vec<_> =
+            template.lines().map(|l| if l.starts_with(&format!("{key} =")) { line } else { l }).collect();
+        llmlab_scenarios::parse(&swapped.join("\n"), "t.toml").unwrap_or_else(|e| panic!("{line}: {e:?}"));
+    }
+}
+
+#[test]
+fn a_spec_survives_the_manifest() {
+    for file in shipped() {
+        let (_, spec) = llmlab_scenarios::load(&file).unwrap();
+        let json = serde_json::to_string(&spec).unwrap();
+        let back: RunSpec = serde_json::from_str(&json).unwrap();
+        assert_eq!(back, spec, "{}", file.display());
+    }
+}
+
+#[test]
+fn serve_takes_the_same_knobs_as_a_scenario() {
+    let knobs = ["max_num_seqs=32", "weights=q8_0", "kv_memory = 64MiB", "enable_prefix_caching=false"];
+    let engine = llmlab_scenarios::engine_from_knobs("vllm", &knobs.map(String::from)).unwrap();
+    assert_eq!((engine.weights.as_str(), engine.kv_memory_bytes), ("q8_0", Some(64 << 20)));
+    assert!(matches!(engine.policy, PolicySpec::Vllm { max_num_seqs: 32, enable_prefix_caching: false, .. }));
+    for bad in ["max_batch_size=3", "max_num_seqs", "=", "max_num_seqs=\"x\ny\"", "a]\n[b=1", "weights=q3"] {
+        assert!(llmlab_scenarios::engine_from_knobs("vllm", &[bad.into()]).is_err(), "{bad}");
+    }
+    assert!(llmlab_scenarios::engine_from_knobs("orca\"", &[]).is_err());
+}
+
+#[test]
+fn an_executor_has_only_the_formats_it_can_compute() {
+    let spec = llmlab_scenarios::engine_from_knobs("vllm", &["executor=candle".into()]).unwrap();
+    assert_eq!((spec.weights.as_str(), spec.kv.as_str()), ("f32", "f32"));
+    let knobs = ["executor=candle", "weights=bf16"].map(String::from);
+    assert!(llmlab_scenarios::engine_from_knobs("vllm", &knobs).is_err());
+}
