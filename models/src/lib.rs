@@ -1,1 +1,34 @@
+//! What runs, and on what: model shapes and their arithmetic, weights, tokenizers, chat templates, and the catalogue of
+//! hardware and prices.
+//!
+//! Knows: Hugging Face folders (`config.json`, safetensors, `tokenizer.json`), the seeded synthetic models, the formulas
+//! that turn a shape into FLOPs and bytes, the device and price tables. Every file it reads is taken as hostile: sizes
+//! are bounded and checked against the file before anything is allocated by them.
+//!
+//! Must not know: kernels and their packed layouts, the scheduler, HTTP, clocks.
+//!
+//! Reading order: [`spec`] (a model's shape) and [`hf_config`] (where it is read), [`arithmetic`] and [`format`] (what it
+//! costs), [`weights`] and [`synthetic`] (the values), [`tokenizer`] and [`chat`] (text), [`load`] (all of it together),
+//! [`catalogue`] (devices and prices).
 
+pub mod arithmetic;
+pub mod catalogue;
+pub mod chat;
+mod error;
+mod files;
+pub mod format;
+pub mod hf_config;
+pub mod load;
+pub mod spec;
+pub mod synthetic;
+pub mod tokenizer;
+pub mod weights;
+
+pub use chat::{ChatMessage, ChatTemplate};
+pub use error::ModelError;
+pub use format::StorageFormat;
+pub use load::{LoadedModel, load, load_spec};
+pub use spec::{ModelSpec, TensorRole, TensorSpec};
+pub use synthetic::{Preset, write_synthetic_hf};
+pub use tokenizer::{StreamDecoder, Tokenizer};
+pub use weights::WeightSource;

@@ -1,0 +1,126 @@
+//! One device a file in `models/hardware/`.
+
+use std::ops::RangeInclusive;
+
+use serde::Deserialize;
+
+use super::Confidence;
+
+/// One number and where it comes from.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figure {
+    pub value: f64,
+    /// Where it was read.
+    pub source: String,
+    /// When it was read: year, year-month or year-month-day.
+    pub date: String,
+    pub confidence: Confidence,
+    /// What else is known about it, such as another source's figure.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// What sort of machine it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    Gpu,
+    Cpu,
+}
+
+/// One device: one GPU, or one CPU socket. Peaks are dense, never the sparse ones of a brochure.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hardware {
+    /// Lower case, parts joined by '-'.
+    pub name: String,
+    /// What the maker calls it.
+    pub description: String,
+    pub kind: DeviceKind,
+    /// Other names it is found by.
+    pub aliases: Vec<String>,
+    /// Decimal gigabytes on the device; absent for a CPU, whose memory is bought separately.
+    pub memory_gb: Option<Figure>,
+    /// Peak memory bandwidth in 10^9 bytes a second.
+    pub memory_bandwidth_gb_per_s: Figure,
+    /// Dense bf16 matrix peak in 10^12 operations a second, a multiply-add counted as 2.
+    pub bf16_tflops: Option<Figure>,
+    /// Dense fp8 matrix peak, as above.
+    pub fp8_tflops: Option<Figure>,
+    /// Dense int8 matrix peak, as above.
+    pub int8_tops: Option<Figure>,
+    /// Board or socket power limit in watts.
+    pub tdp_w: Option<Figure>,
+}
+
+impl Hardware {
+    /// The name and the aliases.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name).chain(&self.aliases).map(String::as_str)
+    }
+
+    /// The figures that are known, with their key and the range a device of this decade can be in.
+    pub fn figures(&self) -> Vec<(&'static str, &Figure, RangeInclusive<f64>)> {
+        let optional = [
+            ("memory_gb", &self.memory_gb, 4.0..=1024.0),
+            ("bf16_tflops", &self.bf16_tflops, 1.0..=20_000.0),
+            ("fp8_tflops", &self.fp8_tflops, 1.0..=40_000.0),
+            ("int8_tops", &self.int8_tops, 1.0..=40_000.0),
+            ("tdp_w", &self.tdp_w, 10.0..=3000.0),
+        ];
+        let known =
+            optional.into_iter().filter_map(|(key, figure, range)| Some((key, figure.as_ref()?, range)));
+        let bandwidth = ("memory_bandwidth_gb_per_s", &self.memory_bandwidth_gb_per_s, 20.0..=50_000.0);
+        std::iter::once(bandwidth).chain(known).collect()
+    }
+}
+
+macro_rules! tables {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../../hardware/", $name, ".toml")))),*]
+    };
+}
+
+/// The tables built into the binary. They cannot be wrong at run time: a test parses each of them.
+pub(super) fn embedded() -> Vec<Hardware> {
+    let tables = tables![
+        "b200-sxm",
+        "h200-sxm",
+        "h100-sxm",
+        "a100-sxm-80gb",
+        "a100-pcie-80gb",
+        "a100-sxm-40gb",
+        "l40s",
+        "l4",
+        "a10g",
+        "rtx-4090",
+        "mi300x",
+        "epyc-genoa",
+        "epyc-milan",
+    ];
+    tables
+        .into_iter()
+        .map(|(name, text)| {
+            toml::from_str(text).unwrap_or_else(|error| panic!("hardware/{name}.toml: {error}"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_in_the_folder_is_built_in_under_its_own_name() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/hardware");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .collect();
+        let mut names: Vec<String> = embedded().into_iter().map(|device| device.name).collect();
+        files.sort();
+        names.sort();
+        assert_eq!(files, names);
+    }
+}

@@ -1,0 +1,173 @@
+//! Devices and what they cost, from the tables in `models/hardware/` and `models/prices/`, built into the binary.
+//!
+//! Every number carries where it was read and when. A figure nobody could be found to vouch for is left out rather than
+//! guessed, so the peaks are optional.
+
+mod hardware;
+mod prices;
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+pub use hardware::{DeviceKind, Figure, Hardware};
+pub use prices::Price;
+
+use crate::error::ModelError;
+
+/// How far a number can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    /// A data sheet, or a maintained public table.
+    Published,
+    /// A blog, a reseller, or the seller's own advertisement.
+    Secondary,
+    /// Sources disagree; the note says how.
+    Conflicting,
+}
+
+/// Characters of a name that count.
+const MAX_NAME: usize = 80;
+
+static HARDWARE: LazyLock<Vec<Hardware>> = LazyLock::new(hardware::embedded);
+static PRICES: LazyLock<Vec<Price>> = LazyLock::new(prices::embedded);
+
+/// All devices, in the order of the table.
+pub fn hardwares() -> &'static [Hardware] {
+    &HARDWARE
+}
+
+/// The device called `name`, by its name or an alias; case, spaces and underscores do not matter. The error for an unknown
+/// one lists names that are close, or else all of them.
+pub fn hardware(name: &str) -> Result<&'static Hardware, ModelError> {
+    let wanted = normal(name);
+    let found = HARDWARE.iter().find(|device| device.names().any(|known| known == wanted));
+    found.ok_or_else(|| not_found(name, &wanted))
+}
+
+/// All prices, in the order of the table.
+pub fn prices() -> &'static [Price] {
+    &PRICES
+}
+
+/// The reference price of a device, or `None` when it is not in the catalogue or has no price there.
+pub fn price(hardware: &str) -> Option<Price> {
+    find_price(hardware).ok().flatten()
+}
+
+/// Like [`price`], but an unknown device is an error that lists names that are close.
+pub fn find_price(name: &str) -> Result<Option<Price>, ModelError> {
+    Ok(prices_of(name)?.next().cloned())
+}
+
+/// All prices of a device, the reference price first.
+pub fn prices_of(name: &str) -> Result<impl Iterator<Item = &'static Price>, ModelError> {
+    let device = hardware(name)?;
+    Ok(PRICES.iter().filter(move |price| price.hardware == device.name))
+}
+
+/// As the tables write names. Cut short: a name from a file can be of any length, and no device's is that long.
+fn normal(name: &str) -> String {
+    name.trim().chars().take(MAX_NAME).collect::<String>().to_lowercase().replace([' ', '_'], "-")
+}
+
+fn not_found(name: &str, wanted: &str) -> ModelError {
+    // Above 0.8 Jaro-Winkler are typing errors and other spellings ("h100sxm", "mi-300x"), not other devices.
+    let mut close: Vec<(f64, String)> = HARDWARE
+        .iter()
+        .map(|device| {
+            let score = device.names().map(|known| strsim::jaro_winkler(known, wanted)).fold(0.0, f64::max);
+            (score, device.name.clone())
+        })
+        .filter(|(score, _)| *score > 0.8)
+        .collect();
+    close.sort_by(|left, right| right.0.total_cmp(&left.0));
+    ModelError::NotInCatalogue {
+        kind: "hardware",
+        name: name.chars().take(MAX_NAME).collect(),
+        close: close.into_iter().take(3).map(|(_, name)| name).collect(),
+        known: HARDWARE.iter().map(|device| device.name.clone()).collect(),
+    }
+}
+
+/// Whether `date` is a year, year-month or year-month-day, or names a commit of the source.
+#[cfg(test)]
+fn is_date(date: &str) -> bool {
+    if let Some(commit) = date.strip_prefix("snapshot ") {
+        return commit.len() >= 7 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    }
+    let parts: Vec<&str> = date.split('-').collect();
+    let widths = [4, 2, 2];
+    parts.len() <= 3
+        && parts.iter().zip(widths).all(|(part, width)| part.len() == width && part.parse::<u32>().is_ok())
+        && parts[0].starts_with("20")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_device_has_plausible_sourced_figures_and_a_name_of_its_own() {
+        let mut names = HashSet::new();
+        for device in hardwares() {
+            for name in device.names() {
+                assert!(names.insert(name.to_string()), "{name} names two devices");
+                assert_eq!(normal(name), name, "{name} cannot be looked up");
+            }
+            for (key, figure, range) in device.figures() {
+                let at = format!("{} {key}", device.name);
+                assert!(range.contains(&figure.value), "{at}: {} is not plausible", figure.value);
+                assert!(!figure.source.is_empty() && is_date(&figure.date), "{at}: source or date");
+            }
+            if let (Some(bf16), Some(int8)) = (&device.bf16_tflops, &device.int8_tops) {
+                assert!(int8.value >= bf16.value, "{}: int8 is never slower than bf16", device.name);
+            }
+        }
+        assert!(hardwares().len() >= 12, "{} devices", hardwares().len());
+    }
+
+    #[test]
+    fn every_price_is_for_a_known_device_and_dated() {
+        for price in prices() {
+            assert!(hardwares().iter().any(|device| device.name == price.hardware), "{}", price.hardware);
+            assert!((0.05..50.0).contains(&price.usd_per_hour), "{price:?}");
+            assert!(price.devices >= 1 && !price.source.is_empty() && is_date(&price.date), "{price:?}");
+        }
+    }
+
+    #[test]
+    fn the_reference_price_is_the_best_supported_row() {
+        for device in hardwares() {
+            let rows: Vec<&Price> = prices_of(&device.name).unwrap().collect();
+            let published = rows.iter().any(|price| price.confidence == Confidence::Published);
+            if published {
+                assert_eq!(rows[0].confidence, Confidence::Published, "{}", device.name);
+            }
+        }
+        let h100 = price("H100").unwrap();
+        assert_eq!((h100.usd_per_hour, h100.provider.as_str()), (2.95, "Nebius"));
+        assert_eq!(price("epyc-genoa"), None);
+        assert_eq!(price("no such device"), None);
+    }
+
+    #[test]
+    fn names_are_found_by_alias_and_in_any_spelling() {
+        assert_eq!(hardware("A100 SXM 80GB").unwrap().name, "a100-sxm-80gb");
+        assert_eq!(hardware("rtx_4090").unwrap().name, "rtx-4090");
+        assert_eq!(hardware("h100").unwrap().memory_bandwidth_gb_per_s.value, 3350.0);
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_close_ones_or_all() {
+        let close = hardware("h100sxm").unwrap_err().to_string();
+        assert!(close.contains("did you mean h100-sxm"), "{close}");
+        let all = hardware("cerebras wse").unwrap_err().to_string();
+        assert!(all.contains("known are") && all.contains("mi300x"), "{all}");
+        let long = hardware(&"x".repeat(1 << 20)).unwrap_err().to_string();
+        assert!(long.len() < 1000);
+    }
+}

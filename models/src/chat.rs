@@ -1,0 +1,163 @@
+//! Chat templates: the Jinja text a model ships, rendered the way transformers renders it.
+//!
+//! A template comes with the weights and is as trusted as they are. It sees the messages and nothing else: no files, no
+//! includes, and a fixed amount of work.
+
+use std::path::Path;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde::{Deserialize, Serialize};
+
+use crate::error::ModelError;
+use crate::files::{parse_json, read_text_if_present};
+
+/// Jinja operations one rendering may take; a template of a thousand messages needs some ten thousand.
+const FUEL: u64 = 10_000_000;
+const MAX_RECURSION: usize = 64;
+const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+const MAX_CONFIG_BYTES: u64 = 8 << 20;
+const NAME: &str = "chat_template";
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// "system", "user", "assistant" or "tool".
+    pub role: String,
+    pub content: String,
+}
+
+/// A parsed chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    bos_token: String,
+    eos_token: String,
+}
+
+impl ChatTemplate {
+    /// Parses `template`. The token texts are what the template sees as `bos_token` and `eos_token`; absent ones are empty.
+    pub fn new(template: &str, bos_token: Option<&str>, eos_token: Option<&str>) -> Result<Self, ModelError> {
+        if template.len() as u64 > MAX_TEMPLATE_BYTES {
+            let problem = format!("{} bytes; accepted are at most {MAX_TEMPLATE_BYTES}", template.len());
+            return Err(ModelError::ChatTemplate(problem));
+        }
+        let mut environment = Environment::new();
+        // The settings of transformers' `apply_chat_template`.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?;
+        environment.set_syntax(syntax);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(MAX_RECURSION);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_template_owned(NAME, template.to_string()).map_err(failed)?;
+        Ok(ChatTemplate {
+            environment,
+            bos_token: bos_token.unwrap_or_default().to_string(),
+            eos_token: eos_token.unwrap_or_default().to_string(),
+        })
+    }
+
+    /// The prompt for `messages`, each anything with `role` and `content` (such as [`ChatMessage`]).
+    /// `add_generation_prompt` opens the assistant's turn. Encode the result without adding special tokens.
+    ///
+    /// Fails when the template refuses the messages (many want turns to alternate) or uses what is not supported.
+    pub fn render<M: Serialize>(
+        &self,
+        messages: &[M],
+        add_generation_prompt: bool,
+    ) -> Result<String, ModelError> {
+        let context = context! {
+            messages => Value::from(Serde(messages)),
+            add_generation_prompt,
+            bos_token => self.bos_token.as_str(),
+            eos_token => self.eos_token.as_str(),
+        };
+        self.environment.get_template(NAME).and_then(|template| template.render(context)).map_err(failed)
+    }
+}
+
+/// The error with its causes in one line: minijinja keeps "line 3" in the display and the reason in the source.
+fn failed(error: Error) -> ModelError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    ModelError::ChatTemplate(text)
+}
+
+/// What a folder says about chat.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ChatFiles {
+    /// Jinja text.
+    pub template: Option<String>,
+    pub bos_token: Option<String>,
+    pub eos_token: Option<String>,
+}
+
+impl ChatFiles {
+    /// Reads `tokenizer_config.json` and `chat_template.jinja` of `folder`, both optional; the second wins, as in
+    /// transformers. Of several named templates the one called "default" is taken.
+    pub fn read(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("tokenizer_config.json");
+        let config = match read_text_if_present(&path, MAX_CONFIG_BYTES)? {
+            Some(json) => parse_json::<TokenizerConfig>(json.as_bytes(), &path)?,
+            None => TokenizerConfig::default(),
+        };
+        let own_file = read_text_if_present(&folder.join("chat_template.jinja"), MAX_TEMPLATE_BYTES)?;
+        let in_config = match config.chat_template {
+            None => None,
+            Some(Templates::One(template)) => Some(template),
+            Some(Templates::Named(templates)) => {
+                templates.into_iter().find(|named| named.name == "default").map(|named| named.template)
+            }
+        };
+        Ok(ChatFiles {
+            template: own_file.or(in_config),
+            bos_token: config.bos_token.map(TokenText::into_text),
+            eos_token: config.eos_token.map(TokenText::into_text),
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct TokenizerConfig {
+    chat_template: Option<Templates>,
+    bos_token: Option<TokenText>,
+    eos_token: Option<TokenText>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Templates {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+/// A special token, written as its text or as an `AddedToken` object.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TokenText {
+    Plain(String),
+    Added { content: String },
+}
+
+impl TokenText {
+    fn into_text(self) -> String {
+        match self {
+            TokenText::Plain(text) | TokenText::Added { content: text } => text,
+        }
+    }
+}

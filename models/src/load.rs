@@ -1,0 +1,126 @@
+//! A model source, from its name to everything an engine needs.
+
+use std::path::Path;
+
+use crate::chat::{ChatFiles, ChatTemplate};
+use crate::error::ModelError;
+use crate::files::{read_text, read_text_if_present};
+use crate::hf_config::generation_eos;
+use crate::spec::ModelSpec;
+use crate::synthetic::{CHAT_TEMPLATE, Preset, SOURCE_PREFIX, SyntheticWeights};
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::byte_level::{BOS_TOKEN_ID, EOS_TOKEN_ID, SPECIAL};
+use crate::weights::{SafetensorsWeights, WeightSource};
+
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
+
+/// A model ready to be packed and served.
+pub struct LoadedModel {
+    pub spec: ModelSpec,
+    pub weights: Box<dyn WeightSource>,
+    pub tokenizer: Tokenizer,
+    /// Jinja text; [`Self::chat`] parses it.
+    pub chat_template: Option<String>,
+    /// Text of the token the template knows as `bos_token`.
+    pub bos_token: Option<String>,
+    /// Text of the token the template knows as `eos_token`.
+    pub eos_token: Option<String>,
+    /// The name it was loaded by.
+    pub source: String,
+}
+
+impl LoadedModel {
+    /// The parsed chat template, or `None` where the model ships none.
+    pub fn chat(&self) -> Result<Option<ChatTemplate>, ModelError> {
+        let Some(template) = &self.chat_template else { return Ok(None) };
+        ChatTemplate::new(template, self.bos_token.as_deref(), self.eos_token.as_deref()).map(Some)
+    }
+}
+
+/// Loads `synthetic:<preset>` or a Hugging Face folder. `seed` picks the values of a synthetic model and means nothing for a
+/// folder. Weight files are opened and their headers checked; values are read when they are asked for.
+pub fn load(source: &str, seed: u64) -> Result<LoadedModel, ModelError> {
+    match parse(source)? {
+        Source::Synthetic(preset) => Ok(synthetic(preset, seed, source)),
+        Source::Folder(folder) => from_folder(folder, source),
+    }
+}
+
+/// The shape alone; reads no weights.
+pub fn load_spec(source: &str) -> Result<ModelSpec, ModelError> {
+    match parse(source)? {
+        Source::Synthetic(preset) => Ok(preset.spec()),
+        Source::Folder(folder) => read_spec(folder),
+    }
+}
+
+enum Source<'a> {
+    Synthetic(Preset),
+    Folder(&'a Path),
+}
+
+fn parse(source: &str) -> Result<Source<'_>, ModelError> {
+    let fail = |problem: String| {
+        let accepted = Preset::ALL.map(|preset| format!("{SOURCE_PREFIX}{}", preset.name())).to_vec();
+        Err(ModelError::Source { source_name: source.to_string(), problem, accepted })
+    };
+    if let Some(preset) = source.strip_prefix(SOURCE_PREFIX) {
+        return match preset.parse() {
+            Ok(preset) => Ok(Source::Synthetic(preset)),
+            Err(_) => fail("no such synthetic model".into()),
+        };
+    }
+    let path = Path::new(source);
+    if path.extension().is_some_and(|extension| extension == "gguf") {
+        return fail("GGUF files are not supported yet".into());
+    }
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(Source::Folder(path)),
+        Ok(_) => fail("is not a folder".into()),
+        Err(error) => fail(error.to_string()),
+    }
+}
+
+fn synthetic(preset: Preset, seed: u64, source: &str) -> LoadedModel {
+    let spec = preset.spec();
+    LoadedModel {
+        weights: Box::new(SyntheticWeights::new(spec.clone(), seed)),
+        tokenizer: Tokenizer::byte_level(spec.vocab_size),
+        chat_template: Some(CHAT_TEMPLATE.into()),
+        bos_token: Some(SPECIAL[(BOS_TOKEN_ID - 256) as usize].into()),
+        eos_token: Some(SPECIAL[(EOS_TOKEN_ID - 256) as usize].into()),
+        source: source.into(),
+        spec,
+    }
+}
+
+fn from_folder(folder: &Path, source: &str) -> Result<LoadedModel, ModelError> {
+    let spec = read_spec(folder)?;
+    let chat = ChatFiles::read(folder)?;
+    let model = LoadedModel {
+        weights: Box::new(SafetensorsWeights::open(folder, &spec)?),
+        tokenizer: Tokenizer::from_file(&folder.join("tokenizer.json"))?,
+        chat_template: chat.template,
+        bos_token: chat.bos_token,
+        eos_token: chat.eos_token,
+        source: source.into(),
+        spec,
+    };
+    // A template that does not parse is found now and not by the first chat request.
+    model.chat()?;
+    Ok(model)
+}
+
+fn read_spec(folder: &Path) -> Result<ModelSpec, ModelError> {
+    let config = folder.join("config.json");
+    let mut spec = ModelSpec::from_hf_config(&read_text(&config, MAX_CONFIG_BYTES)?, &config)?;
+    let generation = folder.join("generation_config.json");
+    if let Some(json) = read_text_if_present(&generation, MAX_CONFIG_BYTES)? {
+        for token in generation_eos(&json, &generation, spec.vocab_size)? {
+            if !spec.eos_token_ids.contains(&token) {
+                spec.eos_token_ids.push(token);
+            }
+        }
+    }
+    Ok(spec)
+}

@@ -1,0 +1,108 @@
+//! Models made from a seed: real shapes and real work with nothing to download. The text they write means nothing; the
+//! time they take is that of a trained model of the same shape.
+
+mod export;
+mod values;
+
+use std::str::FromStr;
+
+pub use export::write_synthetic_hf;
+pub use values::SyntheticWeights;
+
+use crate::spec::ModelSpec;
+use crate::tokenizer::byte_level::{BOS_TOKEN_ID, EOS_TOKEN_ID};
+
+/// The prefix of a synthetic source, as in `synthetic:llama-15m`.
+pub const SOURCE_PREFIX: &str = "synthetic:";
+
+/// Jinja chat template of the synthetic models, one special token a role.
+pub const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
+    {{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}\
+    {% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
+
+/// The shapes on offer. All widths are multiples of 256 and all heads are 64 wide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// 14.4 M parameters, 512 tokens, tied: a decode step fits a laptop's last-level cache in 8 bits.
+    Llama15m,
+    /// 109.5 M parameters, 32000 tokens, tied: the size of GPT-2 small.
+    Llama110m,
+    /// 1,100,048,384 parameters: the shape of TinyLlama 1.1B.
+    Llama1_1b,
+}
+
+impl Preset {
+    pub const ALL: [Preset; 3] = [Preset::Llama15m, Preset::Llama110m, Preset::Llama1_1b];
+
+    /// The name after `synthetic:`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::Llama15m => "llama-15m",
+            Preset::Llama110m => "llama-110m",
+            Preset::Llama1_1b => "llama-1.1b",
+        }
+    }
+
+    /// The shape.
+    pub fn spec(self) -> ModelSpec {
+        let base = ModelSpec {
+            name: self.name().into(),
+            architecture: "llama".into(),
+            vocab_size: 32000,
+            hidden_size: 0,
+            intermediate_size: 0,
+            num_layers: 0,
+            num_heads: 0,
+            num_kv_heads: 0,
+            head_dim: 64,
+            max_position_embeddings: 2048,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            tie_word_embeddings: true,
+            bos_token_id: Some(BOS_TOKEN_ID),
+            eos_token_ids: vec![EOS_TOKEN_ID],
+            dtype: "float32".into(),
+        };
+        match self {
+            Preset::Llama15m => ModelSpec {
+                vocab_size: 512,
+                hidden_size: 512,
+                intermediate_size: 1024,
+                num_layers: 6,
+                num_heads: 8,
+                num_kv_heads: 4,
+                max_position_embeddings: 8192,
+                ..base
+            },
+            Preset::Llama110m => ModelSpec {
+                hidden_size: 768,
+                intermediate_size: 2048,
+                num_layers: 12,
+                num_heads: 12,
+                num_kv_heads: 12,
+                max_position_embeddings: 4096,
+                ..base
+            },
+            Preset::Llama1_1b => ModelSpec {
+                hidden_size: 2048,
+                intermediate_size: 5632,
+                num_layers: 22,
+                num_heads: 32,
+                num_kv_heads: 4,
+                tie_word_embeddings: false,
+                ..base
+            },
+        }
+    }
+}
+
+impl FromStr for Preset {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Preset::ALL.into_iter().find(|preset| preset.name() == name).ok_or_else(|| {
+            let accepted = Preset::ALL.map(Preset::name).join(", ");
+            format!("{name:?} is not a synthetic model; accepted are {accepted}")
+        })
+    }
+}

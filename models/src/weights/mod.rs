@@ -1,0 +1,17 @@
+//! Where a model's values come from.
+
+mod safetensors_file;
+mod shards;
+
+pub use shards::SafetensorsWeights;
+
+use crate::error::ModelError;
+
+/// Values by Hugging Face tensor name, produced when asked for, so that a model larger than memory in f32 can be packed
+/// one tensor at a time.
+pub trait WeightSource: Send + Sync {
+    /// The tensor's values, row-major, in the shape [`crate::ModelSpec::tensors`] gives it; all finite.
+    ///
+    /// Fails when the name is not one of the model's, or when the file changed or cannot be read any more.
+    fn tensor(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+}

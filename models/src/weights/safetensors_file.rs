@@ -1,0 +1,131 @@
+//! One safetensors file: its header, checked, and its tensors, read when asked for.
+//!
+//! Layout: 8 bytes little-endian header length, that many bytes of JSON, then the data without gaps or overlaps.
+//! Tensors are read at their offset instead of through a memory map: a map of a file that another program truncates
+//! ends the process with SIGBUS, a read returns an error.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::IgnoredAny;
+
+use crate::error::ModelError;
+use crate::files::{UniqueMap, parse_json, read_error};
+
+/// The format's own limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+const LENGTH_BYTES: u64 = 8;
+/// Values converted at once by one thread: 4 MiB of f32, small enough to stay in a cache slice, large enough to read well.
+const CHUNK: usize = 1 << 20;
+
+pub struct SafetensorsFile {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    /// Where the data section starts in the file.
+    data_start: u64,
+}
+
+impl SafetensorsFile {
+    /// Opens `path` and checks the header against the file's length. Reads no tensor.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let broken = |problem: String| ModelError::Weights { path: path.to_path_buf(), problem };
+        let file = File::open(path).map_err(|error| read_error(path, error))?;
+        let file_bytes = file.metadata().map_err(|error| read_error(path, error))?.len();
+        if file_bytes < LENGTH_BYTES {
+            return Err(broken(format!("{file_bytes} bytes are too few for a safetensors file")));
+        }
+        let mut length = [0; LENGTH_BYTES as usize];
+        file.read_exact_at(&mut length, 0).map_err(|error| read_error(path, error))?;
+        let header_bytes = u64::from_le_bytes(length);
+        let largest = (file_bytes - LENGTH_BYTES).min(MAX_HEADER_BYTES);
+        if header_bytes > largest {
+            return Err(broken(format!(
+                "the header claims {header_bytes} bytes; the file has {file_bytes}, and {MAX_HEADER_BYTES} are the most accepted"
+            )));
+        }
+        let mut header = vec![0; header_bytes as usize];
+        file.read_exact_at(&mut header, LENGTH_BYTES).map_err(|error| read_error(path, error))?;
+        parse_json::<UniqueMap<IgnoredAny>>(&header, path)?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| broken(format!("the safetensors header is not valid: {error}")))?;
+        let data_start = LENGTH_BYTES + header_bytes;
+        let held = file_bytes - data_start;
+        if metadata.data_len() as u64 != held {
+            let claimed = metadata.data_len();
+            return Err(broken(format!(
+                "the header describes {claimed} bytes of data; the file holds {held}"
+            )));
+        }
+        Ok(SafetensorsFile { path: path.to_path_buf(), file, metadata, data_start })
+    }
+
+    /// Checks that `name` is here with this shape and a dtype that can be read.
+    pub fn check(&self, name: &str, shape: &[u64]) -> Result<(), ModelError> {
+        let info = self.info(name)?;
+        if !info.shape.iter().map(|&size| size as u64).eq(shape.iter().copied()) {
+            return Err(
+                self.tensor_error(name, format!("shape {:?}; the config needs {shape:?}", info.shape))
+            );
+        }
+        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(self.tensor_error(name, format!("dtype {}; accepted are F32, F16, BF16", info.dtype)));
+        }
+        Ok(())
+    }
+
+    /// The values of `name` as f32. Fails on a value that is not finite: one NaN makes every token of every request the
+    /// same, and is better found here.
+    pub fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        match self.info(name)?.dtype {
+            Dtype::F32 => self.read_as(name, f32::from_le_bytes),
+            Dtype::F16 => self.read_as(name, |raw| f16::from_le_bytes(raw).to_f32()),
+            Dtype::BF16 => self.read_as(name, |raw| bf16::from_le_bytes(raw).to_f32()),
+            other => Err(self.tensor_error(name, format!("dtype {other}; accepted are F32, F16, BF16"))),
+        }
+    }
+
+    /// Reads values of `N` bytes, in parallel and in parts, so that the raw bytes never lie beside the whole tensor.
+    fn read_as<const N: usize>(
+        &self,
+        name: &str,
+        value: impl Fn([u8; N]) -> f32 + Sync,
+    ) -> Result<Vec<f32>, ModelError> {
+        let (start, end) = self.info(name)?.data_offsets;
+        let first_byte = self.data_start + start as u64;
+        let mut values = vec![0.0; (end - start) / N];
+        let first_bad = AtomicUsize::new(usize::MAX);
+        values.par_chunks_mut(CHUNK).enumerate().try_for_each_init(Vec::new, |buffer, (index, out)| {
+            buffer.resize(out.len() * N, 0);
+            let offset = first_byte + (index * CHUNK * N) as u64;
+            self.file.read_exact_at(buffer, offset).map_err(|error| read_error(&self.path, error))?;
+            for (out, word) in out.iter_mut().zip(buffer.as_chunks::<N>().0) {
+                *out = value(*word);
+            }
+            if let Some(bad) = out.iter().position(|value| !value.is_finite()) {
+                first_bad.fetch_min(index * CHUNK + bad, Ordering::Relaxed);
+            }
+            Ok::<(), ModelError>(())
+        })?;
+        match first_bad.into_inner() {
+            usize::MAX => Ok(values),
+            bad => {
+                Err(self.tensor_error(name, format!("value {bad} is {}, not a finite number", values[bad])))
+            }
+        }
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo, ModelError> {
+        self.metadata.info(name).ok_or_else(|| self.tensor_error(name, "is not in this file".into()))
+    }
+
+    fn tensor_error(&self, name: &str, problem: String) -> ModelError {
+        ModelError::Tensor { path: self.path.clone(), tensor: name.to_string(), problem }
+    }
+}
