@@ -1,6 +1,9 @@
 //! Helpers shared by the tests.
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub mod fake;
+pub mod vllm;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

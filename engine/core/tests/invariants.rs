@@ -1,0 +1,415 @@
+//! Random configurations, arrivals and aborts over every policy and KV strategy. After every call the scheduler's books
+//! are compared with a naive model that only counts; every token is compared with what the request generates alone.
+
+mod common;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use common::fake::{EOS, FakeExecutor, alone};
+use common::request;
+use llmlab_core::config::{
+    DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig, TgiConfig, VllmConfig,
+};
+use llmlab_core::executor::Executor;
+use llmlab_core::request::{At, Event, FinishReason, Request, RequestId, TokenId};
+use llmlab_core::step::StepPlan;
+use llmlab_core::{EnqueueError, Planned, Scheduler};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+/// One request's life as seen from outside.
+#[derive(Debug, Clone)]
+struct Client {
+    /// In milliseconds, the time of a step.
+    arrives: u64,
+    prompt: Vec<TokenId>,
+    max_tokens: u32,
+    min_tokens: u32,
+    ignore_eos: bool,
+    priority: i32,
+    /// Leaves so long after arriving; `true` while a step is in flight.
+    leaves: Option<(u64, bool)>,
+}
+
+impl Client {
+    fn request(&self, id: u64) -> Request {
+        let mut request = request(id, self.prompt.clone(), self.max_tokens);
+        request.stop.min_tokens = self.min_tokens;
+        request.stop.ignore_eos = self.ignore_eos;
+        request.stop.eos_ids = [EOS].into();
+        request.priority = self.priority;
+        request
+    }
+}
+
+fn clients() -> impl Strategy<Value = Vec<Client>> {
+    // Prompts are beginnings of three texts plus a short tail of their own, so that prefixes are shared.
+    let prompt = (0..3u32, 1..24usize, prop::collection::vec(0..24u32, 0..4)).prop_map(|(text, n, tail)| {
+        let shared = (0..n as u32).map(|i| (i * 7 + text * 5) % 24);
+        shared.chain(tail).collect::<Vec<_>>()
+    });
+    let leaves = prop::option::weighted(0.25, (0..12u64, any::<bool>()));
+    let client = (0..30u64, prompt, 1..14u32, 0..4u32, any::<bool>(), 0..3i32, leaves).prop_map(
+        |(arrives, prompt, max_tokens, min_tokens, ignore_eos, priority, leaves)| Client {
+            arrives,
+            prompt,
+            max_tokens,
+            min_tokens,
+            ignore_eos,
+            priority,
+            leaves,
+        },
+    );
+    prop::collection::vec(client, 1..14)
+}
+
+/// The pool always holds one request of the longest kind, so that every strategy is a valid choice.
+fn sizes() -> impl Strategy<Value = (KvStrategy, u32, u32, u32)> {
+    let kv = prop::sample::select(vec![KvStrategy::Paged, KvStrategy::Reserve, KvStrategy::Contiguous]);
+    (kv, 1..6u32, 20..44u32, 0..20u32).prop_map(|(kv, block_size, max_model_len, spare)| {
+        (kv, block_size, max_model_len.div_ceil(block_size) + 1 + spare, max_model_len)
+    })
+}
+
+fn engine(policy: PolicyConfig, sizes: (KvStrategy, u32, u32, u32)) -> EngineConfig {
+    let (kv, block_size, num_blocks, max_model_len) = sizes;
+    EngineConfig { policy, kv, block_size, num_blocks, max_model_len }
+}
+
+fn vllm() -> impl Strategy<Value = EngineConfig> {
+    let knobs = (1..6u32, 1..24u32, any::<[bool; 4]>(), 0..6u32, 1..4u32, 0..3u32);
+    (knobs, sizes()).prop_map(
+        |((seqs, budget, [chunked, caching, isl, priority], cap, interval, keep), sizes)| {
+            engine(
+                PolicyConfig::Vllm(VllmConfig {
+                    max_num_seqs: seqs,
+                    max_num_batched_tokens: if chunked { budget } else { budget + sizes.3 },
+                    enable_chunked_prefill: chunked,
+                    enable_prefix_caching: caching && sizes.0 != KvStrategy::Contiguous,
+                    long_prefill_token_threshold: cap,
+                    prefill_schedule_interval: interval,
+                    scheduler_reserve_full_isl: isl,
+                    watermark: f64::from(keep) / 10.0,
+                    priority,
+                }),
+                sizes,
+            )
+        },
+    )
+}
+
+fn tgi() -> impl Strategy<Value = EngineConfig> {
+    let knobs = (1..40u32, 0..30u32, 0.0..2.0f64, 0..5u32, prop::option::of(1..5u32), any::<bool>());
+    (knobs, sizes()).prop_map(|((prefill, spare, ratio, patience, most, chunking), sizes)| {
+        engine(
+            PolicyConfig::Tgi(TgiConfig {
+                max_batch_prefill_tokens: prefill,
+                max_batch_total_tokens: 2 * sizes.1 + spare * 4,
+                waiting_served_ratio: ratio,
+                max_waiting_tokens: patience,
+                max_batch_size: most,
+                prefill_chunking: chunking,
+            }),
+            sizes,
+        )
+    })
+}
+
+fn static_batch() -> impl Strategy<Value = EngineConfig> {
+    (1..6u32, 0..8u64, sizes()).prop_map(|(batch_size, delay, sizes)| {
+        let max_queue_delay = Duration::from_millis(delay);
+        engine(PolicyConfig::Static(StaticConfig { batch_size, max_queue_delay }), sizes)
+    })
+}
+
+fn dynamic_batch() -> impl Strategy<Value = EngineConfig> {
+    let preferred = prop::collection::vec(1..6u32, 0..3);
+    (1..6u32, preferred, 0..8u64, sizes()).prop_map(|(max_batch_size, mut preferred, delay, sizes)| {
+        preferred.retain(|size| *size <= max_batch_size);
+        let config = DynamicConfig {
+            max_batch_size,
+            preferred_batch_size: preferred,
+            max_queue_delay: Duration::from_millis(delay),
+        };
+        engine(PolicyConfig::Dynamic(config), sizes)
+    })
+}
+
+/// Fixed seed: the same cases on every machine.
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        rng_seed: RngSeed::Fixed(42),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(600))]
+
+    #[test]
+    fn vllm_keeps_the_invariants(config in vllm(), clients in clients()) {
+        Run::new(config, clients).to_the_end();
+    }
+
+    #[test]
+    fn tgi_keeps_the_invariants(config in tgi(), clients in clients()) {
+        Run::new(config, clients).to_the_end();
+    }
+
+    #[test]
+    fn static_keeps_the_invariants(config in static_batch(), clients in clients()) {
+        Run::new(config, clients).to_the_end();
+    }
+
+    #[test]
+    fn dynamic_keeps_the_invariants(config in dynamic_batch(), clients in clients()) {
+        Run::new(config, clients).to_the_end();
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Fate {
+    Rejected,
+    Live,
+    Finished(FinishReason),
+}
+
+struct Run {
+    config: EngineConfig,
+    clients: Vec<Client>,
+    scheduler: Scheduler,
+    executor: FakeExecutor,
+    now: At,
+    fates: HashMap<RequestId, Fate>,
+    streams: HashMap<RequestId, Vec<TokenId>>,
+    admitted: HashSet<RequestId>,
+}
+
+impl Run {
+    fn new(config: EngineConfig, clients: Vec<Client>) -> Self {
+        Run {
+            scheduler: Scheduler::new(config.clone()).unwrap(),
+            executor: FakeExecutor::new(config.block_size),
+            config,
+            clients,
+            now: At::ZERO,
+            fates: HashMap::new(),
+            streams: HashMap::new(),
+            admitted: HashSet::new(),
+        }
+    }
+
+    fn to_the_end(mut self) {
+        // The longest run there can be: everything one after the other, each thrown out many times.
+        for _ in 0..20_000 {
+            self.arrivals_and_aborts(false);
+            match self.scheduler.plan(self.now) {
+                Planned::Step(plan) => self.step(&plan),
+                Planned::WaitUntil(until) => {
+                    let stats = self.scheduler.stats();
+                    assert!(until > self.now, "told to wait until {until:?}, it is {:?}", self.now);
+                    assert!(stats.waiting > 0 && stats.running == 0, "waits for nothing: {stats:?}");
+                    self.now = self.next_arrival().map_or(until, |at| at.min(until));
+                }
+                Planned::Idle => {
+                    let stats = self.scheduler.stats();
+                    // Work conserving: whatever was accepted fits an empty pool.
+                    assert_eq!((stats.waiting, stats.running), (0, 0), "idle with work left: {stats:?}");
+                    match self.next_arrival() {
+                        Some(at) => self.now = at,
+                        None => return self.check_the_end(),
+                    }
+                }
+            }
+            self.check_books();
+        }
+        panic!("no end in sight: {:?}", self.scheduler.stats());
+    }
+
+    fn step(&mut self, plan: &StepPlan) {
+        self.check_plan(plan);
+        self.check_books();
+        self.arrivals_and_aborts(true);
+        self.check_books();
+        let outcome = self.executor.execute(plan).unwrap();
+        self.now += outcome.elapsed;
+        for event in self.scheduler.commit(self.now, plan, &outcome) {
+            match event {
+                Event::Token { id, token, index } => {
+                    assert_eq!(self.fates[&id], Fate::Live, "a token for {id:?}, which is over");
+                    let stream = self.streams.entry(id).or_default();
+                    assert_eq!(stream.len(), index as usize, "{id:?}");
+                    stream.push(token);
+                }
+                Event::Finished { id, reason } => self.over(id, reason),
+            }
+        }
+    }
+
+    fn arrivals_and_aborts(&mut self, in_flight: bool) {
+        for i in 0..self.clients.len() {
+            let client = self.clients[i].clone();
+            let id = RequestId(i as u64);
+            let arrived = Duration::from_millis(client.arrives);
+            // Every second one arrives while a step is in flight, if there is one.
+            if arrived <= self.now
+                && !self.fates.contains_key(&id)
+                && (in_flight || i % 2 == 0 || !self.is_busy())
+            {
+                self.enqueue(client.request(i as u64), arrived);
+            }
+            let Some((after, mid)) = client.leaves else { continue };
+            let leaves =
+                arrived + Duration::from_millis(after) <= self.now && (mid == in_flight || !self.is_busy());
+            if leaves && self.fates.get(&id) == Some(&Fate::Live) {
+                let event = self.scheduler.abort(self.now, id);
+                assert_eq!(event, Some(Event::Finished { id, reason: FinishReason::Abort }));
+                self.over(id, FinishReason::Abort);
+                assert_eq!(self.scheduler.abort(self.now, id), None, "{id:?} was aborted twice");
+            }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.scheduler.stats().running > 0
+    }
+
+    fn enqueue(&mut self, request: Request, arrived: At) {
+        let (id, prompt) = (request.id, request.prompt.len());
+        self.executor.expect(&request);
+        let fate = match self.scheduler.enqueue_arrived(self.now, arrived, request.clone()) {
+            Ok(()) => {
+                let again = self.scheduler.enqueue(self.now, request);
+                assert_eq!(again, Err(EnqueueError::DuplicateId(id)));
+                Fate::Live
+            }
+            Err(EnqueueError::TooLong { tokens, limit }) => {
+                assert!(tokens > limit && tokens <= prompt + 1, "{tokens} of {limit} for {prompt}");
+                Fate::Rejected
+            }
+            Err(EnqueueError::NeverFits { blocks, total }) => {
+                assert!(blocks > total, "{blocks} of {total}");
+                Fate::Rejected
+            }
+            Err(other) => panic!("{other}"),
+        };
+        self.fates.insert(id, fate);
+    }
+
+    fn over(&mut self, id: RequestId, reason: FinishReason) {
+        assert_eq!(self.fates.insert(id, Fate::Finished(reason)), Some(Fate::Live), "{id:?} ended twice");
+    }
+
+    fn next_arrival(&self) -> Option<At> {
+        let coming = (0..self.clients.len()).filter(|i| !self.fates.contains_key(&RequestId(*i as u64)));
+        coming.map(|i| Duration::from_millis(self.clients[i].arrives)).min().map(|at| at.max(self.now))
+    }
+
+    /// Limits every plan of a policy keeps, and admissions that were missed.
+    fn check_plan(&mut self, plan: &StepPlan) {
+        assert!(!plan.seqs.is_empty());
+        for (id, waited) in &plan.admitted {
+            assert!(self.admitted.insert(*id), "{id:?} was admitted for the first time twice");
+            let arrived = Duration::from_millis(self.clients[id.0 as usize].arrives);
+            assert_eq!(*waited, self.now - arrived, "{id:?}");
+        }
+        let stats = self.scheduler.stats();
+        match &self.config.policy {
+            PolicyConfig::Vllm(c) => {
+                assert!(plan.new_tokens() <= c.max_num_batched_tokens as usize);
+                assert!(plan.seqs.len() <= stats.running && stats.running <= c.max_num_seqs as usize);
+                let simple =
+                    !c.enable_prefix_caching && c.prefill_schedule_interval == 1 && c.enable_chunked_prefill;
+                if simple && self.config.kv == KvStrategy::Paged && plan.preempted.is_empty() {
+                    self.check_nobody_was_forgotten(c, plan);
+                }
+                if self.config.kv != KvStrategy::Paged {
+                    assert!(plan.preempted.is_empty(), "preempted though memory was reserved");
+                }
+            }
+            PolicyConfig::Tgi(c) => {
+                assert!(plan.preempted.is_empty());
+                if !c.prefill_chunking
+                    && let Some(most) = c.max_batch_size
+                {
+                    assert!(stats.running <= most as usize);
+                }
+            }
+            PolicyConfig::Static(StaticConfig { batch_size: most, .. })
+            | PolicyConfig::Dynamic(DynamicConfig { max_batch_size: most, .. }) => {
+                assert!(plan.preempted.is_empty());
+                assert!(plan.seqs.len() <= *most as usize);
+                // A rectangle: every row is as wide as the widest.
+                let widths: HashSet<_> =
+                    plan.seqs.iter().map(|s| s.tokens.len() + s.padding as usize).collect();
+                assert_eq!(widths.len(), 1, "{plan:?}");
+            }
+        }
+    }
+
+    /// With a seat and tokens left in a vllm step, the first in the queue is still out only for want of blocks.
+    fn check_nobody_was_forgotten(&self, c: &VllmConfig, plan: &StepPlan) {
+        let left = (c.max_num_batched_tokens as usize) - plan.new_tokens();
+        let seats = c.max_num_seqs as usize - self.scheduler.running().len();
+        if let (Some(first), true) = (self.scheduler.waiting().first(), left > 0 && seats > 0) {
+            let known =
+                self.clients[first.0 as usize].prompt.len() + self.streams.get(first).map_or(0, Vec::len);
+            let need = known.div_ceil(self.config.block_size as usize);
+            let keep = (c.watermark * f64::from(self.config.num_blocks)) as usize;
+            assert!(need + keep > self.scheduler.stats().free_blocks, "{first:?} fits and still waits");
+        }
+    }
+
+    /// Invariants 1 and 2.
+    fn check_books(&self) {
+        let stats = self.scheduler.stats();
+        let count = |test: fn(&Fate) -> bool| self.fates.values().filter(|fate| test(fate)).count() as u64;
+        let aborted = count(|f| *f == Fate::Finished(FinishReason::Abort));
+        let over = count(|f| matches!(f, Fate::Finished(_)));
+        let live = count(|f| *f == Fate::Live);
+        // Each accepted request was also offered a second time, which is refused.
+        let accepted = live + over;
+        assert_eq!(stats.rejected_total, count(|f| *f == Fate::Rejected) + accepted);
+        assert_eq!((stats.aborted_total, stats.finished_total), (aborted, over - aborted));
+        assert_eq!((stats.waiting + stats.running) as u64, live, "{stats:?}");
+        let gone = stats.finished_total + stats.aborted_total + stats.rejected_total;
+        assert_eq!(stats.submitted_total, gone + live);
+
+        let mut holders: HashMap<u32, u32> = HashMap::new();
+        for id in self.fates.keys() {
+            for block in self.scheduler.block_table(*id) {
+                *holders.entry(block.0).or_default() += 1;
+            }
+        }
+        let free: HashSet<u32> = self.scheduler.free_order().iter().map(|b| b.0).collect();
+        assert_eq!(free.len(), stats.free_blocks, "a block is free twice");
+        assert_eq!(free.len() + holders.len(), stats.total_blocks, "a block is lost");
+        for block in 1..=stats.total_blocks as u32 {
+            let references = self.scheduler.block_references(llmlab_core::step::BlockId(block));
+            assert_eq!(references, holders.get(&block).copied().unwrap_or(0), "block {block}");
+            assert_eq!(references == 0, free.contains(&block), "block {block}");
+        }
+        let shares = matches!(&self.config.policy, PolicyConfig::Vllm(c) if c.enable_prefix_caching);
+        assert!(shares || holders.values().all(|n| *n == 1), "a block has two owners");
+    }
+
+    /// Nothing is left, and each stream is what the request generates alone: no schedule changes a greedy token.
+    fn check_the_end(&self) {
+        let stats = self.scheduler.stats();
+        assert_eq!((stats.free_blocks, stats.kv_tokens, stats.kv_held_tokens), (stats.total_blocks, 0, 0));
+        for (id, fate) in &self.fates {
+            let request = self.clients[id.0 as usize].request(id.0);
+            let (tokens, reason) = alone(&request, self.config.max_model_len as usize);
+            let got = self.streams.get(id).map_or(&[][..], Vec::as_slice);
+            match fate {
+                Fate::Live => panic!("{id:?} never ended"),
+                Fate::Rejected => assert!(got.is_empty()),
+                Fate::Finished(FinishReason::Abort) => assert!(tokens.starts_with(got), "{id:?}"),
+                Fate::Finished(end) => assert_eq!((got, *end), (tokens.as_slice(), reason), "{id:?}"),
+            }
+        }
+    }
+}
