@@ -1,0 +1,209 @@
+//! The endpoints.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{HeaderMap, StatusCode, header};
+use llmlab_core::request::TokenId;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::ModelInfo;
+use crate::auth::{self, ApiKey};
+use crate::body;
+use crate::chat;
+use crate::engine::Engine;
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::generation::Generation;
+use crate::metrics::{Exposition, Metrics};
+use crate::openai::{Kind, Reply};
+use crate::params::{Bounds, GenerationParams, MaxTokens, Prompt, completion_prompt};
+
+/// Texts above this size are tokenised off the I/O threads.
+const INLINE_TOKENIZE_BYTES: usize = 4 << 10;
+
+pub(crate) struct App {
+    pub model: Arc<ModelInfo>,
+    pub model_name: String,
+    pub bounds: Bounds,
+    pub engine: Arc<Engine>,
+    pub metrics: Arc<Metrics>,
+    pub large_bodies: Semaphore,
+    /// Unix seconds.
+    pub started: u64,
+}
+
+/// Every endpoint.
+pub(crate) fn router(app: Arc<App>, key: Option<ApiKey>) -> Router {
+    let guarded = Router::new()
+        .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/models", get(models))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .route_layer(axum::middleware::from_fn_with_state(key, auth::require));
+    let open = Router::new()
+        .route("/health", get(health))
+        .route("/ping", get(health))
+        .route("/version", get(version))
+        .route("/metrics", get(metrics));
+    guarded
+        .merge(open)
+        .fallback(async || ApiError::not_found())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .with_state(app)
+}
+
+/// For connections beyond the limit: an orchestrator can still see that the server is alive.
+pub(crate) fn overflow_router(app: Arc<App>) -> Router {
+    let full = || ApiError { retry_after_s: Some(1), ..ApiError::unavailable("too many connections") };
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .fallback(async move || full())
+        .with_state(app)
+}
+
+async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    generate(&app, request, Kind::Completion).await
+}
+
+async fn chat_completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    generate(&app, request, Kind::Chat).await
+}
+
+async fn generate(app: &Arc<App>, request: Request, kind: Kind) -> Result<Response, ApiError> {
+    let arrived = app.engine.arrival();
+    // Refused before the body is read: a draining server should not be kept busy by uploads.
+    if let Some(error) = app.engine.unavailable() {
+        return Err(error);
+    }
+    let mut parsed = body::read(request, &app.bounds.limits, &app.large_bodies).await?;
+    let f = &mut parsed.fields;
+    check_model(app, f)?;
+    let default_max_tokens = match kind {
+        Kind::Completion => MaxTokens::Given(16),
+        Kind::Chat => MaxTokens::RestOfContext,
+    };
+    let params = GenerationParams::take(f, &app.bounds, default_max_tokens)?;
+    let prompt = match kind {
+        Kind::Completion => completion_prompt(f, &app.bounds)?,
+        Kind::Chat => chat_prompt(app, f)?,
+    };
+    let prompt: Arc<[TokenId]> = encode(app, prompt).await?.into();
+    drop(parsed);
+    let stop = params.stop_rules(prompt.len(), &app.bounds)?;
+
+    let seeded = |id| params.sampling.with_default_seed(id);
+    let updates = app.engine.submit(arrived, prompt.clone(), seeded, stop, params.priority).await?;
+    let reply = Reply {
+        kind,
+        id: match kind {
+            Kind::Completion => format!("cmpl-{}", updates.id.0),
+            Kind::Chat => format!("chatcmpl-{}", updates.id.0),
+        },
+        created: unix_seconds(),
+        model: app.model_name.clone(),
+        usage: params.usage,
+        return_token_ids: params.return_token_ids,
+    };
+    let decoder = app.model.tokenizer.stream_decoder();
+    let generation = Generation::new(updates, decoder, params.stop, app.bounds.eos_ids.clone(), prompt);
+    if params.stream { Ok(reply.stream(generation)) } else { reply.whole(generation).await }
+}
+
+/// An absent `model` means the only one there is, as in vLLM.
+fn check_model(app: &App, f: &mut Fields) -> Result<(), ApiError> {
+    match f.string("model")? {
+        Some(name) if name != app.model_name => Err(ApiError::no_such_model(&name)),
+        _ => Ok(()),
+    }
+}
+
+fn chat_prompt(app: &App, f: &mut Fields) -> Result<Prompt, ApiError> {
+    let text = chat::prompt(f, app.model.chat_template.as_ref())?;
+    Ok(Prompt::Text { text, add_special_tokens: false })
+}
+
+/// Token ids of a prompt. A rendered chat template brings its own special tokens; plain text gets the tokenizer's.
+async fn encode(app: &App, prompt: Prompt) -> Result<Vec<TokenId>, ApiError> {
+    let (text, add_special_tokens) = match prompt {
+        Prompt::Tokens(ids) => return Ok(ids),
+        Prompt::Text { text, add_special_tokens } => (text, add_special_tokens),
+    };
+    let encoded = if text.len() <= INLINE_TOKENIZE_BYTES {
+        app.model.tokenizer.try_encode(&text, add_special_tokens)
+    } else {
+        let model = app.model.clone();
+        let encoding =
+            tokio::task::spawn_blocking(move || model.tokenizer.try_encode(&text, add_special_tokens));
+        encoding.await.map_err(|error| ApiError::internal(format!("tokenising failed: {error}")))?
+    };
+    encoded.map_err(|error| ApiError::field("prompt", format!("the prompt cannot be tokenised: {error}")))
+}
+
+async fn models(State(app): State<Arc<App>>) -> Response {
+    let model = json!({
+        "id": app.model_name, "object": "model", "created": app.started, "owned_by": "llmlab",
+        "root": app.model.spec.name, "parent": null, "max_model_len": app.bounds.max_model_len,
+    });
+    axum::Json(json!({"object": "list", "data": [model]})).into_response()
+}
+
+async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let mut parsed = body::read(request, &app.bounds.limits, &app.large_bodies).await?;
+    let f = &mut parsed.fields;
+    check_model(&app, f)?;
+    let with_strings = f.bool("return_token_strs")?;
+    let prompt = match f.string("prompt")? {
+        Some(text) => Prompt::Text { text, add_special_tokens: f.bool_or("add_special_tokens", true)? },
+        None => chat_prompt(&app, f)?,
+    };
+    let tokens = encode(&app, prompt).await?;
+    let strings: Option<Vec<Option<String>>> =
+        with_strings.then(|| tokens.iter().map(|&id| app.model.tokenizer.token_text(id)).collect());
+    let body = json!({
+        "count": tokens.len(), "max_model_len": app.bounds.max_model_len, "tokens": tokens, "token_strs": strings,
+    });
+    Ok(axum::Json(body).into_response())
+}
+
+async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let mut parsed = body::read(request, &app.bounds.limits, &app.large_bodies).await?;
+    let f = &mut parsed.fields;
+    check_model(&app, f)?;
+    let ids = f.token_ids("tokens", app.bounds.vocab_size, app.bounds.limits.max_body_bytes)?;
+    let ids = ids.ok_or_else(|| ApiError::field("tokens", "tokens is required: an array of token ids"))?;
+    Ok(axum::Json(json!({"prompt": app.model.tokenizer.decode(&ids)})).into_response())
+}
+
+/// 200 and empty while requests can be served.
+async fn health(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
+    app.engine.unavailable().map_or(Ok(StatusCode::OK), Err)
+}
+
+async fn version() -> axum::Json<Value> {
+    axum::Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}
+
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let (exposition, content_type) = if accept.contains("application/openmetrics-text") {
+        (Exposition::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    } else {
+        (Exposition::Prometheus, "text/plain; version=0.0.4; charset=utf-8")
+    };
+    let text =
+        app.metrics.encode(exposition).map_err(|_| ApiError::internal("the metrics cannot be encoded"))?;
+    Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
+}
+
+/// For `created`, which clients show and nothing here computes with.
+#[allow(clippy::disallowed_methods, reason = "wall-clock time is a field of the protocol")]
+pub(crate) fn unix_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
