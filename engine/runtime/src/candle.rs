@@ -1,0 +1,338 @@
+//! The same model on candle's tensors: the baseline to beat, and the oracle our kernels must agree with.
+//!
+//! f32 throughout; with a narrower [`RuntimeConfig::weights`] the weights are first rounded to that format and back, so
+//! that both executors compute with the same matrices. Keys and values are dense tensors per request.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use candle_core::{D, Device, Result as CandleResult, Tensor};
+use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
+use candle_nn::rotary_emb::rope_thd;
+use llmlab_core::executor::{Executor, ExecutorError};
+use llmlab_core::request::RequestId;
+use llmlab_core::step::{StepOutcome, StepPlan};
+use llmlab_kernels::{Isa, PackedMatrix, ThreadPool};
+use llmlab_models::{LoadedModel, ModelSpec, WeightSource};
+
+use crate::batch::{Batch, Limits, Span};
+use crate::config::{RuntimeConfig, RuntimeError};
+use crate::sampler::Sampler;
+use crate::weights::Loader;
+
+/// Executes plans with candle on the CPU, on as many threads as candle chooses (`RAYON_NUM_THREADS`).
+///
+/// A request's keys and values are kept under its id, not in blocks, so prefix caching is refused: a sequence whose
+/// context this executor did not compute itself is an error. They are dropped when the request is preempted, starts
+/// again from 0, or when one of its blocks turns up in the table of another request, which can only happen after it
+/// ended. So what is kept never exceeds the scheduler's block pool by more than rounding.
+pub struct CandleExecutor {
+    spec: ModelSpec,
+    layers: Vec<Layer>,
+    embedding: Tensor,
+    final_norm: Tensor,
+    lm_head: Tensor,
+    /// [max_model_len, head_dim / 2].
+    cos: Tensor,
+    sin: Tensor,
+    limits: Limits,
+    batch: Batch,
+    sampler: Sampler,
+    dense: HashMap<RequestId, Vec<DenseKv>>,
+    /// The request that last named each block.
+    owners: Vec<Option<RequestId>>,
+}
+
+/// Matrices are stored [in, out] as a view of the checkpoint's [out, in].
+struct Layer {
+    input_norm: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    post_attention_norm: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+}
+
+/// Keys and values of one request in one layer, [kv_heads, capacity, head_dim] each.
+struct DenseKv {
+    k: Tensor,
+    v: Tensor,
+    len: usize,
+}
+
+impl DenseKv {
+    fn new(kv_heads: usize, head_dim: usize, capacity: usize) -> CandleResult<Self> {
+        let shape = (kv_heads, capacity, head_dim);
+        let zeros = || Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu);
+        Ok(DenseKv { k: zeros()?, v: zeros()?, len: 0 })
+    }
+
+    /// Puts `k` and `v` [kv_heads, tokens, head_dim] after the first `len` tokens; room doubles when it runs out.
+    fn append(&mut self, k: &Tensor, v: &Tensor) -> CandleResult<(Tensor, Tensor)> {
+        let (kv_heads, tokens, head_dim) = k.dims3()?;
+        let needed = self.len + tokens;
+        if needed > self.k.dim(1)? {
+            let mut larger = DenseKv::new(kv_heads, head_dim, needed.next_power_of_two())?;
+            if self.len > 0 {
+                larger.k.slice_set(&self.k.narrow(1, 0, self.len)?.contiguous()?, 1, 0)?;
+                larger.v.slice_set(&self.v.narrow(1, 0, self.len)?.contiguous()?, 1, 0)?;
+            }
+            larger.len = self.len;
+            *self = larger;
+        }
+        self.k.slice_set(k, 1, self.len)?;
+        self.v.slice_set(v, 1, self.len)?;
+        self.len = needed;
+        Ok((self.k.narrow(1, 0, needed)?, self.v.narrow(1, 0, needed)?))
+    }
+}
+
+impl CandleExecutor {
+    pub fn new(model: &LoadedModel, config: &RuntimeConfig) -> Result<Self, RuntimeError> {
+        Self::from_weights(&model.spec, model.weights.as_ref(), config)
+    }
+
+    pub fn from_weights(
+        spec: &ModelSpec,
+        source: &dyn WeightSource,
+        config: &RuntimeConfig,
+    ) -> Result<Self, RuntimeError> {
+        config.validate(spec)?;
+        let pool = ThreadPool::new(config.threads);
+        let loader = Loader { source, format: config.weights, isa: Isa::detect(), pool: &pool };
+        let (hidden, ffn, vocab) =
+            (spec.hidden_size as usize, spec.intermediate_size as usize, spec.vocab_size as usize);
+        let (query, kv) = (spec.query_width() as usize, spec.kv_width() as usize);
+        let matrix = |name: String, rows: usize, cols: usize| -> Result<Tensor, RuntimeError> {
+            Ok(Tensor::from_vec(
+                dequantized(&loader.matrix(&[(name, rows)], cols)?),
+                (rows, cols),
+                &Device::Cpu,
+            )?)
+        };
+        let linear =
+            |name: String, rows, cols| -> Result<Tensor, RuntimeError> { Ok(matrix(name, rows, cols)?.t()?) };
+        let norm = |name: String| -> Result<Tensor, RuntimeError> {
+            Ok(Tensor::from_vec(loader.vector(name, hidden)?, hidden, &Device::Cpu)?)
+        };
+        let embedding = matrix("model.embed_tokens.weight".into(), vocab, hidden)?;
+        let mut layers = Vec::with_capacity(spec.num_layers as usize);
+        for layer in 0..spec.num_layers {
+            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+            layers.push(Layer {
+                input_norm: norm(name("input_layernorm"))?,
+                q: linear(name("self_attn.q_proj"), query, hidden)?,
+                k: linear(name("self_attn.k_proj"), kv, hidden)?,
+                v: linear(name("self_attn.v_proj"), kv, hidden)?,
+                o: linear(name("self_attn.o_proj"), hidden, query)?,
+                post_attention_norm: norm(name("post_attention_layernorm"))?,
+                gate: linear(name("mlp.gate_proj"), ffn, hidden)?,
+                up: linear(name("mlp.up_proj"), ffn, hidden)?,
+                down: linear(name("mlp.down_proj"), hidden, ffn)?,
+            });
+        }
+        let lm_head = if spec.tie_word_embeddings {
+            embedding.t()?
+        } else {
+            linear("lm_head.weight".into(), vocab, hidden)?
+        };
+        let (cos, sin) = rotary_table(spec, config.max_model_len as usize)?;
+        Ok(CandleExecutor {
+            spec: spec.clone(),
+            layers,
+            embedding,
+            final_norm: norm("model.norm.weight".into())?,
+            lm_head,
+            cos,
+            sin,
+            limits: Limits::new(spec, config),
+            batch: Batch::default(),
+            sampler: Sampler::default(),
+            dense: HashMap::new(),
+            owners: vec![None; config.num_blocks as usize],
+        })
+    }
+
+    /// As [`crate::CpuExecutor::logits`].
+    pub fn logits(&mut self, plan: &StepPlan) -> Result<Vec<Vec<f32>>, ExecutorError> {
+        let logits = self.run(plan)?;
+        let rows = logits.chunks_exact(self.spec.vocab_size as usize);
+        Ok(rows.take(self.batch.samples).map(<[f32]>::to_vec).collect())
+    }
+
+    /// Requests whose keys and values are held.
+    pub fn held_requests(&self) -> usize {
+        self.dense.len()
+    }
+
+    fn run(&mut self, plan: &StepPlan) -> Result<Vec<f32>, ExecutorError> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let result = batch.fill(plan, &self.limits).and_then(|()| {
+            self.forget(plan);
+            self.check_contexts(plan)?;
+            self.forward(plan, &batch).map_err(|error| ExecutorError(format!("step {}: {error}", plan.step)))
+        });
+        self.batch = batch;
+        result
+    }
+
+    /// Drops the keys and values of requests that ended or start anew.
+    fn forget(&mut self, plan: &StepPlan) {
+        for id in &plan.preempted {
+            self.dense.remove(id);
+        }
+        for seq in plan.seqs.iter().filter(|seq| !seq.tokens.is_empty()) {
+            if seq.context == 0 {
+                self.dense.remove(&seq.id);
+            }
+            for block in &seq.blocks {
+                let owner = self.owners[block.0 as usize].replace(seq.id);
+                if let Some(owner) = owner.filter(|owner| *owner != seq.id) {
+                    self.dense.remove(&owner);
+                }
+            }
+        }
+    }
+
+    fn check_contexts(&self, plan: &StepPlan) -> Result<(), ExecutorError> {
+        for seq in plan.seqs.iter().filter(|seq| !seq.tokens.is_empty()) {
+            let held = self.dense.get(&seq.id).map_or(0, |layers| layers[0].len);
+            if (seq.context as usize) > held {
+                return Err(ExecutorError(format!(
+                    "step {}, request {}: context of {} tokens, of which candle holds {held}; it keeps keys and values \
+                     per request, so prefix caching must be off",
+                    plan.step, seq.id.0, seq.context
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, plan: &StepPlan, batch: &Batch) -> CandleResult<Vec<f32>> {
+        let real = batch.real_rows();
+        let (heads, kv_heads) = (self.spec.num_heads as usize, self.spec.num_kv_heads as usize);
+        let (head_dim, eps) = (self.spec.head_dim as usize, self.spec.rms_norm_eps);
+        let tokens = Tensor::new(batch.tokens.as_slice(), &Device::Cpu)?;
+        let positions = Tensor::new(batch.positions.as_slice(), &Device::Cpu)?;
+        let (cos, sin) = (self.cos.index_select(&positions, 0)?, self.sin.index_select(&positions, 0)?);
+        let mut residual = self.embedding.index_select(&tokens, 0)?;
+        for index in 0..self.layers.len() {
+            let layer = &self.layers[index];
+            let x = rms_norm(&residual, &layer.input_norm, eps)?;
+            let heads_of = |w: &Tensor, heads: usize| {
+                x.matmul(w)?.narrow(0, 0, real)?.reshape((1, real, heads, head_dim))
+            };
+            let (q, k, v) =
+                (heads_of(&layer.q, heads)?, heads_of(&layer.k, kv_heads)?, heads_of(&layer.v, kv_heads)?);
+            let mut attended = Vec::with_capacity(batch.seqs.len() + 1);
+            if real > 0 {
+                let (q, k) = (rope_thd(&q, &cos, &sin)?.squeeze(0)?, rope_thd(&k, &cos, &sin)?.squeeze(0)?);
+                let v = v.squeeze(0)?;
+                for span in &batch.seqs {
+                    let id = plan.seqs[span.seq].id;
+                    attended.push(self.attend(index, id, span, &q, &k, &v)?);
+                }
+            }
+            if real < batch.tokens.len() {
+                let shape = (batch.tokens.len() - real, heads * head_dim);
+                attended.push(Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?);
+            }
+            let layer = &self.layers[index];
+            residual = (residual + Tensor::cat(&attended, 0)?.matmul(&layer.o)?)?;
+            let x = rms_norm(&residual, &layer.post_attention_norm, eps)?;
+            let gated = (silu(&x.matmul(&layer.gate)?)? * x.matmul(&layer.up)?)?;
+            residual = (residual + gated.matmul(&layer.down)?)?;
+        }
+        if batch.logit_rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<u32> = batch.logit_rows.iter().map(|row| *row as u32).collect();
+        let last = residual.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
+        rms_norm(&last, &self.final_norm, eps)?.matmul(&self.lm_head)?.flatten_all()?.to_vec1()
+    }
+
+    /// Attention of one sequence: `q` is [rows, heads, head_dim] of the whole batch, the result [span rows, heads * head_dim].
+    fn attend(
+        &mut self,
+        layer: usize,
+        id: RequestId,
+        span: &Span,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> CandleResult<Tensor> {
+        let (heads, kv_heads) = (self.spec.num_heads as usize, self.spec.num_kv_heads as usize);
+        let (head_dim, group) = (self.spec.head_dim as usize, heads / kv_heads);
+        let by_head = |x: &Tensor| x.narrow(0, span.first_row, span.rows)?.transpose(0, 1)?.contiguous();
+        let layers = self.spec.num_layers as usize;
+        let held = match self.dense.entry(id) {
+            std::collections::hash_map::Entry::Occupied(held) => held.into_mut(),
+            std::collections::hash_map::Entry::Vacant(free) => {
+                let capacity = (span.rows + 1).next_power_of_two();
+                let empty = (0..layers).map(|_| DenseKv::new(kv_heads, head_dim, capacity));
+                free.insert(empty.collect::<CandleResult<Vec<_>>>()?)
+            }
+        };
+        held[layer].len = span.context;
+        let (k, v) = held[layer].append(&by_head(k)?, &by_head(v)?)?;
+        let positions = span.context + span.rows;
+        // The query heads of a KV head become rows of one product.
+        let q = by_head(q)?.reshape((kv_heads, group * span.rows, head_dim))?;
+        let scores = (q.matmul(&k.transpose(D::Minus1, D::Minus2)?)? * (1.0 / (head_dim as f64).sqrt()))?;
+        let scores = if span.rows == 1 {
+            scores
+        } else {
+            let mask = causal_mask(span.rows, span.context)?;
+            scores
+                .reshape((kv_heads, group, span.rows, positions))?
+                .broadcast_add(&mask)?
+                .reshape(scores.shape())?
+        };
+        let out = softmax_last_dim(&scores)?.matmul(&v.contiguous()?)?;
+        out.reshape((heads, span.rows, head_dim))?.transpose(0, 1)?.reshape((span.rows, heads * head_dim))
+    }
+}
+
+impl Executor for CandleExecutor {
+    #[allow(clippy::disallowed_methods, reason = "an executor times itself")]
+    fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError> {
+        let start = Instant::now();
+        let logits = self.run(plan)?;
+        let sampled = self.sampler.sample(plan, &logits, self.spec.vocab_size as usize)?;
+        Ok(StepOutcome { sampled, elapsed: start.elapsed() })
+    }
+}
+
+fn dequantized(matrix: &PackedMatrix) -> Vec<f32> {
+    let mut values = vec![0.0; matrix.rows() * matrix.cols()];
+    for (row, out) in values.chunks_exact_mut(matrix.cols()).enumerate() {
+        matrix.dequantize_row(row, out);
+    }
+    values
+}
+
+/// 0 where row i may look (positions up to `context + i`), minus infinity elsewhere: [rows, context + rows].
+fn causal_mask(rows: usize, context: usize) -> CandleResult<Tensor> {
+    let positions = context + rows;
+    let mask: Vec<f32> = (0..rows * positions)
+        .map(|at| if at % positions <= context + at / positions { 0.0 } else { f32::NEG_INFINITY })
+        .collect();
+    Tensor::from_vec(mask, (rows, positions), &Device::Cpu)
+}
+
+/// cos and sin of `position * theta^(-2i / head_dim)`, the product in f32 as Hugging Face computes it.
+fn rotary_table(spec: &ModelSpec, positions: usize) -> CandleResult<(Tensor, Tensor)> {
+    let half = spec.head_dim as usize / 2;
+    let exponent = |i: usize| -2.0 * i as f64 / f64::from(spec.head_dim);
+    let frequencies: Vec<f32> =
+        (0..half).map(|i| f64::from(spec.rope_theta).powf(exponent(i)) as f32).collect();
+    let frequencies = Tensor::from_vec(frequencies, (1, half), &Device::Cpu)?;
+    let positions = Tensor::arange(0u32, positions as u32, &Device::Cpu)?
+        .to_dtype(candle_core::DType::F32)?
+        .reshape((positions, 1))?;
+    let angles = positions.matmul(&frequencies)?;
+    Ok((angles.cos()?, angles.sin()?))
+}

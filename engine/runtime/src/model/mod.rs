@@ -1,0 +1,3 @@
+//! Networks, one file per family.
+
+pub mod llama;

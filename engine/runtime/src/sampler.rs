@@ -1,0 +1,247 @@
+//! From logits to a token.
+//!
+//! The draw of a token is a function of (request seed, index of the token) and its logits, so it does not depend on what
+//! else is in the batch or how often the request was preempted.
+
+use llmlab_core::executor::ExecutorError;
+use llmlab_core::request::{SamplingParams, TokenId};
+use llmlab_core::step::{Sampled, StepPlan};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Why no token can be picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    #[error("the logit of token {0} is not finite")]
+    NotFinite(TokenId),
+    #[error("every token is banned")]
+    AllBanned,
+}
+
+/// Picks tokens; keeps its buffers between calls.
+#[derive(Default)]
+pub struct Sampler {
+    masked: Vec<f32>,
+    candidates: Vec<Candidate>,
+}
+
+/// A token with its logit, later its weight.
+#[derive(Clone, Copy)]
+struct Candidate {
+    value: f32,
+    token: TokenId,
+}
+
+impl Sampler {
+    /// One token for each sampling sequence of the plan; `logits` holds their rows first, in plan order.
+    pub fn sample(
+        &mut self,
+        plan: &StepPlan,
+        logits: &[f32],
+        vocab: usize,
+    ) -> Result<Vec<Sampled>, ExecutorError> {
+        let sampling = plan.seqs.iter().enumerate().filter(|(_, seq)| seq.sample);
+        sampling
+            .zip(logits.chunks_exact(vocab))
+            .map(|((index, seq), row)| {
+                let token = self.pick(row, &seq.sampling, seq.generated, &seq.banned).map_err(|error| {
+                    ExecutorError(format!("step {}, request {}: {error}", plan.step, seq.id.0))
+                })?;
+                Ok(Sampled { seq: index as u32, token })
+            })
+            .collect()
+    }
+
+    /// Greedy at `temperature == 0`: the first of the largest logits. Otherwise the order of vLLM: temperature, then
+    /// top-k, then top-p over what is left, then one draw. Banned tokens are never picked.
+    pub fn pick(
+        &mut self,
+        logits: &[f32],
+        params: &SamplingParams,
+        generated: u32,
+        banned: &[TokenId],
+    ) -> Result<TokenId, SampleError> {
+        // A product with zero is NaN for NaN and infinity alike, and summing needs no branch.
+        if !logits.iter().map(|logit| logit * 0.0).sum::<f32>().is_finite() {
+            let bad = logits.iter().position(|logit| !logit.is_finite()).unwrap_or_default();
+            return Err(SampleError::NotFinite(bad as TokenId));
+        }
+        let mut logits = logits;
+        if !banned.is_empty() {
+            self.masked.clear();
+            self.masked.extend_from_slice(logits);
+            for token in banned {
+                if let Some(logit) = self.masked.get_mut(*token as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+            logits = &self.masked;
+        }
+        let best = first_max(logits);
+        if logits[best] == f32::NEG_INFINITY {
+            return Err(SampleError::AllBanned);
+        }
+        if params.temperature > 0.0 {
+            Ok(draw(&mut self.candidates, logits, logits[best], params, generated))
+        } else {
+            Ok(best as TokenId)
+        }
+    }
+}
+
+fn first_max(logits: &[f32]) -> usize {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let chunks = logits.chunks_exact(16);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..16 {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+        }
+    }
+    let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|logit| *logit == max).unwrap_or_default()
+}
+
+fn draw(
+    candidates: &mut Vec<Candidate>,
+    logits: &[f32],
+    max: f32,
+    params: &SamplingParams,
+    generated: u32,
+) -> TokenId {
+    candidates.clear();
+    let allowed = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+    candidates.extend(allowed.map(|(token, logit)| Candidate { value: *logit, token: token as TokenId }));
+    let by_value = |a: &Candidate, b: &Candidate| b.value.total_cmp(&a.value).then(a.token.cmp(&b.token));
+    let top_k = params.top_k as usize;
+    if top_k > 0 && top_k < candidates.len() {
+        candidates.select_nth_unstable_by(top_k - 1, by_value);
+        candidates.truncate(top_k);
+        candidates.sort_unstable_by_key(|candidate| candidate.token);
+    }
+    for candidate in candidates.iter_mut() {
+        candidate.value = ((candidate.value - max) / params.temperature).exp();
+    }
+    let mut total = sum(candidates);
+    if params.top_p < 1.0 {
+        let wanted = f64::from(params.top_p.max(0.0)) * total;
+        // All tokens below this weight together hold less than the share that is cut: none of them is in the nucleus,
+        // and what is left to sort is short.
+        let floor = (total - wanted) / candidates.len() as f64;
+        candidates.retain(|candidate| f64::from(candidate.value) >= floor);
+        candidates.sort_unstable_by(by_value);
+        let mut reached = 0.0;
+        let kept = candidates.iter().position(|candidate| {
+            reached += f64::from(candidate.value);
+            reached >= wanted
+        });
+        candidates.truncate(kept.map_or(candidates.len(), |last| last + 1));
+        total = sum(candidates);
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
+    rng.set_stream(u64::from(generated));
+    let mut left = rng.random::<f64>() * total;
+    for candidate in candidates.iter() {
+        left -= f64::from(candidate.value);
+        if left < 0.0 {
+            return candidate.token;
+        }
+    }
+    // Rounding may leave a remainder; it belongs to the last token that has any weight.
+    candidates.iter().rev().find(|c| c.value > 0.0).map_or(0, |candidate| candidate.token)
+}
+
+fn sum(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|candidate| f64::from(candidate.value)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(temperature: f32, top_k: u32, top_p: f32, seed: u64) -> SamplingParams {
+        SamplingParams { temperature, top_k, top_p, seed }
+    }
+
+    fn counts(logits: &[f32], params: impl Fn(u64) -> SamplingParams, draws: u64) -> Vec<u32> {
+        let mut counts = vec![0; logits.len()];
+        for seed in 0..draws {
+            counts[Sampler::default().pick(logits, &params(seed), 0, &[]).unwrap() as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equal_maxima_and_skips_banned_tokens() {
+        let mut logits = vec![0.0f32; 50];
+        (logits[7], logits[23], logits[49]) = (3.0, 3.0, 2.5);
+        let pick = |banned: &[u32]| Sampler::default().pick(&logits, &params(0.0, 5, 0.1, 9), 0, banned);
+        assert_eq!(pick(&[]), Ok(7));
+        assert_eq!(pick(&[7]), Ok(23));
+        assert_eq!(pick(&[23, 7, 1000]), Ok(49));
+        let all: Vec<u32> = (0..50).collect();
+        assert_eq!(pick(&all), Err(SampleError::AllBanned));
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_an_error() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut logits = vec![1.0; 40];
+            logits[33] = bad;
+            for temperature in [0.0, 1.0] {
+                let result = Sampler::default().pick(&logits, &params(temperature, 0, 1.0, 0), 0, &[]);
+                assert_eq!(result, Err(SampleError::NotFinite(33)));
+            }
+        }
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let logits = [0.0f32, 1.0, 2.0, -1.0];
+        let draws = 20_000;
+        for temperature in [0.5f32, 1.0, 2.0] {
+            let counts = counts(&logits, |seed| params(temperature, 0, 1.0, seed), draws);
+            let weights = logits.map(|l| f64::from(l / temperature).exp());
+            let total: f64 = weights.iter().sum();
+            for (count, weight) in counts.iter().zip(weights) {
+                let (p, seen) = (weight / total, f64::from(*count) / draws as f64);
+                let deviation = (p * (1.0 - p) / draws as f64).sqrt();
+                assert!((seen - p).abs() < 4.0 * deviation, "temperature {temperature}: {seen} against {p}");
+            }
+        }
+    }
+
+    #[test]
+    fn top_k_and_top_p_keep_the_right_tokens() {
+        // Probabilities 0.1, 0.4, 0.3, 0.2.
+        let logits = [0.1f32, 0.4, 0.3, 0.2].map(f32::ln);
+        let seen = |top_k, top_p| -> Vec<bool> {
+            counts(&logits, |seed| params(1.0, top_k, top_p, seed), 500).iter().map(|c| *c > 0).collect()
+        };
+        assert_eq!(seen(0, 1.0), [true, true, true, true]);
+        assert_eq!(seen(2, 1.0), [false, true, true, false]);
+        // 0.4 does not reach 0.6, 0.4 + 0.3 does.
+        assert_eq!(seen(0, 0.6), [false, true, true, false]);
+        assert_eq!(seen(0, 0.75), [false, true, true, true]);
+        assert_eq!(seen(0, 0.0), [false, true, false, false]);
+        // After top-k 3 the shares are 4/9, 3/9, 2/9: two tokens reach 0.75.
+        assert_eq!(seen(3, 0.75), [false, true, true, false]);
+        // Equal logits at the edge of top-k: the smaller ids stay.
+        let ties = counts(&[1.0f32; 6], |seed| params(1.0, 2, 1.0, seed), 200);
+        assert!(ties[0] > 0 && ties[1] > 0 && ties[2..].iter().all(|c| *c == 0));
+    }
+
+    #[test]
+    fn a_draw_is_fixed_by_seed_and_index() {
+        let logits = vec![0.0f32; 1000];
+        let pick = |seed, generated| {
+            Sampler::default().pick(&logits, &params(1.0, 0, 1.0, seed), generated, &[]).unwrap()
+        };
+        assert_eq!(pick(5, 3), pick(5, 3));
+        let by_index: Vec<u32> = (0..8).map(|index| pick(5, index)).collect();
+        let by_seed: Vec<u32> = (0..8).map(|seed| pick(seed, 0)).collect();
+        for row in [by_index, by_seed] {
+            assert!(row.windows(2).any(|pair| pair[0] != pair[1]), "{row:?}");
+        }
+    }
+}
