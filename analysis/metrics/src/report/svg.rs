@@ -156,8 +156,8 @@ pub fn waterfall(width: u32, rows: usize, x: &Axis, bars: &[Bar]) -> String {
     let size = (width, 56 + 8 * rows.max(4) as u32);
     let y = Axis {
         label: String::new(),
-        low: 0.0,
-        high: rows.max(4) as f64,
+        low: rows.max(4) as f64,
+        high: 0.0,
         ticks: Vec::new(),
         unit: Unit::Number,
     };
@@ -181,7 +181,7 @@ fn draw_lines<'a>(
     let mut chart = ChartBuilder::on(&root)
         .margin_top(8)
         .margin_right(14)
-        .x_label_area_size(40)
+        .x_label_area_size(if x.label.is_empty() { 24 } else { 40 })
         .y_label_area_size(56)
         .build_cartesian_2d(x.clone(), y.clone())?;
     chart

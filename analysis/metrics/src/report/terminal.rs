@@ -2,7 +2,7 @@
 
 use crate::analysis::Analysis;
 use crate::report::format::{cut, plain, wrap};
-use crate::report::view::{Row, View, view};
+use crate::report::view::{Cell, Row, View, view};
 
 const NAME_WIDTH: usize = 24;
 
@@ -39,6 +39,10 @@ pub fn terminal(analysis: &Analysis, color: bool, width: usize) -> String {
     }
     out.push('\n');
     tables(&mut out, &v, &paint, width);
+    if v.table.iter().any(|r| r.cells.iter().any(|c| !c.range.is_empty())) {
+        out.push_str(&paint.code("2", &wrap("Median over repeats [lowest, highest].", width, "")));
+        out.push('\n');
+    }
     if v.has_failures {
         out.push_str(&wrap("Percentiles count failed requests as infinitely slow.", width, ""));
         out.push('\n');
@@ -74,7 +78,7 @@ fn verdicts(out: &mut String, v: &View, paint: &Paint, width: usize) {
         return;
     }
     let baseline = v.targets.first().map(|t| plain(&t.name)).unwrap_or_default();
-    out.push_str(&format!("\nAgainst {}:\n", cut(&baseline, NAME_WIDTH)));
+    out.push_str(&format!("\nAgainst {}, {}:\n", cut(&baseline, NAME_WIDTH), v.verdict_note));
     for verdict in &v.verdicts {
         let name = cut(&plain(&verdict.target), NAME_WIDTH);
         // Parts are broken as wholes, so that colour never spans a line end.
@@ -103,9 +107,15 @@ fn tables(out: &mut String, v: &View, paint: &Paint, width: usize) {
     if rows.is_empty() || v.targets.is_empty() {
         return;
     }
+    let parts = |t: usize, part: fn(&Cell) -> &String| {
+        rows.iter().map(|r| part(&r.cells[t]).chars().count()).max().unwrap_or(0)
+    };
+    let (value_widths, range_widths): (Vec<usize>, Vec<usize>) =
+        (0..v.targets.len()).map(|t| (parts(t, |c| &c.value), parts(t, |c| &c.range))).unzip();
     let text = |r: &Row, t: usize| {
         let cell = &r.cells[t];
-        if cell.range.is_empty() { cell.value.clone() } else { format!("{} {}", cell.value, cell.range) }
+        let (value, range) = (value_widths[t], range_widths[t]);
+        format!("{:>value$} {:<range$}", cell.value, cell.range)
     };
     let label_width = rows.iter().map(|r| r.label.chars().count()).max().unwrap_or(0);
     let names: Vec<String> = v.targets.iter().map(|t| cut(&plain(&t.name), NAME_WIDTH)).collect();
@@ -134,7 +144,7 @@ fn tables(out: &mut String, v: &View, paint: &Paint, width: usize) {
         }
         out.push_str(&format!("{line}\n"));
         for (i, row) in rows.iter().enumerate() {
-            if i > 0 && (row.group_start || starts_slo(v, row)) && !out.ends_with("\n\n") {
+            if i > 0 && (row.group_start || starts_slo(v, row)) {
                 out.push_str(&paint.code("2", &"─".repeat(used.min(width))));
                 out.push('\n');
             }
@@ -143,7 +153,8 @@ fn tables(out: &mut String, v: &View, paint: &Paint, width: usize) {
                 let padded = format!("{:>w$}", text(row, c), w = widths[c]);
                 line.push_str(&format!("  {}", paint.tone(row.cells[c].tone, &padded)));
             }
-            out.push_str(&format!("{line}\n"));
+            out.push_str(line.trim_end());
+            out.push('\n');
         }
         if next < names.len() {
             out.push('\n');

@@ -18,6 +18,8 @@ pub struct View {
     pub facts: Vec<(String, String)>,
     pub targets: Vec<TargetView>,
     pub verdicts: Vec<Verdict>,
+    /// What the intervals in the verdict are.
+    pub verdict_note: String,
     pub table: Vec<Row>,
     /// Some percentile holds failed requests at infinity.
     pub has_failures: bool,
@@ -95,6 +97,11 @@ pub fn view(a: &Analysis) -> View {
         facts: facts(a),
         targets: a.targets.iter().enumerate().map(|(slot, t)| target_view(a, slot, t)).collect(),
         verdicts: verdicts(a),
+        verdict_note: match a.comparisons.iter().map(|c| c.pairs).max() {
+            None => String::new(),
+            Some(1) => "one repeat: no interval, differences may be noise".into(),
+            Some(n) => format!("{n} paired repeats, 95 % intervals"),
+        },
         table: table(a),
         has_failures: a.trials.iter().any(|t| t.requests.failed > 0),
         slo: slo_rows(a),
@@ -259,7 +266,8 @@ fn cell(a: &Analysis, target: &TargetAnalysis, metric: Metric) -> Cell {
         return Cell { value: "∞".into(), tone: "bad", ..Cell::default() };
     };
     let range = match (s.n + s.infinite > 1, s.min, s.max) {
-        (true, Some(low), Some(high)) => range(median, low, high, metric.unit()),
+        // A range without width says nothing that the value does not.
+        (true, Some(low), Some(high)) if high > low => range(median, low, high, metric.unit()),
         (true, _, None) => "[…, ∞]".into(),
         _ => String::new(),
     };
@@ -295,7 +303,7 @@ fn slo_rows(a: &Analysis) -> Vec<Row> {
                     Some(s) => Cell {
                         value: if s.met == s.judged { "met".into() } else { "MISSED".into() },
                         range: format!(
-                            "{}, {} of {} repeats",
+                            "{} ({}/{})",
                             s.median_ns.map_or("∞".into(), duration),
                             s.met,
                             s.judged
