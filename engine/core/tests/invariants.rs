@@ -151,22 +151,22 @@ proptest! {
 
     #[test]
     fn vllm_keeps_the_invariants(config in vllm(), clients in clients()) {
-        Run::new(config, clients).to_the_end();
+        Run::new(config, clients).run_to_the_end();
     }
 
     #[test]
     fn tgi_keeps_the_invariants(config in tgi(), clients in clients()) {
-        Run::new(config, clients).to_the_end();
+        Run::new(config, clients).run_to_the_end();
     }
 
     #[test]
     fn static_keeps_the_invariants(config in static_batch(), clients in clients()) {
-        Run::new(config, clients).to_the_end();
+        Run::new(config, clients).run_to_the_end();
     }
 
     #[test]
     fn dynamic_keeps_the_invariants(config in dynamic_batch(), clients in clients()) {
-        Run::new(config, clients).to_the_end();
+        Run::new(config, clients).run_to_the_end();
     }
 }
 
@@ -202,7 +202,7 @@ impl Run {
         }
     }
 
-    fn to_the_end(mut self) {
+    fn run_to_the_end(mut self) {
         // The longest run there can be: everything one after the other, each thrown out many times.
         for _ in 0..20_000 {
             self.arrivals_and_aborts(false);

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 pub mod fake;
+pub mod trace;
 pub mod vllm;
 
 use std::path::PathBuf;

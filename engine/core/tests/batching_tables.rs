@@ -1,0 +1,126 @@
+//! Policies `static` and `dynamic` on worked tables.
+
+mod common;
+
+use std::time::Duration;
+
+use common::trace::{Arrival, arrival, trace};
+use common::{outcome, request};
+use llmlab_core::config::{DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig};
+use llmlab_core::request::At;
+use llmlab_core::{Planned, Scheduler};
+
+fn engine(policy: PolicyConfig) -> EngineConfig {
+    EngineConfig { policy, kv: KvStrategy::Paged, block_size: 4, num_blocks: 65, max_model_len: 64 }
+}
+
+/// A line is: forward | rows computed | rows that carry a token | emits | finished.
+fn check_static(batch_size: u32, arrivals: Vec<Arrival>, table: &str) {
+    let config = StaticConfig { batch_size, max_queue_delay: Duration::ZERO };
+    let (rows, _) = trace(engine(PolicyConfig::Static(config)), arrivals);
+    let got = rows
+        .iter()
+        .map(|r| format!("{} | {} | {} | {} | {}", r.step, r.width, r.useful, r.emits, r.finished));
+    let want = table.lines().map(str::trim).filter(|line| !line.is_empty());
+    assert_eq!(got.collect::<Vec<_>>(), want.collect::<Vec<_>>());
+}
+
+#[test]
+fn s1_prompts_are_padded_and_finished_rows_stay() {
+    check_static(
+        4,
+        vec![arrival("A", 10, 4), arrival("B", 12, 4), arrival("C", 6, 2)],
+        "
+        1 | 36 | 28 | A,B,C | -
+        2 | 3 | 3 | A,B,C | C
+        3 | 3 | 2 | A,B | -
+        4 | 3 | 2 | A,B | A,B",
+    );
+}
+
+#[test]
+fn s2_the_next_batch_waits_for_the_longest_request() {
+    check_static(
+        2,
+        vec![arrival("A", 4, 3), arrival("B", 4, 1), arrival("C", 8, 2), arrival("D", 2, 2)],
+        "
+        1 | 8 | 8 | A,B | B
+        2 | 2 | 1 | A | -
+        3 | 2 | 1 | A | A
+        4 | 16 | 10 | C,D | -
+        5 | 2 | 2 | C,D | C,D",
+    );
+}
+
+#[test]
+fn s3_a_request_that_just_missed_the_batch_waits_for_its_end() {
+    check_static(
+        4,
+        vec![arrival("A", 4, 4), arrival("B", 4, 2).at_step(2)],
+        "
+        1 | 4 | 4 | A | -
+        2 | 1 | 1 | A | -
+        3 | 1 | 1 | A | -
+        4 | 1 | 1 | A | A
+        5 | 4 | 4 | B | -
+        6 | 1 | 1 | B | B",
+    );
+}
+
+fn micros(us: u64) -> At {
+    Duration::from_micros(us)
+}
+
+/// When batches are sent and how large they are, for requests of one forward of 1000 us each.
+fn sent(preferred: &[u32], delay_us: u64, arrivals_us: &[u64]) -> Vec<(u64, usize)> {
+    let config = DynamicConfig {
+        max_batch_size: 8,
+        preferred_batch_size: preferred.to_vec(),
+        max_queue_delay: micros(delay_us),
+    };
+    let mut scheduler = Scheduler::new(engine(PolicyConfig::Dynamic(config))).unwrap();
+    let mut coming = arrivals_us.iter().enumerate().peekable();
+    let (mut now, mut batches) = (0, Vec::new());
+    loop {
+        while let Some((i, &us)) = coming.next_if(|(_, us)| **us <= now) {
+            let request = request(i as u64, vec![1, 2, 3], 1);
+            scheduler.enqueue_arrived(micros(now), micros(us), request).unwrap();
+        }
+        match scheduler.plan(micros(now)) {
+            Planned::Step(plan) => {
+                batches.push((now, plan.seqs.len()));
+                now += 1000;
+                scheduler.commit(micros(now), &plan, &outcome(&plan, |_| 7));
+            }
+            Planned::WaitUntil(until) => {
+                let until = until.as_micros() as u64;
+                now = coming.peek().map_or(until, |(_, us)| until.min(**us));
+            }
+            Planned::Idle => match coming.peek() {
+                Some((_, us)) => now = **us,
+                None => return batches,
+            },
+        }
+    }
+}
+
+#[test]
+fn d1_a_preferred_size_is_sent_at_once_and_a_late_request_alone() {
+    assert_eq!(sent(&[4, 8], 100, &[0, 10, 20, 30, 40]), [(30, 4), (1030, 1)]);
+}
+
+#[test]
+fn d2_the_delay_ends_the_wait_for_a_preferred_size() {
+    assert_eq!(sent(&[4, 8], 100, &[0, 10]), [(100, 2)]);
+}
+
+#[test]
+fn d3_without_delay_whatever_is_there_is_sent() {
+    assert_eq!(sent(&[], 0, &[0, 10, 20, 30, 40]), [(0, 1), (1000, 4)]);
+}
+
+#[test]
+fn an_exceeded_delay_sends_more_than_the_preferred_size() {
+    // Six wait when the first batch is done; the delay of the oldest is long over, so all go, not only four.
+    assert_eq!(sent(&[4], 100, &[0, 110, 111, 112, 113, 114, 115]), [(100, 1), (1100, 6)]);
+}
