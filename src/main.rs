@@ -1,1 +1,20 @@
-fn main() {}
+//! `llmlab`: measures an LLM server, explains the number, and compares. This package is the composition root: the only
+//! place where the crates of the workspace meet. Reading order: [`cli`], [`commands`], [`wire`].
+
+mod cli;
+mod commands;
+mod exit;
+mod host;
+mod live;
+mod target;
+mod wire;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    let args = cli::Cli::parse();
+    match commands::dispatch(args.command) {
+        Ok(code) => code.into(),
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,170 @@
+//! The command line as a person types it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 pass · 1 internal error · 2 usage or configuration · 3 target or preflight · 4 run invalid or untrusted
+  10 SLO failed · 130 interrupted, partial results saved";
+
+#[derive(Debug, Parser)]
+#[command(name = "llmlab", version, about = "Benchmark LLM servers and plan their capacity.", after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a scenario: start its targets, drive them, record, compare, report
+    #[command(after_help = "\
+Examples:
+  llmlab run scenarios/quickstart.toml              20 seconds, one target
+  llmlab run scenarios/vllm-vs-tgi.toml --tui       two scheduling policies side by side, live
+  llmlab run scenarios/vllm-vs-tgi.toml --explain   what would be run, without running it
+  llmlab run http://127.0.0.1:8000                  a server that is already up (OpenAI protocol)")]
+    Run(RunArgs),
+    /// Serve a model with the reference engine over HTTP (OpenAI protocol)
+    #[command(after_help = "\
+Examples:
+  llmlab serve --model synthetic:llama-15m
+  llmlab serve --model ./TinyLlama-1.1B --weights q8_0 --policy vllm --set max_num_seqs=32 --threads 2")]
+    Serve(ServeArgs),
+    /// Build the report of a stored run again, also of one that was killed
+    #[command(after_help = "\
+Examples:
+  llmlab report                                     the newest run
+  llmlab report results/runs/20261121-101500-quickstart --json")]
+    Report(ReportArgs),
+    /// Measure this machine's bandwidth and compute (its roofline) and keep the figures
+    Calibrate(CalibrateArgs),
+    /// Check this machine: cores, SIMD, memory bandwidth, clock, limits, loopback, and what to do about each finding
+    Doctor(DoctorArgs),
+    /// Write a commented scenario to start from
+    #[command(
+        after_help = "Example:\n  llmlab init my-scenario.toml && llmlab run my-scenario.toml --explain"
+    )]
+    Init(InitArgs),
+    /// Print the JSON schema of scenario files, for editor completion
+    Schema,
+    /// Print shell completions
+    #[command(
+        after_help = "Example:\n  llmlab completions bash > ~/.local/share/bash-completion/completions/llmlab"
+    )]
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Scenario file, or the URL of a running server
+    pub scenario: String,
+    /// Print the resolved plan and run nothing
+    #[arg(long)]
+    pub explain: bool,
+    /// Live terminal view; leaving it with q does not stop the run
+    #[arg(long, conflicts_with = "json")]
+    pub tui: bool,
+    /// Print the analysis as JSON on standard output (progress goes to standard error)
+    #[arg(long)]
+    pub json: bool,
+    /// Where runs are stored
+    #[arg(long, default_value = "results/runs", value_name = "DIR")]
+    pub results: PathBuf,
+    /// Override the scenario's number of requests per trial
+    #[arg(long, value_name = "N")]
+    pub requests: Option<u32>,
+    /// Override the scenario's repeats
+    #[arg(long, value_name = "N")]
+    pub repeats: Option<u32>,
+    /// Override the scenario's seed
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// synthetic:<preset> (llama-15m, llama-110m, llama-1.1b) or a Hugging Face folder
+    #[arg(long)]
+    pub model: String,
+    /// Address to listen on; loopback unless you say otherwise
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: std::net::IpAddr,
+    /// 0 picks a free port
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// Name clients use in `model`; default: the model source
+    #[arg(long)]
+    pub served_model_name: Option<String>,
+    /// static, dynamic, vllm, tgi
+    #[arg(long, default_value = "vllm")]
+    pub policy: String,
+    /// A knob of the policy or engine, as in a scenario: --set max_num_seqs=32 --set kv_strategy=reserve
+    #[arg(long = "set", value_name = "KNOB=VALUE")]
+    pub knobs: Vec<String>,
+    /// f32, bf16, q8_0, q4_0; default: bf16
+    #[arg(long)]
+    pub weights: Option<String>,
+    /// Compute threads; default: all cores but one
+    #[arg(long)]
+    pub threads: Option<u32>,
+    /// Longest prompt plus output; default: what the model was made for
+    #[arg(long)]
+    pub max_model_len: Option<u32>,
+    /// Environment variable that holds the API key clients must send
+    #[arg(long, value_name = "VARIABLE")]
+    pub api_key_env: Option<String>,
+    /// The key itself; prefer --api-key-env, which does not show in the process list
+    #[arg(long, conflicts_with = "api_key_env")]
+    pub api_key: Option<String>,
+    /// Write one JSON line per engine step
+    #[arg(long, value_name = "FILE")]
+    pub step_log: Option<PathBuf>,
+    /// Seed of synthetic weights
+    #[arg(long, default_value_t = 0)]
+    pub model_seed: u64,
+    /// Whole engine configuration as JSON, as `llmlab run` passes it to its children
+    #[arg(long, hide = true)]
+    pub engine_json: Option<String>,
+    /// Exit when standard input closes, so that a killed parent leaves no server behind
+    #[arg(long, hide = true)]
+    pub exit_with_parent: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run directory; default: the newest under --results
+    pub run: Option<PathBuf>,
+    #[arg(long, default_value = "results/runs", value_name = "DIR")]
+    pub results: PathBuf,
+    /// Print the analysis as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    /// Threads to measure with; default: what the engine would use
+    #[arg(long)]
+    pub threads: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    #[arg(default_value = "scenario.toml")]
+    pub path: PathBuf,
+    /// Overwrite an existing file
+    #[arg(long)]
+    pub force: bool,
+}

@@ -1,0 +1,174 @@
+//! `llmlab run --explain`: the resolved plan in words and numbers, without running it.
+
+use llmlab_loadgen::Workload;
+use llmlab_scenarios::spec::{ArrivalSpec, LengthDist, LengthSpec, RateSpec};
+
+use super::run::{How, Plan, PlannedTarget};
+use crate::exit::{Code, Failure};
+use crate::host;
+
+/// Time to start and stop an engine child, seconds, for the estimate.
+const TURNAROUND_S: f64 = 0.8;
+/// Share of the roofline a mixed run reaches, for the estimate; the run itself measures the true one.
+const EXPECTED_EFFICIENCY: f64 = 0.35;
+
+pub fn explain(plan: &Plan) -> Result<Code, Failure> {
+    // Arrival times do not change what is drawn, so any rate shows the requests.
+    let workload = plan.workload(plan_rate(plan).unwrap_or(1.0))?;
+    println!("{}  (seed {})", plan.spec.name, plan.spec.seed);
+    println!("\nmodel     {}", plan.model.source);
+    if plan.model.parameters > 0 {
+        println!(
+            "          {} parameters, {} layers, vocabulary {}, up to {} tokens",
+            count(plan.model.parameters as f64),
+            plan.model.layers,
+            plan.model.vocab_size,
+            plan.model.max_model_len
+        );
+    }
+    println!("workload  {}", lengths_in_words(plan));
+    println!(
+        "          {} requests a trial, the first {} warm-up; {} prompt + {} output tokens",
+        workload.requests.len(),
+        plan.warmup_requests,
+        count(workload.prompt_tokens_total() as f64),
+        count(workload.output_tokens_total() as f64)
+    );
+    println!("arrivals  {}", arrivals_in_words(plan));
+    for target in &plan.targets {
+        println!("target    {}: {}", target.facts.name, target.facts.description);
+        if let How::Engine { resolved, .. } = &target.how {
+            println!(
+                "          memory {}: weights {}, KV pool {} ({} per token)",
+                bytes(target.facts.weight_bytes + resolved.kv_pool_bytes()),
+                bytes(target.facts.weight_bytes),
+                bytes(resolved.kv_pool_bytes()),
+                bytes(target.facts.kv_bytes_per_token)
+            );
+        }
+    }
+    for (metric, limits) in [
+        ("TTFT", &plan.spec.slo.ttft),
+        ("TPOT", &plan.spec.slo.tpot),
+        ("ITL", &plan.spec.slo.itl),
+        ("E2E", &plan.spec.slo.e2e),
+    ] {
+        for (percentile, limit) in limits {
+            println!("SLO       {metric} p{percentile} within {limit:?}");
+        }
+    }
+    println!(
+        "order     {} repeat(s) of each target, interleaved{}",
+        plan.spec.repeats,
+        if plan.needs_probe() { ", after a short ramp that finds saturation" } else { "" }
+    );
+    match expected_seconds(plan, &workload) {
+        Some(seconds) => println!(
+            "expected  about {seconds:.0} s in all, from this machine's roofline; a guess within a factor of two"
+        ),
+        None => println!("expected  duration unknown: it depends on the server"),
+    }
+    println!("\nnothing was run; drop --explain to run it");
+    Ok(Code::Pass)
+}
+
+/// The fixed rate, if the scenario has one.
+fn plan_rate(plan: &Plan) -> Option<f64> {
+    match &plan.spec.workload.arrivals {
+        ArrivalSpec::Poisson { rate } | ArrivalSpec::Gamma { rate, .. } | ArrivalSpec::Constant { rate } => {
+            match rate {
+                RateSpec::PerSecond { rps } => Some(*rps),
+                RateSpec::Load { .. } => None,
+            }
+        }
+        ArrivalSpec::Closed { .. } | ArrivalSpec::Trace { .. } => None,
+    }
+}
+
+/// Work divided by what the machine can do, per trial, or the schedule's own length when that is longer.
+fn expected_seconds(plan: &Plan, workload: &Workload) -> Option<f64> {
+    let tokens = (workload.prompt_tokens_total() + workload.output_tokens_total()) as f64;
+    let schedule_s = plan_rate(plan).map_or(0.0, |rps| workload.requests.len() as f64 / rps);
+    let mut total = 0.0;
+    for target in &plan.targets {
+        let busy_s = compute_seconds(plan, target, tokens)?;
+        let trial_s = match plan.load_share() {
+            Some(share) => busy_s / share,
+            None => busy_s.max(schedule_s),
+        };
+        let probe_s = if plan.needs_probe() { 8.0 } else { 0.0 };
+        total += probe_s + f64::from(plan.spec.repeats) * (trial_s + TURNAROUND_S);
+    }
+    Some(total)
+}
+
+fn compute_seconds(plan: &Plan, target: &PlannedTarget, tokens: f64) -> Option<f64> {
+    let How::Engine { resolved, .. } = &target.how else { return None };
+    let roofline = host::roofline(resolved.runtime.threads as u32);
+    let peak = match target.facts.weight_format.as_deref() {
+        Some("q8_0" | "q4_0") => roofline.int8_ops_per_s,
+        Some("bf16") => roofline.bf16_flops_per_s,
+        _ => roofline.f32_flops_per_s,
+    };
+    let peak = if peak > 0.0 { peak } else { roofline.f32_flops_per_s };
+    Some(tokens * plan.model.linear_flops_per_token / (peak * EXPECTED_EFFICIENCY))
+}
+
+pub fn lengths_in_words(plan: &Plan) -> String {
+    let w = &plan.spec.workload;
+    let scaled = if w.scale_input == 1.0 && w.scale_output == 1.0 {
+        String::new()
+    } else {
+        format!(", input x {}, output x {}", w.scale_input, w.scale_output)
+    };
+    match &w.lengths {
+        LengthSpec::Quantiles { name, source, .. } => format!("{name}{scaled} ({source})"),
+        LengthSpec::Distributions { input, output } => {
+            format!("input {}, output {}{scaled}", dist(input), dist(output))
+        }
+        LengthSpec::Trace { path, rows } => format!("{} rows of {path}{scaled}", rows.len()),
+    }
+}
+
+fn dist(d: &LengthDist) -> String {
+    match d {
+        LengthDist::Fixed { tokens } => format!("{tokens} tokens"),
+        LengthDist::Uniform { min, max } => format!("{min} to {max} tokens"),
+        LengthDist::Lognormal { median, p95 } => format!("lognormal, median {median} and p95 {p95} tokens"),
+    }
+}
+
+pub fn arrivals_in_words(plan: &Plan) -> String {
+    let rate = |rate: &RateSpec| match rate {
+        RateSpec::PerSecond { rps } => format!("{rps} requests/s"),
+        RateSpec::Load { share } => format!("{:.0} % of the lowest measured saturation", share * 100.0),
+    };
+    match &plan.spec.workload.arrivals {
+        ArrivalSpec::Poisson { rate: r } => format!("Poisson at {}", rate(r)),
+        ArrivalSpec::Gamma { rate: r, cv } => format!("gamma with cv {cv} at {}", rate(r)),
+        ArrivalSpec::Constant { rate: r } => format!("evenly spaced at {}", rate(r)),
+        ArrivalSpec::Closed { users, think_time } => {
+            format!("closed loop, {users} users, {think_time:?} between requests")
+        }
+        ArrivalSpec::Trace { speed } => format!("as in the trace, {speed} x faster"),
+    }
+}
+
+fn count(n: f64) -> String {
+    match n {
+        n if n >= 1e9 => format!("{:.2} G", n / 1e9),
+        n if n >= 1e6 => format!("{:.1} M", n / 1e6),
+        n if n >= 1e4 => format!("{:.0} k", n / 1e3),
+        n => format!("{n:.0}"),
+    }
+}
+
+fn bytes(n: u64) -> String {
+    let n = n as f64;
+    match n {
+        n if n >= 1e9 => format!("{:.2} GB", n / 1e9),
+        n if n >= 1e6 => format!("{:.1} MB", n / 1e6),
+        n if n >= 1e3 => format!("{:.1} kB", n / 1e3),
+        n => format!("{n:.0} B"),
+    }
+}

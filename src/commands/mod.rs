@@ -1,0 +1,33 @@
+//! One file per verb.
+
+mod calibrate;
+mod doctor;
+mod explain;
+mod init;
+mod report;
+pub mod run;
+mod serve;
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{Code, Failure};
+
+pub fn dispatch(command: Command) -> Result<Code, Failure> {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Serve(args) => serve::serve(args),
+        Command::Report(args) => report::report(args),
+        Command::Calibrate(args) => calibrate::calibrate(args),
+        Command::Doctor(args) => doctor::doctor(args),
+        Command::Init(args) => init::init(args),
+        Command::Schema => {
+            println!("{}", llmlab_scenarios::json_schema());
+            Ok(Code::Pass)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "llmlab", &mut std::io::stdout());
+            Ok(Code::Pass)
+        }
+    }
+}

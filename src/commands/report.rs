@@ -1,0 +1,98 @@
+//! `llmlab report`: records in, report out. The end of every run, and the way back into a stored or killed one.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use llmlab_metrics::analysis::TargetAnalysis;
+use llmlab_metrics::{Analysis, Trial};
+use llmlab_results::{latest_run, read_run, write_parquet};
+
+use crate::cli::ReportArgs;
+use crate::exit::{Code, Failure};
+
+/// A report on disk, and what it says.
+#[derive(Debug)]
+pub struct Written {
+    pub analysis: Analysis,
+    pub html: PathBuf,
+    pub markdown: PathBuf,
+    /// What reading the run found damaged.
+    pub warnings: Vec<String>,
+}
+
+pub fn report(args: ReportArgs) -> Result<Code, Failure> {
+    let run = match args.run {
+        Some(run) => run,
+        None => latest_run(&args.results).map_err(Failure::bad_input)?.ok_or_else(|| {
+            Failure::bad_input(format!("no runs under {}; make one with llmlab run", args.results.display()))
+        })?,
+    };
+    let written = write(&run)?;
+    print(&written, &run, args.json)?;
+    Ok(verdict_code(&written.analysis))
+}
+
+/// Reads a run, analyses it, and writes parquet files, SVG charts and both reports beside the records.
+pub fn write(run: &Path) -> Result<Written, Failure> {
+    let (manifest, files) = read_run(run).map_err(Failure::bad_input)?;
+    write_parquet(run, &files).map_err(Failure::internal)?;
+    let mut warnings = Vec::new();
+    let trials: Vec<Trial> = files
+        .into_iter()
+        .map(|file| {
+            warnings.extend(file.warnings);
+            Trial { facts: file.facts, records: file.records, steps: file.steps, server: file.server }
+        })
+        .collect();
+    let analysis = llmlab_metrics::analyse(&manifest, &trials);
+    let save = |name: &str, text: &str| -> Result<PathBuf, Failure> {
+        let path = run.join(name);
+        std::fs::write(&path, text)
+            .map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))?;
+        Ok(path)
+    };
+    save("analysis.json", &serde_json::to_string_pretty(&analysis).map_err(Failure::internal)?)?;
+    let markdown = save("report.md", &llmlab_metrics::markdown(&analysis))?;
+    let html = save("report.html", &llmlab_metrics::html(&analysis, &manifest, &trials))?;
+    let charts = run.join("charts");
+    std::fs::create_dir_all(&charts).map_err(Failure::internal)?;
+    for (name, svg) in llmlab_metrics::svgs(&analysis, &manifest, &trials) {
+        save(&format!("charts/{name}"), &svg)?;
+    }
+    Ok(Written { analysis, html, markdown, warnings })
+}
+
+pub fn print(written: &Written, run: &Path, json: bool) -> Result<(), Failure> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&written.analysis).map_err(Failure::internal)?);
+        return Ok(());
+    }
+    let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let width = crossterm_width();
+    print!("{}", llmlab_metrics::terminal(&written.analysis, color, width));
+    for warning in &written.warnings {
+        println!("warning: {warning}");
+    }
+    println!("\nreport   {}", written.html.display());
+    println!("         {}", written.markdown.display());
+    println!("records  {}", run.display());
+    Ok(())
+}
+
+fn crossterm_width() -> usize {
+    let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    columns.unwrap_or(100).clamp(60, 200)
+}
+
+/// Invalid beats a missed SLO: a number that must not be used cannot fail anything. A limit counts as missed when a
+/// target broke it in more than half of its repeats.
+pub fn verdict_code(analysis: &Analysis) -> Code {
+    let missed = |target: &TargetAnalysis| target.slo.iter().any(|slo| slo.judged > 2 * slo.met);
+    if !analysis.trusted {
+        Code::Invalid
+    } else if analysis.targets.iter().any(missed) {
+        Code::SloFailed
+    } else {
+        Code::Pass
+    }
+}

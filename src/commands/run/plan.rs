@@ -1,0 +1,358 @@
+//! From a scenario to everything a run needs, checked before anything starts: models, engine sizes, workload limits.
+
+use std::path::Path;
+use std::time::Duration;
+
+use llmlab_loadgen::{
+    Arrivals, LengthDist, Lengths, PromptStyle, Protocol, TraceRow, Workload, WorkloadConfig,
+};
+use llmlab_models::ModelSpec;
+use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts, TargetKind};
+use llmlab_scenarios::spec::{
+    ArrivalSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RateSpec, RunSpec, SloSpec,
+    TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
+};
+
+use crate::cli::RunArgs;
+use crate::exit::Failure;
+use crate::target::EngineLaunch;
+use crate::wire::{self, ResolvedEngine};
+
+/// A run with nothing left open but the rate, when that is a share of a saturation yet to be measured.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub spec: RunSpec,
+    /// The scenario as read, or the one that stands for a bare URL.
+    pub text: String,
+    pub path: Option<String>,
+    pub model: ModelFacts,
+    pub targets: Vec<PlannedTarget>,
+    pub prompts: PromptStyle,
+    /// Prompt plus output at most, so that every target can hold every request.
+    pub max_tokens_per_request: u32,
+    pub warmup_requests: u64,
+    pub cost: Option<CostFacts>,
+}
+
+#[derive(Debug, Clone)]
+pub struct PlannedTarget {
+    pub facts: TargetFacts,
+    pub how: How,
+}
+
+#[derive(Debug, Clone)]
+pub enum How {
+    Engine { launch: EngineLaunch, resolved: Box<ResolvedEngine> },
+    Endpoint(EndpointSpec),
+}
+
+pub fn plan(args: &RunArgs) -> Result<Plan, Failure> {
+    if args.scenario.starts_with("http://") || args.scenario.starts_with("https://") {
+        let mut spec = spec_for_url(&args.scenario);
+        apply_overrides(&mut spec, args)?;
+        return resolve(spec, format!("# llmlab run {}\n", args.scenario), None);
+    }
+    let (text, mut spec) = llmlab_scenarios::load(Path::new(&args.scenario)).map_err(Failure::usage)?;
+    apply_overrides(&mut spec, args)?;
+    resolve(spec, text, Some(args.scenario.clone()))
+}
+
+fn apply_overrides(spec: &mut RunSpec, args: &RunArgs) -> Result<(), Failure> {
+    if let Some(requests) = args.requests {
+        if requests == 0 {
+            return Err(Failure::bad_input("--requests 0: accepted are 1 and above"));
+        }
+        spec.workload.requests = requests;
+    }
+    if let Some(repeats) = args.repeats {
+        if repeats == 0 || repeats > 100 {
+            return Err(Failure::bad_input(format!("--repeats {repeats}: accepted are 1 to 100")));
+        }
+        spec.repeats = repeats;
+    }
+    if let Some(seed) = args.seed {
+        spec.seed = seed;
+    }
+    Ok(())
+}
+
+/// A first look at an unknown server: chat-sized requests from four users, text prompts, no tokenizer needed.
+fn spec_for_url(url: &str) -> RunSpec {
+    let chat = |median: f64, p95: f64| SpecDist::Lognormal { median, p95 };
+    RunSpec {
+        name: "first-look".into(),
+        seed: 1,
+        model: ModelChoice { source: REMOTE_MODEL.into(), max_model_len: None },
+        workload: WorkloadSpec {
+            lengths: LengthSpec::Distributions { input: chat(100.0, 400.0), output: chat(64.0, 200.0) },
+            scale_input: 1.0,
+            scale_output: 1.0,
+            input_range: (4, 1024),
+            output_range: (2, 256),
+            requests: 40,
+            warmup: WarmupSpec::Auto,
+            arrivals: ArrivalSpec::Closed { users: 4, think_time: Duration::ZERO },
+            shared_prefix_tokens: 0,
+            timeout: TimeoutSpec {
+                connect: Duration::from_secs(5),
+                first_token: Duration::from_secs(120),
+                inter_token: Duration::from_secs(60),
+                total: Duration::from_secs(600),
+            },
+        },
+        targets: vec![TargetSpec {
+            name: "server".into(),
+            kind: TargetChoice::Endpoint(EndpointSpec {
+                url: url.trim_end_matches('/').into(),
+                protocol: "openai-completions".into(),
+                model: None,
+                api_key_env: None,
+                metrics_path: Some("/metrics".into()),
+            }),
+        }],
+        slo: SloSpec::default(),
+        repeats: 1,
+        cost: None,
+    }
+}
+
+/// `model.source` of a run against a server whose model we do not have.
+pub const REMOTE_MODEL: &str = "remote";
+
+fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Failure> {
+    let model = match spec.model.source.as_str() {
+        REMOTE_MODEL => None,
+        source => Some(llmlab_models::load_spec(source).map_err(Failure::bad_input)?),
+    };
+    let targets = spec
+        .targets
+        .iter()
+        .map(|target| plan_target(target, &spec, model.as_ref()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let limit = targets.iter().filter_map(PlannedTarget::token_limit).min();
+    let max_tokens_per_request = limit.unwrap_or(u32::MAX);
+    if max_tokens_per_request < 8 {
+        return Err(Failure::bad_input(format!(
+            "the smallest target holds {max_tokens_per_request} tokens, too few for any request; raise num_blocks or kv_memory"
+        )));
+    }
+    let model_facts = match &model {
+        Some(model) => wire::model_facts(&spec.model.source, model, max_model_len(&spec, model)),
+        None => ModelFacts { source: spec.model.source.clone(), ..ModelFacts::default() },
+    };
+    let warmup_requests = match spec.workload.warmup {
+        WarmupSpec::Requests { count } => u64::from(count),
+        WarmupSpec::Auto => u64::from(spec.workload.requests / 10).clamp(2, 50),
+    };
+    if warmup_requests >= u64::from(spec.workload.requests) {
+        return Err(Failure::bad_input(format!(
+            "{} requests with {warmup_requests} of them warm-up leave nothing to measure; raise `requests`",
+            spec.workload.requests
+        )));
+    }
+    let prompts = prompt_style(&targets, model.as_ref());
+    let cost = cost(&spec)?;
+    Ok(Plan {
+        text,
+        path,
+        model: model_facts,
+        prompts,
+        max_tokens_per_request,
+        warmup_requests,
+        cost,
+        targets,
+        spec,
+    })
+}
+
+fn max_model_len(spec: &RunSpec, model: &ModelSpec) -> u32 {
+    spec.model.max_model_len.unwrap_or(model.max_position_embeddings).min(model.max_position_embeddings)
+}
+
+fn plan_target(
+    target: &TargetSpec,
+    run: &RunSpec,
+    model: Option<&ModelSpec>,
+) -> Result<PlannedTarget, Failure> {
+    match &target.kind {
+        TargetChoice::Engine(engine) => {
+            let Some(model) = model else {
+                return Err(Failure::bad_input(format!(
+                    "target {}: an engine needs a model; set [model] source",
+                    target.name
+                )));
+            };
+            let length = max_model_len(run, model);
+            let resolved = wire::resolve_engine(engine, model, Some(length))
+                .map_err(|error| Failure::bad_input(format!("target {}: {error}", target.name)))?;
+            let launch = EngineLaunch {
+                model: run.model.source.clone(),
+                model_seed: run.seed,
+                max_model_len: length,
+                engine: engine.clone(),
+            };
+            let facts = resolved.facts(&target.name);
+            Ok(PlannedTarget { facts, how: How::Engine { launch, resolved: Box::new(resolved) } })
+        }
+        TargetChoice::Endpoint(endpoint) => {
+            let facts = TargetFacts {
+                name: target.name.clone(),
+                kind: TargetKind::Endpoint,
+                description: format!("live server at {}, protocol {}", endpoint.url, endpoint.protocol),
+                saturation_rps: None,
+                weight_format: None,
+                weight_bytes: 0,
+                kv_bytes_per_token: 0,
+                threads: None,
+                max_num_seqs: None,
+                kv_blocks: None,
+                block_size: None,
+            };
+            Ok(PlannedTarget { facts, how: How::Endpoint(endpoint.clone()) })
+        }
+    }
+}
+
+impl PlannedTarget {
+    /// Prompt plus output tokens of the largest request this target can hold; `None` when it does not tell.
+    fn token_limit(&self) -> Option<u32> {
+        match &self.how {
+            How::Engine { resolved, .. } => {
+                let pool = (resolved.engine.num_blocks - 1).saturating_mul(resolved.engine.block_size);
+                Some(resolved.engine.max_model_len.min(pool))
+            }
+            How::Endpoint(_) => None,
+        }
+    }
+
+    pub fn protocol(&self) -> Result<Protocol, Failure> {
+        match &self.how {
+            How::Engine { .. } => Ok(Protocol::OpenAiCompletions),
+            How::Endpoint(endpoint) => endpoint.protocol.parse().map_err(Failure::bad_input),
+        }
+    }
+}
+
+/// Token ids where every target can take them, because only they give exact prompt lengths; else words.
+fn prompt_style(targets: &[PlannedTarget], model: Option<&ModelSpec>) -> PromptStyle {
+    let takes_ids = |target: &PlannedTarget| matches!(target.protocol(), Ok(Protocol::OpenAiCompletions));
+    match model {
+        Some(model) if targets.iter().all(takes_ids) => ordinary_ids(model),
+        // A byte-level tokenizer spends a token on every letter; common ones about 1.3 on an English word.
+        Some(model) if model.vocab_size <= 1024 => PromptStyle::Words { tokens_per_word: 5.6 },
+        _ => PromptStyle::Words { tokens_per_word: 1.3 },
+    }
+}
+
+/// The widest range of ids without begin- and end-of-sequence tokens, which sit at one end of the vocabulary.
+fn ordinary_ids(model: &ModelSpec) -> PromptStyle {
+    let special = || model.eos_token_ids.iter().copied().chain(model.bos_token_id);
+    let middle = model.vocab_size / 4;
+    let first = special().filter(|id| *id < middle).max().map_or(0, |id| id + 1);
+    let end = special().filter(|id| *id >= middle).min().unwrap_or(model.vocab_size);
+    PromptStyle::TokenIds { first, end }
+}
+
+fn cost(spec: &RunSpec) -> Result<Option<CostFacts>, Failure> {
+    let Some(cost) = &spec.cost else { return Ok(None) };
+    let name = cost.hardware.clone().unwrap_or_else(|| "this machine".into());
+    if let Some(usd_per_hour) = cost.usd_per_hour {
+        return Ok(Some(CostFacts { hardware: name, usd_per_hour, source: "given in the scenario".into() }));
+    }
+    let Some(price) = llmlab_models::catalogue::find_price(&name).map_err(Failure::bad_input)? else {
+        return Err(Failure::bad_input(format!("no price is known for {name}; set cost.usd_per_hour")));
+    };
+    let source = format!("{}, {}", price.source, price.date);
+    Ok(Some(CostFacts { hardware: name, usd_per_hour: price.usd_per_hour, source }))
+}
+
+impl Plan {
+    /// Does the rate depend on a saturation still to be measured?
+    pub fn needs_probe(&self) -> bool {
+        self.load_share().is_some()
+    }
+
+    pub fn load_share(&self) -> Option<f64> {
+        match &self.spec.workload.arrivals {
+            ArrivalSpec::Poisson { rate }
+            | ArrivalSpec::Gamma { rate, .. }
+            | ArrivalSpec::Constant { rate } => match rate {
+                RateSpec::Load { share } => Some(*share),
+                RateSpec::PerSecond { .. } => None,
+            },
+            ArrivalSpec::Closed { .. } | ArrivalSpec::Trace { .. } => None,
+        }
+    }
+
+    /// The arrival process at `load_rps`, which stands in for a rate given as a share of saturation.
+    fn arrivals(&self, load_rps: f64) -> Arrivals {
+        let rps = |rate: &RateSpec| match rate {
+            RateSpec::PerSecond { rps } => *rps,
+            RateSpec::Load { .. } => load_rps,
+        };
+        match &self.spec.workload.arrivals {
+            ArrivalSpec::Poisson { rate } => Arrivals::Poisson { rate_rps: rps(rate) },
+            ArrivalSpec::Gamma { rate, cv } => Arrivals::Gamma { rate_rps: rps(rate), cv: *cv },
+            ArrivalSpec::Constant { rate } => Arrivals::Constant { rate_rps: rps(rate) },
+            ArrivalSpec::Closed { users, think_time } => {
+                Arrivals::Closed { users: *users, think_time: *think_time }
+            }
+            ArrivalSpec::Trace { speed } => Arrivals::Trace { speed: *speed },
+        }
+    }
+
+    pub fn workload_config(&self, load_rps: f64) -> WorkloadConfig {
+        let w = &self.spec.workload;
+        let limit = self.max_tokens_per_request;
+        // Output gets at most half of what a request may hold, the prompt the rest, so no draw is impossible.
+        let output_max = w.output_range.1.min(limit / 2).max(1);
+        let input_max = w.input_range.1.min(limit - output_max).max(1);
+        WorkloadConfig {
+            seed: self.spec.seed,
+            requests: u64::from(w.requests),
+            lengths: lengths(&w.lengths),
+            scale_input: w.scale_input,
+            scale_output: w.scale_output,
+            input_range: (w.input_range.0.min(input_max), input_max),
+            output_range: (w.output_range.0.min(output_max), output_max),
+            arrivals: self.arrivals(load_rps),
+            prompts: self.prompts.clone(),
+            shared_prefix_tokens: w.shared_prefix_tokens.min(input_max),
+        }
+    }
+
+    pub fn workload(&self, load_rps: f64) -> Result<Workload, Failure> {
+        llmlab_loadgen::generate(&self.workload_config(load_rps)).map_err(Failure::bad_input)
+    }
+}
+
+fn lengths(spec: &LengthSpec) -> Lengths {
+    match spec {
+        LengthSpec::Quantiles { input, output, rank_correlation, .. } => Lengths::Quantiles {
+            input: input.values,
+            output: output.values,
+            rank_correlation: *rank_correlation,
+        },
+        LengthSpec::Distributions { input, output } => {
+            Lengths::Independent { input: length_dist(input), output: length_dist(output) }
+        }
+        LengthSpec::Trace { rows, .. } => Lengths::Trace {
+            rows: rows
+                .iter()
+                .map(|row| TraceRow {
+                    input_tokens: row.input_tokens,
+                    output_tokens: row.output_tokens,
+                    arrival: row.arrival_s.map(Duration::from_secs_f64),
+                })
+                .collect(),
+        },
+    }
+}
+
+fn length_dist(dist: &SpecDist) -> LengthDist {
+    match dist {
+        SpecDist::Fixed { tokens } => LengthDist::Fixed { tokens: *tokens },
+        SpecDist::Uniform { min, max } => LengthDist::Uniform { min: *min, max: *max },
+        SpecDist::Lognormal { median, p95 } => LengthDist::Lognormal { median: *median, p95: *p95 },
+    }
+}

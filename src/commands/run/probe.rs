@@ -1,0 +1,74 @@
+//! What a target can take at most: the reference for `load = 0.7`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmlab_loadgen::saturation::{Ramp, Throughput, find_saturation, step_workload};
+use llmlab_loadgen::{DriveOptions, Silent, drive_with, generate};
+use llmlab_results::RunDir;
+use llmlab_results::manifest::{TrialFacts, TrialKind};
+use llmlab_results::record::{RecordSink, RequestRecord};
+use tokio_util::sync::CancellationToken;
+
+use super::plan::Plan;
+use super::trial::{Ready, facts_before};
+use crate::exit::Failure;
+use crate::live::Live;
+
+/// Keeps the step's records for its throughput besides journalling them.
+struct Keep<'a> {
+    sink: &'a mut dyn RecordSink,
+    records: Vec<RequestRecord>,
+}
+
+impl RecordSink for Keep<'_> {
+    fn record(&mut self, record: &RequestRecord) -> std::io::Result<()> {
+        self.records.push(record.clone());
+        self.sink.record(record)
+    }
+}
+
+/// Runs the ramp against a fresh server of target `index`. Returns requests per second at saturation.
+pub fn saturation(
+    plan: &Plan,
+    index: usize,
+    dir: &RunDir,
+    live: &Arc<Live>,
+    cancel: &CancellationToken,
+) -> Result<(TrialFacts, f64), Failure> {
+    let planned = &plan.targets[index];
+    let name = &planned.facts.name;
+    live.phase(index, "probing", format!("{name}: starting, to find its saturation"));
+    let mut facts = facts_before(name, 0, TrialKind::Probe);
+    let mut writer = dir.start_trial(&facts).map_err(Failure::internal)?;
+    let ready = Ready::start(plan, planned, writer.dir())?;
+
+    let config = plan.workload_config(1.0);
+    let ramp = Ramp::default();
+    let found = find_saturation(&ramp, |users| -> Result<(Throughput, Duration), Failure> {
+        live.phase(index, "probing", format!("{name}: finding saturation, {users} users"));
+        let workload = generate(&step_workload(&config, users)).map_err(Failure::bad_input)?;
+        let options = DriveOptions { drain: Duration::ZERO, time_limit: Some(ramp.step_time), scrape: None };
+        let mut keep = Keep { sink: &mut writer, records: Vec::new() };
+        let driven = drive_with(&ready.endpoint, &workload, options, &mut keep, &Silent, cancel)
+            .map_err(|error| Failure::target(format!("target {name}: {error}")))?;
+        if facts.start_monotonic_ns == 0 {
+            facts.start_monotonic_ns = driven.start_monotonic_ns;
+        }
+        facts.elapsed_ns += driven.elapsed.as_nanos() as u64;
+        Ok((Throughput::from_records(&keep.records, driven.elapsed), driven.elapsed))
+    })?;
+    ready.stop();
+    writer.finish().map_err(Failure::internal)?;
+    facts.complete = !cancel.is_cancelled();
+    live.log(format!("{name}: {}", found.describe()));
+    live.phase(index, "waiting", format!("{name}: saturation {:.1} requests/s", found.rps));
+    if found.rps <= 0.0 {
+        return Err(Failure::target(format!(
+            "target {name} completed nothing while its saturation was probed ({}); see {}",
+            found.describe(),
+            dir.path().join(&facts.dir).display()
+        )));
+    }
+    Ok((facts, found.rps))
+}

@@ -1,0 +1,139 @@
+//! One trial: a fresh server, the workload driven once, everything recorded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmlab_loadgen::{
+    DriveFacts, DriveOptions, Ended, Endpoint, Scrape, Secret, Timeouts, Workload, drive_with,
+};
+use llmlab_results::RunDir;
+use llmlab_results::manifest::{ClientFacts, ServerSample, TrialFacts, TrialKind};
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{How, Plan, PlannedTarget};
+use crate::exit::Failure;
+use crate::live::Live;
+use crate::target::{self, EngineProcess};
+
+/// How long requests in flight may finish after the first Ctrl-C.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Often enough to see a batch fill and drain, rare enough to cost nothing.
+const SCRAPE_EVERY: Duration = Duration::from_millis(200);
+
+/// A target that answers: where, and under which name and key.
+#[derive(Debug)]
+pub struct Ready {
+    pub endpoint: Endpoint,
+    pub metrics_url: Option<String>,
+    process: Option<EngineProcess>,
+}
+
+impl Ready {
+    /// Starts the target if it is ours to start; otherwise asks the live server what it serves. Logs go to `dir`.
+    pub fn start(plan: &Plan, planned: &PlannedTarget, dir: &std::path::Path) -> Result<Ready, Failure> {
+        let wait = &plan.spec.workload.timeout;
+        let timeouts = Timeouts {
+            connect: wait.connect,
+            first_token: wait.first_token,
+            inter_token: wait.inter_token,
+            total: wait.total,
+        };
+        let protocol = planned.protocol()?;
+        match &planned.how {
+            How::Engine { launch, .. } => {
+                let process = EngineProcess::start(launch, dir)?;
+                let base_url = process.url.clone();
+                let endpoint =
+                    Endpoint { base_url, protocol, model: "llmlab".into(), api_key: None, timeouts };
+                let metrics_url = Some(format!("{}/metrics", endpoint.base_url));
+                Ok(Ready { endpoint, metrics_url, process: Some(process) })
+            }
+            How::Endpoint(spec) => {
+                let key = target::api_key(spec.api_key_env.as_deref())?;
+                let model = match &spec.model {
+                    Some(model) => model.clone(),
+                    None => target::first_served_model(&spec.url, key.as_deref())?,
+                };
+                let metrics_url = match &spec.metrics_path {
+                    Some(path) => target::metrics_url(&spec.url, path, key.as_deref())?,
+                    None => None,
+                };
+                let api_key = key.map(Secret::new);
+                let endpoint = Endpoint { base_url: spec.url.clone(), protocol, model, api_key, timeouts };
+                Ok(Ready { endpoint, metrics_url, process: None })
+            }
+        }
+    }
+
+    pub fn stop(self) {
+        if let Some(process) = self.process {
+            // Whether it drained or had to be killed, the trial's records are complete by now.
+            let _ = process.stop();
+        }
+    }
+}
+
+/// Facts of a trial before it ran; the driver fills in the rest.
+pub fn facts_before(target: &str, repeat: u32, kind: TrialKind) -> TrialFacts {
+    let dir = match kind {
+        TrialKind::Probe => format!("{target}-probe"),
+        TrialKind::Measure => format!("{target}-r{repeat}"),
+    };
+    TrialFacts {
+        dir,
+        target: target.to_string(),
+        repeat,
+        kind,
+        start_monotonic_ns: 0,
+        elapsed_ns: 0,
+        client: ClientFacts::default(),
+        complete: false,
+    }
+}
+
+pub fn fill(facts: &mut TrialFacts, driven: &DriveFacts) {
+    facts.start_monotonic_ns = driven.start_monotonic_ns;
+    facts.elapsed_ns = driven.elapsed.as_nanos() as u64;
+    facts.client = driven.client.clone();
+    facts.complete = driven.ended == Ended::Complete;
+}
+
+pub fn measure(
+    plan: &Plan,
+    index: usize,
+    repeat: u32,
+    workload: &Workload,
+    dir: &RunDir,
+    live: &Arc<Live>,
+    cancel: &CancellationToken,
+) -> Result<TrialFacts, Failure> {
+    let planned = &plan.targets[index];
+    let name = &planned.facts.name;
+    let of = plan.spec.repeats;
+    live.phase(index, "starting", format!("{name}: starting, repeat {repeat} of {of}"));
+    let mut facts = facts_before(name, repeat, TrialKind::Measure);
+    let mut writer = dir.start_trial(&facts).map_err(Failure::internal)?;
+    let ready = Ready::start(plan, planned, writer.dir())?;
+
+    live.phase(index, "running", format!("{name}: measuring, repeat {repeat} of {of}"));
+    live.begin_trial(index, workload.requests.len() as u64);
+    let samples = writer.sample_writer();
+    let mut on_sample = |sample: &ServerSample| {
+        live.server(sample);
+        samples.write_sample(sample).map_err(std::io::Error::from)
+    };
+    let scrape = ready.metrics_url.clone().map(|url| Scrape {
+        url,
+        interval: SCRAPE_EVERY,
+        on_sample: &mut on_sample,
+    });
+    let options = DriveOptions { drain: DRAIN, time_limit: None, scrape };
+    let driven = drive_with(&ready.endpoint, workload, options, &mut writer, live.as_ref(), cancel)
+        .map_err(|error| Failure::target(format!("target {name}: {error}")))?;
+    ready.stop();
+    writer.finish().map_err(Failure::internal)?;
+    fill(&mut facts, &driven);
+    live.end_trial();
+    live.phase(index, "done", format!("{name}: repeat {repeat} of {of} done"));
+    Ok(facts)
+}

@@ -1,0 +1,112 @@
+//! `llmlab serve`: the reference engine as a server, in its own process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use llmlab_core::scheduler::Scheduler;
+use llmlab_scenarios::spec::EngineSpec;
+
+use crate::cli::ServeArgs;
+use crate::exit::{Code, Failure};
+use crate::wire;
+
+pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
+    let spec = engine_spec(&args)?;
+    let model = llmlab_models::load(&args.model, args.model_seed).map_err(Failure::bad_input)?;
+    let resolved =
+        wire::resolve_engine(&spec, &model.spec, args.max_model_len).map_err(Failure::bad_input)?;
+    let executor = wire::build_executor(&model, &resolved)?;
+    let scheduler = Scheduler::new(resolved.engine.clone()).map_err(Failure::bad_input)?;
+    let api_key = api_key(&args)?;
+    let config = llmlab_server::ServerConfig {
+        addr: SocketAddr::new(args.host, args.port),
+        served_model_name: args.served_model_name.clone().unwrap_or_else(|| args.model.clone()),
+        api_key,
+        max_queue: spec.max_queue as usize,
+        max_model_len: resolved.engine.max_model_len,
+        step_log: args.step_log.clone(),
+        ..Default::default()
+    };
+    let info = Arc::new(wire::model_info(model)?);
+    let describe = resolved.describe();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(Failure::internal)?;
+    let exit_with_parent = args.exit_with_parent;
+    runtime
+        .block_on(llmlab_server::serve(
+            config,
+            info,
+            scheduler,
+            executor,
+            move |addr| {
+                use std::io::Write;
+                println!("listening on http://{addr}");
+                println!("{describe}");
+                let _ = std::io::stdout().flush();
+            },
+            shutdown(exit_with_parent),
+        ))
+        .map_err(Failure::target)?;
+    Ok(Code::Pass)
+}
+
+/// The engine as flags or as JSON from a parent.
+fn engine_spec(args: &ServeArgs) -> Result<EngineSpec, Failure> {
+    if let Some(json) = &args.engine_json {
+        return serde_json::from_str(json)
+            .map_err(|error| Failure::bad_input(format!("--engine-json: {error}")));
+    }
+    let mut knobs = args.knobs.clone();
+    // The short flags are knobs too; one given both ways is the user's mistake and reported as a duplicate key.
+    knobs.extend(args.weights.as_ref().map(|weights| format!("weights={weights}")));
+    knobs.extend(args.threads.map(|threads| format!("threads={threads}")));
+    llmlab_scenarios::engine_from_knobs(&args.policy, &knobs).map_err(Failure::usage)
+}
+
+fn api_key(args: &ServeArgs) -> Result<Option<String>, Failure> {
+    let Some(variable) = &args.api_key_env else { return Ok(args.api_key.clone()) };
+    match std::env::var(variable) {
+        Ok(key) if !key.is_empty() => Ok(Some(key)),
+        _ => {
+            Err(Failure::bad_input(format!("--api-key-env {variable}: that environment variable is not set")))
+        }
+    }
+}
+
+/// Resolves on SIGTERM, SIGINT, or when standard input closes and the parent asked for that.
+async fn shutdown(exit_with_parent: bool) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    let parent_gone = async {
+        match exit_with_parent.then(parent_watch).flatten() {
+            Some(gone) => drop(gone.await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        // A terminal's Ctrl-C reaches parent and child alike; the parent decides when its child stops.
+        _ = interrupt.recv(), if !exit_with_parent => {}
+        _ = parent_gone => {}
+    }
+}
+
+/// A thread that reads standard input until it closes, which the system does when the parent dies, however it dies.
+fn parent_watch() -> Option<tokio::sync::oneshot::Receiver<()>> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("parent-watch".into())
+        .spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = tell.send(());
+        })
+        .ok()?;
+    Some(told)
+}

@@ -1,0 +1,261 @@
+//! Where the vocabularies of the crates meet: scenario words become engine, workload and manifest types.
+
+use llmlab_core::config::{
+    DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig, TgiConfig, VllmConfig,
+};
+use llmlab_core::executor::Executor;
+use llmlab_kernels::WeightFormat;
+use llmlab_kernels::attention::KvFormat;
+use llmlab_models::{LoadedModel, ModelSpec, StorageFormat};
+use llmlab_results::manifest::{ModelFacts, Slo, TargetFacts, TargetKind};
+use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeConfig};
+use llmlab_scenarios::spec::{EngineSpec, PolicySpec, SloSpec};
+use llmlab_server::ModelInfo;
+
+use crate::exit::Failure;
+use crate::host;
+
+/// KV pool of an engine whose scenario names no size.
+const DEFAULT_KV_BYTES: u64 = 256 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecutorKind {
+    Cpu,
+    Candle,
+}
+
+/// An engine target with every size known.
+#[derive(Debug, Clone)]
+pub struct ResolvedEngine {
+    pub engine: EngineConfig,
+    pub runtime: RuntimeConfig,
+    pub executor: ExecutorKind,
+    pub policy_label: String,
+    pub max_num_seqs: Option<u32>,
+    pub weight_bytes: u64,
+    pub kv_bytes_per_token: u64,
+}
+
+impl ResolvedEngine {
+    /// One line that says what kind of thing answers; an emulated policy is never called by a product's name alone.
+    pub fn describe(&self) -> String {
+        let executor = match self.executor {
+            ExecutorKind::Cpu => "",
+            ExecutorKind::Candle => ", candle executor",
+        };
+        let kv = match self.engine.kv {
+            KvStrategy::Paged => "paged",
+            KvStrategy::Reserve => "reserved",
+            KvStrategy::Contiguous => "contiguous",
+        };
+        format!(
+            "engine, policy {}{executor}, {} weights, {} KV {kv} in {} blocks of {}, {} thread(s)",
+            self.policy_label,
+            self.runtime.weights,
+            self.runtime.kv,
+            self.engine.num_blocks - 1,
+            self.engine.block_size,
+            self.runtime.threads
+        )
+    }
+
+    /// Bytes the KV pool takes.
+    pub fn kv_pool_bytes(&self) -> u64 {
+        u64::from(self.engine.num_blocks) * u64::from(self.engine.block_size) * self.kv_bytes_per_token
+    }
+
+    pub fn facts(&self, name: &str) -> TargetFacts {
+        TargetFacts {
+            name: name.to_string(),
+            kind: TargetKind::Engine,
+            description: self.describe(),
+            saturation_rps: None,
+            weight_format: Some(self.runtime.weights.to_string()),
+            weight_bytes: self.weight_bytes,
+            kv_bytes_per_token: self.kv_bytes_per_token,
+            threads: Some(self.runtime.threads as u32),
+            max_num_seqs: self.max_num_seqs,
+            kv_blocks: Some(self.engine.num_blocks - 1),
+            block_size: Some(self.engine.block_size),
+        }
+    }
+}
+
+/// Turns a scenario's engine into sizes. The error is one sentence that names the key.
+pub fn resolve_engine(
+    spec: &EngineSpec,
+    model: &ModelSpec,
+    max_model_len: Option<u32>,
+) -> Result<ResolvedEngine, String> {
+    let weights: WeightFormat = spec.weights.parse().map_err(|error| format!("weights: {error}"))?;
+    let kv: KvFormat = spec.kv.parse().map_err(|error| format!("kv: {error}"))?;
+    let storage: StorageFormat = spec.weights.parse().map_err(|error| format!("weights: {error}"))?;
+    let executor = match spec.executor.as_str() {
+        "cpu" => ExecutorKind::Cpu,
+        "candle" => ExecutorKind::Candle,
+        other => return Err(format!("executor {other:?}: accepted are \"cpu\", \"candle\"")),
+    };
+    let kv_strategy = match spec.kv_strategy.as_str() {
+        "paged" => KvStrategy::Paged,
+        "reserve" => KvStrategy::Reserve,
+        "contiguous" => KvStrategy::Contiguous,
+        other => {
+            return Err(format!("kv_strategy {other:?}: accepted are \"paged\", \"reserve\", \"contiguous\""));
+        }
+    };
+    let bytes_per_value = match kv {
+        KvFormat::F32 => 4.0,
+        KvFormat::Bf16 => 2.0,
+    };
+    let kv_bytes_per_token = model.kv_bytes_per_token(bytes_per_value);
+    let max_model_len =
+        max_model_len.unwrap_or(model.max_position_embeddings).min(model.max_position_embeddings);
+    let num_blocks = num_blocks(spec, kv_bytes_per_token)?;
+    let engine = EngineConfig {
+        policy: policy(&spec.policy),
+        kv: kv_strategy,
+        block_size: spec.block_size,
+        num_blocks,
+        max_model_len,
+    };
+    let threads = spec.threads.unwrap_or_else(host::default_threads) as usize;
+    let runtime =
+        RuntimeConfig { weights, kv, threads, num_blocks, block_size: spec.block_size, max_model_len };
+    Ok(ResolvedEngine {
+        engine,
+        runtime,
+        executor,
+        policy_label: policy_label(&spec.policy),
+        max_num_seqs: max_num_seqs(&spec.policy),
+        weight_bytes: model.weight_bytes(storage),
+        kv_bytes_per_token,
+    })
+}
+
+/// Blocks in the pool, the null block included: as told, or as the policy's own token budget says, or by memory.
+fn num_blocks(spec: &EngineSpec, kv_bytes_per_token: u64) -> Result<u32, String> {
+    if let Some(blocks) = spec.num_blocks {
+        return Ok(blocks);
+    }
+    let block_bytes = kv_bytes_per_token * u64::from(spec.block_size);
+    let blocks = match (spec.kv_memory_bytes, &spec.policy) {
+        (None, PolicySpec::Tgi { max_batch_total_tokens, .. }) => {
+            u64::from(max_batch_total_tokens / spec.block_size)
+        }
+        (bytes, _) => bytes.unwrap_or(DEFAULT_KV_BYTES) / block_bytes.max(1) + 1,
+    };
+    if blocks < 2 {
+        return Err(format!(
+            "the KV pool holds no block: one block of {} tokens takes {block_bytes} bytes; raise kv_memory",
+            spec.block_size
+        ));
+    }
+    u32::try_from(blocks)
+        .map_err(|_| format!("kv_memory gives {blocks} blocks; accepted are at most {}", u32::MAX))
+}
+
+fn policy(spec: &PolicySpec) -> PolicyConfig {
+    match spec.clone() {
+        PolicySpec::Static { batch_size, max_queue_delay } => {
+            PolicyConfig::Static(StaticConfig { batch_size, max_queue_delay })
+        }
+        PolicySpec::Dynamic { max_batch_size, preferred_batch_size, max_queue_delay } => {
+            PolicyConfig::Dynamic(DynamicConfig { max_batch_size, preferred_batch_size, max_queue_delay })
+        }
+        PolicySpec::Vllm {
+            max_num_seqs,
+            max_num_batched_tokens,
+            enable_chunked_prefill,
+            enable_prefix_caching,
+            long_prefill_token_threshold,
+            prefill_schedule_interval,
+            scheduler_reserve_full_isl,
+            watermark,
+            priority,
+        } => PolicyConfig::Vllm(VllmConfig {
+            max_num_seqs,
+            max_num_batched_tokens,
+            enable_chunked_prefill,
+            enable_prefix_caching,
+            long_prefill_token_threshold,
+            prefill_schedule_interval,
+            scheduler_reserve_full_isl,
+            watermark,
+            priority,
+        }),
+        PolicySpec::Tgi {
+            max_batch_prefill_tokens,
+            max_batch_total_tokens,
+            waiting_served_ratio,
+            max_waiting_tokens,
+            max_batch_size,
+            prefill_chunking,
+        } => PolicyConfig::Tgi(TgiConfig {
+            max_batch_prefill_tokens,
+            max_batch_total_tokens,
+            waiting_served_ratio,
+            max_waiting_tokens,
+            max_batch_size,
+            prefill_chunking,
+        }),
+    }
+}
+
+fn policy_label(spec: &PolicySpec) -> String {
+    match spec {
+        PolicySpec::Static { batch_size, .. } => format!("static (batches of {batch_size})"),
+        PolicySpec::Dynamic { max_batch_size, .. } => {
+            format!("dynamic (Triton rules, up to {max_batch_size})")
+        }
+        PolicySpec::Vllm { .. } => "vllm (V1, 0.33 rules)".into(),
+        PolicySpec::Tgi { .. } => "tgi (v3 rules)".into(),
+    }
+}
+
+fn max_num_seqs(spec: &PolicySpec) -> Option<u32> {
+    match spec {
+        PolicySpec::Static { batch_size, .. } => Some(*batch_size),
+        PolicySpec::Dynamic { max_batch_size, .. } => Some(*max_batch_size),
+        PolicySpec::Vllm { max_num_seqs, .. } => Some(*max_num_seqs),
+        PolicySpec::Tgi { max_batch_size, .. } => *max_batch_size,
+    }
+}
+
+pub fn build_executor(model: &LoadedModel, resolved: &ResolvedEngine) -> Result<Box<dyn Executor>, Failure> {
+    let failed = |error| Failure::bad_input(format!("cannot build the executor: {error}"));
+    Ok(match resolved.executor {
+        ExecutorKind::Cpu => Box::new(CpuExecutor::new(model, &resolved.runtime).map_err(failed)?),
+        ExecutorKind::Candle => Box::new(CandleExecutor::new(model, &resolved.runtime).map_err(failed)?),
+    })
+}
+
+/// The model as the server needs it: shape and text, without weights.
+pub fn model_info(model: LoadedModel) -> Result<ModelInfo, Failure> {
+    let chat_template = model.chat().map_err(Failure::bad_input)?;
+    Ok(ModelInfo {
+        eos_token_ids: model.spec.eos_token_ids.clone(),
+        spec: model.spec,
+        tokenizer: model.tokenizer,
+        chat_template,
+    })
+}
+
+pub fn model_facts(source: &str, model: &ModelSpec, max_model_len: u32) -> ModelFacts {
+    ModelFacts {
+        source: source.to_string(),
+        architecture: model.architecture.clone(),
+        parameters: model.parameters(),
+        linear_flops_per_token: model.linear_flops_per_token(),
+        attention_flops_per_token_per_context: model.attention_flops_per_token_per_context(),
+        layers: model.num_layers,
+        vocab_size: model.vocab_size,
+        max_model_len,
+    }
+}
+
+pub fn slo(spec: &SloSpec) -> Slo {
+    let limits = |pairs: &[(f64, std::time::Duration)]| {
+        pairs.iter().map(|(percentile, limit)| (*percentile, limit.as_nanos() as u64)).collect()
+    };
+    Slo { ttft: limits(&spec.ttft), tpot: limits(&spec.tpot), itl: limits(&spec.itl), e2e: limits(&spec.e2e) }
+}
