@@ -147,7 +147,7 @@ fn cases(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(600))]
+    #![proptest_config(cases(400))]
 
     #[test]
     fn vllm_keeps_the_invariants(config in vllm(), clients in clients()) {

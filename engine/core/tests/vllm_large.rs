@@ -32,7 +32,7 @@ fn prompt(index: usize, row: &[Value]) -> Vec<TokenId> {
 
 fn replay(line: &Value) -> usize {
     let scenario = &line["scenario"];
-    let requests: Vec<&[Value]> = array(&scenario["requests"]).iter().map(|r| array(r)).collect();
+    let requests: Vec<&[Value]> = array(&scenario["requests"]).iter().map(array).collect();
     let mut arrivals: Vec<usize> = (0..requests.len()).collect();
     arrivals.sort_by_key(|i| int(&requests[*i][0]));
     let mut arrivals = arrivals.into_iter().peekable();

@@ -52,9 +52,8 @@ impl Tgi {
         let mut budget = (self.config.max_batch_prefill_tokens as usize).saturating_sub(others);
         let mut inputs = vec![1; self.batch.len()];
         for (entry, input) in self.batch.iter().zip(&mut inputs).rev() {
-            let left = if entry.gone { 0 } else { state.seq(entry.id).uncomputed() };
             if !entry.gone && state.seq(entry.id).prefilling {
-                *input = left.min(budget).max(1);
+                *input = state.seq(entry.id).uncomputed().min(budget).max(1);
                 budget = budget.saturating_sub(*input);
             }
         }

@@ -1,6 +1,9 @@
 //! vLLM V1, rules as of 0.33: one token budget per step, no phases. Every step brings each sequence closer to its known
 //! tokens; a decode is the case where one is missing. Running sequences come first, in order; memory shortage throws out
 //! the last admitted (or least important) one, which recomputes later.
+//!
+//! Two differences, both because the original would go wrong: a request that can never fit is refused instead of being
+//! preempted for ever, and blocks of a victim that this step was going to fill leave the prefix cache.
 
 use crate::config::VllmConfig;
 use crate::request::{At, RequestId};

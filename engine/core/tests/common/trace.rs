@@ -105,10 +105,10 @@ fn run(scheduler: &mut Scheduler, plan: &StepPlan, step: u64, names: &BTreeMap<R
     // Tokens no prompt contains.
     let events = scheduler.commit(at(step), plan, &outcome(plan, |i| 900_000 + step as u32 * 100 + i as u32));
     row.free_committed = scheduler.stats().free_blocks;
-    row.emits =
-        join(",", events.iter().filter_map(|e| matches!(e, Event::Token { .. }).then(|| name(&id_of(e)))));
-    row.finished =
-        join(",", events.iter().filter_map(|e| matches!(e, Event::Finished { .. }).then(|| name(&id_of(e)))));
+    let (tokens, ends): (Vec<&Event>, Vec<&Event>) =
+        events.iter().partition(|e| matches!(e, Event::Token { .. }));
+    row.emits = join(",", tokens.into_iter().map(|e| name(&id_of(e))));
+    row.finished = join(",", ends.into_iter().map(|e| name(&id_of(e))));
     row
 }
 
