@@ -1,0 +1,6 @@
+//! Writing and reading stored runs through the public interface.
+
+mod journal;
+mod parquet;
+mod run_dir;
+mod sample;
