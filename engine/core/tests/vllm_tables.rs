@@ -273,3 +273,30 @@ fn v10_prefill_interval_lets_decodes_run_between() {
     assert_eq!(b.collect::<Vec<_>>(), [(4, "A:1@6 B:7@0"), (7, "A:1@9 B:3@7"), (8, "A:1@10 B:1@10")]);
     assert_eq!(rows.last().map(|r| (r.step, r.finished.as_str())), Some((8, "A,B")));
 }
+
+/// Not recorded, follows from the rules: A was given its token before B needs a block, and gives it back. C, next in line
+/// after B, must not be skipped because the list got shorter.
+#[test]
+fn a_victim_that_was_already_scheduled_gives_its_tokens_back() {
+    check(
+        VllmConfig { priority: true, ..knobs(16, 4) },
+        5,
+        vec![
+            arrival("A", 3, 8).priority(5),
+            arrival("B", 4, 3).priority(1).at_step(2),
+            arrival("C", 2, 3).priority(2).at_step(2),
+        ],
+        "
+        1 | A:3@0 | - | A=[1] | 3 | - | A | -
+        2 | A:1@3 B:4@0 C:2@0 | - | A=[1] B=[2] C=[3] | 1 | - | A,B,C | -
+        3 | B:1@4 C:1@2 | A | B=[2,4] C=[3] | 1 | A | B,C | -
+        4 | B:1@5 C:1@3 | - | B=[2,4] C=[3] | 1 | A | B,C | B,C
+        5 | A:5@0 | - | A=[3,4] | 2 | - | A | -
+        6 | A:1@5 | - | A=[3,4] | 2 | - | A | -
+        7 | A:1@6 | - | A=[3,4] | 2 | - | A | -
+        8 | A:1@7 | - | A=[3,4] | 2 | - | A | -
+        9 | A:1@8 | - | A=[3,4,2] | 1 | - | A | -
+        10 | A:1@9 | - | A=[3,4,2] | 1 | - | A | A",
+        &[],
+    );
+}

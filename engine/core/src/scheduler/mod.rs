@@ -1,8 +1,8 @@
 //! Owns queues, blocks and invariants, and asks a policy what to compute next.
 //!
 //! A step is three calls: `plan`, then someone executes it, then `commit`. Between the two, requests may be enqueued and
-//! aborted. Reading order: [`state`] (the books), [`vllm`], [`tgi`], [`rectangle`] with [`static_batch`] and
-//! [`dynamic_batch`] (the policies), [`queue`].
+//! aborted. Reading order: `state` (the books), [`vllm`], [`tgi`], [`rectangle`] with [`static_batch`] and
+//! [`dynamic_batch`] (the policies), `queue`.
 
 pub mod dynamic_batch;
 mod queue;
