@@ -144,6 +144,9 @@ impl Throughput {
     /// A request counts by the share of its tokens that arrived: with whole requests only, a step of two seconds would
     /// see little but when the first batch happened to end. A failed request counts nothing; a cancelled one was cut
     /// off by the end of the step and counts its share.
+    ///
+    /// Errs low when requests last longer than the step: all prefills lie inside it, the last tokens do not. A slow
+    /// server needs a longer step, not a correction by guess.
     pub fn from_records(records: &[RequestRecord], elapsed: Duration) -> Throughput {
         use llmlab_results::record::Outcome;
         let counted = |r: &&RequestRecord| r.outcome.is_success() || r.outcome == Outcome::Cancelled;

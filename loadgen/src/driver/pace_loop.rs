@@ -45,6 +45,7 @@ pub(super) struct Paced {
 
 enum Next {
     Due,
+    Build,
     Finished(Box<RequestRecord>),
     Stop(Ended),
     DrainOver,
@@ -90,7 +91,9 @@ impl<'s> PaceLoop<'s> {
             if due.is_none() && in_flight.is_empty() {
                 break;
             }
-            build_ahead(session, &issuer, &mut bodies, due, clock.now());
+            let spare = stopped.is_none()
+                && spare_time(due, clock.now())
+                && bodies.len() < BODIES_AHEAD.min(issuer.remaining());
             // In this order: reading what arrived comes before sending more, because a late timestamp is an error in a
             // result and a late send is a number in it (the records hold both times).
             let next = tokio::select! {
@@ -100,6 +103,8 @@ impl<'s> PaceLoop<'s> {
                 () = wait(limit), if stopped.is_none() => Next::Stop(Ended::TimeLimit),
                 () = wait(stopped.map(|(_, until)| clock.deadline(until))), if !client.abandon.is_cancelled() => Next::DrainOver,
                 () = pacer.until(due.unwrap_or_default()), if due.is_some() => Next::Due,
+                // Yields first: what was just handed to a connection is written before time goes into the next body.
+                () = tokio::task::yield_now(), if spare => Next::Build,
             };
             match next {
                 Next::Due => {
@@ -111,6 +116,11 @@ impl<'s> PaceLoop<'s> {
                 Next::Finished(record) => {
                     issuer.on_finished(clock.now(), record.index);
                     report_finished(&reports, record);
+                }
+                Next::Build => {
+                    if let Some(request) = session.workload.requests.get(issuer.issued() + bodies.len()) {
+                        bodies.push_back(build(session, request));
+                    }
                 }
                 Next::Stop(why) => stopped = Some((why, clock.now().saturating_add(session.drain))),
                 Next::DrainOver => client.abandon.cancel(),
@@ -137,20 +147,7 @@ fn build(session: &Session<'_>, request: &PlannedRequest) -> Bytes {
     Bytes::from(session.endpoint.protocol.body(&session.endpoint.model, request))
 }
 
-/// Builds bodies of the next requests, as long as the next one is not about to be due.
-fn build_ahead(
-    session: &Session<'_>,
-    issuer: &Issuer<'_>,
-    bodies: &mut VecDeque<Bytes>,
-    due: Option<At>,
-    now: At,
-) {
-    let busy = due.is_some_and(|due| due.saturating_sub(now) < TIME_TO_BUILD);
-    if busy || bodies.len() >= BODIES_AHEAD {
-        return;
-    }
-    // One per turn of the loop, so that reading is not held up.
-    if let Some(request) = session.workload.requests.get(issuer.issued() + bodies.len()) {
-        bodies.push_back(build(session, request));
-    }
+/// Nothing is about to be due.
+fn spare_time(due: Option<At>, now: At) -> bool {
+    due.is_none_or(|due| due.saturating_sub(now) >= TIME_TO_BUILD)
 }
