@@ -56,7 +56,14 @@ pub struct Difference {
     pub interval: Option<(f64, f64)>,
     /// Paired repeats.
     pub n: u64,
+    /// Every repeat points the same way.
+    pub one_way: bool,
 }
+
+/// A change this large in every repeat is worth a word even where few repeats cannot prove it.
+const NOTABLE: f64 = 0.05;
+/// From here on a consistent change would show in the interval if there were one.
+const ENOUGH_REPEATS: u64 = 5;
 
 impl Difference {
     /// The interval excludes 1. With one repeat nothing can be clear.
@@ -77,7 +84,13 @@ impl Difference {
     pub fn words(&self) -> String {
         let label = self.metric.label();
         match self.interval {
-            Some(_) if !self.clear() => format!("{label} no clear difference (within noise)"),
+            Some(_) if !self.clear() => {
+                if self.one_way && self.n < ENOUGH_REPEATS && (self.ratio - 1.0).abs() >= NOTABLE {
+                    let (size, n) = (change(self.ratio), self.n);
+                    return format!("{label} {size} in each of {n} repeats, too few to be sure");
+                }
+                format!("{label} no clear difference (within noise)")
+            }
             Some((low, high)) => {
                 let (size, (a, b)) = (change(self.ratio), interval_words(self.ratio, low, high));
                 format!("{label} {size} [{a}, {b}]")
@@ -154,21 +167,34 @@ fn difference(metric: Metric, values: &[(Value, Value)]) -> Option<Difference> {
     let interval = t_interval(&logs, CONFIDENCE)
         .map(|i| (i.low.exp(), i.high.exp()))
         .filter(|(low, high)| *low > 0.0 && high.is_finite());
-    (ratio.is_finite() && ratio > 0.0).then_some(Difference { metric, ratio, interval, n: logs.len() as u64 })
+    let one_way = logs.iter().all(|x| *x > 0.0) || logs.iter().all(|x| *x < 0.0);
+    let n = logs.len() as u64;
+    (ratio.is_finite() && ratio > 0.0).then_some(Difference { metric, ratio, interval, n, one_way })
+}
+
+/// The headline in pieces: words, and whether they are in the target's favour (`None`: even, or not clear).
+pub fn verdict_parts(differences: &[Difference], infinite: &[Metric]) -> Vec<(String, Option<bool>)> {
+    let mut parts = Vec::new();
+    let lost: Vec<&str> =
+        Metric::HEADLINE.into_iter().filter(|m| infinite.contains(m)).map(Metric::label).collect();
+    if !lost.is_empty() {
+        parts.push((format!("{} not comparable (too many failed requests)", lost.join(", ")), Some(false)));
+    }
+    for metric in Metric::HEADLINE {
+        if let Some(d) = differences.iter().find(|d| d.metric == metric) {
+            parts.push((d.words(), d.favourable()));
+        }
+    }
+    if parts.is_empty() {
+        parts.push(("nothing to compare".to_owned(), None));
+    }
+    parts
 }
 
 fn verdict(target: &str, differences: &[Difference], infinite: &[Metric]) -> String {
-    let parts: Vec<String> = Metric::HEADLINE
-        .into_iter()
-        .filter_map(|metric| {
-            if infinite.contains(&metric) {
-                return Some(format!("{} not comparable (too many failed requests)", metric.label()));
-            }
-            differences.iter().find(|d| d.metric == metric).map(Difference::words)
-        })
-        .collect();
-    let text = if parts.is_empty() { "nothing to compare".to_owned() } else { parts.join(", ") };
-    format!("{target}: {text}")
+    let parts: Vec<String> =
+        verdict_parts(differences, infinite).into_iter().map(|(words, _)| words).collect();
+    format!("{target}: {}", parts.join(", "))
 }
 
 /// A ratio in words: per cent up to a factor of two, times beyond.

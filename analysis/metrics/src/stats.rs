@@ -105,3 +105,55 @@ fn ln_gamma(x: f64) -> f64 {
     let sum = G.iter().enumerate().skip(1).fold(G[0], |sum, (i, g)| sum + g / (x + i as f64));
     0.5 * (2.0 * std::f64::consts::PI).ln() + (x + 0.5) * base.ln() - base + sum.ln()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(got: f64, want: f64) {
+        assert!((got - want).abs() <= 1e-9 * want.abs().max(1.0), "{got} != {want}");
+    }
+
+    /// `scipy.stats.t.ppf(p, df)`, scipy 1.16.
+    #[test]
+    fn t_quantiles_agree_with_scipy() {
+        for (p, df, want) in [
+            (0.975, 1.0, 12.706204736174694),
+            (0.975, 2.0, 4.302652729749462),
+            (0.975, 3.0, 3.1824463052837078),
+            (0.975, 4.0, 2.7764451051977934),
+            (0.975, 9.0, 2.262157162798205),
+            (0.975, 30.0, 2.0422724563012378),
+            (0.975, 1000.0, 1.9623390808264083),
+            (0.95, 2.0, 2.9199855803537242),
+            (0.995, 5.0, 4.032142983555228),
+            (0.6, 7.0, 0.2631668613520229),
+        ] {
+            close(t_quantile(p, df), want);
+            close(t_quantile(1.0 - p, df), -want);
+        }
+    }
+
+    /// `scipy.stats.t.cdf(t, df)`.
+    #[test]
+    fn t_cdf_agrees_with_scipy() {
+        for (t, df, want) in [
+            (1.0, 1.0, 0.75),
+            (-2.0, 3.0, 0.06966298427942152),
+            (0.5, 10.0, 0.6860531971285135),
+            (4.0, 2.0, 0.9714045207910317),
+        ] {
+            close(t_cdf(t, df), want);
+        }
+    }
+
+    /// `scipy.stats.t.interval(0.95, 3, loc=x.mean(), scale=scipy.stats.sem(x))` for x = [1, 2, 4, 8.5].
+    #[test]
+    fn interval_agrees_with_scipy() {
+        let interval = t_interval(&[1.0, 2.0, 4.0, 8.5], 0.95).unwrap();
+        close(interval.mean, 3.875);
+        close(interval.low, -1.4174617883960439);
+        close(interval.high, 9.167461788396043);
+        assert_eq!(t_interval(&[1.0], 0.95), None);
+    }
+}

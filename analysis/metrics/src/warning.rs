@@ -27,6 +27,22 @@ pub enum Warning {
     UnknownTarget { target: String },
 }
 
+impl Warning {
+    /// The trial it is about; several trials of a target often share a warning.
+    pub fn trial(&self) -> Option<&str> {
+        match self {
+            Warning::NothingMeasured { trial, .. }
+            | Warning::NothingSucceeded { trial, .. }
+            | Warning::Failures { trial, .. }
+            | Warning::Interrupted { trial, .. }
+            | Warning::ClockBackwards { trial, .. }
+            | Warning::Diverging { trial, .. }
+            | Warning::LoopDelayNearItl { trial, .. } => Some(trial),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

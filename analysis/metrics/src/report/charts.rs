@@ -143,14 +143,14 @@ fn waterfall_charts(analysis: &Analysis, per_target: &[Vec<&Trial>], warmup: u64
         .map(|(slot, lanes)| Chart {
             name: format!("timeline-{}", slot + 1),
             title: analysis.targets[*slot].name.clone(),
-            svg: waterfall(WIDE_PX, lanes.len(), &x, &bars(lanes, *slot)),
+            svg: waterfall(WIDE_PX, lanes.len(), &x, &bars(lanes, *slot, x.high)),
             rows: lanes.iter().map(lane_words).collect(),
             slot: *slot,
         })
         .collect()
 }
 
-fn bars(lanes: &[Lane], slot: usize) -> Vec<Bar> {
+fn bars(lanes: &[Lane], slot: usize, span_s: f64) -> Vec<Bar> {
     let mut bars = Vec::new();
     for (row, lane) in lanes.iter().enumerate() {
         let mut add = |from: f64, to: f64, fill: Fill| {
@@ -159,7 +159,8 @@ fn bars(lanes: &[Lane], slot: usize) -> Vec<Bar> {
             }
         };
         if let Some(end) = lane.failed {
-            add(lane.scheduled, end.max(lane.scheduled + 1e-3), Fill::Failed);
+            // A refusal takes no time but must be seen.
+            add(lane.scheduled, end.max(lane.scheduled + span_s * 0.005), Fill::Failed);
             continue;
         }
         let Some(first) = lane.first else { continue };

@@ -85,6 +85,13 @@ pub fn plain(text: &str) -> String {
         .collect()
 }
 
+/// [`plain`] for places where lines and tabs are harmless.
+pub fn plain_lines(text: &str) -> String {
+    let lines: Vec<String> =
+        text.lines().map(|line| line.split('\t').map(plain).collect::<Vec<_>>().join("\t")).collect();
+    lines.join("\n")
+}
+
 /// Text for a Markdown line or table cell: punctuation that Markdown or embedded HTML would act on is escaped.
 pub fn markdown_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -3,12 +3,12 @@
 use llmlab_results::manifest::Manifest;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, Value, context};
+use minijinja::{AutoEscape, Environment, Value, context, escape_formatter};
 
 use crate::Trial;
 use crate::analysis::Analysis;
 use crate::report::charts::{Chart, charts};
-use crate::report::format::{markdown_text, plain};
+use crate::report::format::{markdown_text, plain_lines};
 use crate::report::view::view;
 
 const HTML: &str = include_str!("../../templates/report.html");
@@ -43,7 +43,10 @@ fn environment() -> Environment<'static> {
 pub fn html(analysis: &Analysis, manifest: &Manifest, trials: &[Trial]) -> String {
     let mut env = environment();
     env.set_auto_escape_callback(|_| AutoEscape::Html);
-    env.add_filter("plain", |text: String| plain(&text));
+    env.set_formatter(|out, state, value| match value.as_str() {
+        Some(text) if !value.is_safe() => escape_formatter(out, state, &Value::from(plain_lines(text))),
+        _ => escape_formatter(out, state, value),
+    });
     env.add_template("report.html", HTML).expect("the template is part of the crate");
     let c = charts(analysis, manifest, trials);
     let page = context! {
@@ -74,7 +77,7 @@ fn chart_value(chart: &Chart) -> Value {
 
 /// A fenced block whose fence is longer than any run of backticks inside.
 fn code_block(text: &str) -> String {
-    let text = plain(text);
+    let text = plain_lines(text);
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
     format!("{fence}\n{text}\n{fence}")

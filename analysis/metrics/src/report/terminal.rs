@@ -130,7 +130,9 @@ fn tables(out: &mut String, v: &View, paint: &Paint, width: usize) {
         .collect();
     let mut next = 0;
     while next < names.len() {
-        let mut columns = if next == 0 { Vec::new() } else { vec![0] };
+        // A terminal too narrow for two columns shows one target after the other.
+        let with_baseline = next > 0 && label_width + widths[0] + widths[next] + 4 <= width;
+        let mut columns = if with_baseline { vec![0] } else { Vec::new() };
         let mut used = label_width + columns.iter().map(|c| widths[*c] + 2).sum::<usize>();
         let first = next;
         while next < names.len() && (next == first || used + 2 + widths[next] <= width) {

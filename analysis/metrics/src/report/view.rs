@@ -1,10 +1,10 @@
 //! The analysis as words and table cells, shared by terminal, Markdown and HTML. Text here is not yet escaped.
 
-use llmlab_results::manifest::{RunStatus, TargetKind};
+use llmlab_results::manifest::{HostRoofline, RunStatus, TargetKind};
 use serde::Serialize;
 
 use crate::analysis::{Analysis, TargetAnalysis};
-use crate::compare::{Difference, Spread};
+use crate::compare::{Difference, Spread, verdict_parts};
 use crate::metric::Metric;
 use crate::rates::outcome_words;
 use crate::report::format::{duration, range, si, value};
@@ -107,20 +107,11 @@ pub fn view(a: &Analysis) -> View {
         slo: slo_rows(a),
         errors: error_rows(a),
         roofline: roofline_views(a),
-        roofline_host: a.setting.roofline.as_ref().map(|r| {
-            format!(
-                "Measured on this host with {} threads: {}B/s read, {}FLOP/s f32, {}FLOP/s bf16, {}OP/s int8.",
-                r.threads,
-                si(r.read_bandwidth_bytes_per_s),
-                si(r.f32_flops_per_s),
-                si(r.bf16_flops_per_s),
-                si(r.int8_ops_per_s)
-            )
-        }),
+        roofline_host: a.setting.roofline.as_ref().map(roofline_host),
         token_counts: token_counts(a),
         method: method(a),
         repeat_command: shell_line(&a.setting.command_line),
-        warnings: a.warnings.iter().map(ToString::to_string).collect(),
+        warnings: warnings(a),
     }
 }
 
@@ -161,9 +152,43 @@ fn trust_lines(a: &Analysis) -> Vec<String> {
             most(&|t| t.steal_share) * 100.0
         )];
     }
-    a.trials
-        .iter()
-        .flat_map(|t| t.trust.causes.iter().map(move |cause| format!("{}: {cause}", t.dir)))
+    let causes = a.trials.iter().flat_map(|t| {
+        t.trust
+            .causes
+            .iter()
+            .map(|c| (std::mem::discriminant(c), t.target.as_str(), format!("{}: {c}", t.dir)))
+    });
+    once_per_target(causes)
+}
+
+fn warnings(a: &Analysis) -> Vec<String> {
+    let target_of = |dir: &str| a.trials.iter().find(|t| t.dir == dir).map_or("", |t| t.target.as_str());
+    let mut lines = Vec::new();
+    let (of_trials, others): (Vec<_>, Vec<_>) = a.warnings.iter().partition(|w| w.trial().is_some());
+    let of_trials = of_trials
+        .into_iter()
+        .filter_map(|w| Some((std::mem::discriminant(w), target_of(w.trial()?), w.to_string())));
+    lines.extend(once_per_target(of_trials));
+    lines.extend(others.into_iter().map(ToString::to_string));
+    lines
+}
+
+/// Repeats of a target usually have the same trouble: the first is told, the others are counted.
+fn once_per_target<'a, K: PartialEq>(messages: impl Iterator<Item = (K, &'a str, String)>) -> Vec<String> {
+    let mut groups: Vec<(K, &str, String, usize)> = Vec::new();
+    for (kind, target, message) in messages {
+        match groups.iter_mut().find(|g| g.0 == kind && g.1 == target) {
+            Some(group) => group.3 += 1,
+            None => groups.push((kind, target, message, 0)),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(_, _, message, more)| match more {
+            0 => message,
+            1 => format!("{message} (and one more trial)"),
+            n => format!("{message} (and {n} more trials)"),
+        })
         .collect()
 }
 
@@ -186,8 +211,8 @@ fn facts(a: &Analysis) -> Vec<(String, String)> {
     facts
 }
 
-fn tone(d: Option<&Difference>) -> &'static str {
-    match d.and_then(Difference::favourable) {
+fn tone(favourable: Option<bool>) -> &'static str {
+    match favourable {
         Some(true) => "good",
         Some(false) => "bad",
         None => "even",
@@ -198,18 +223,10 @@ fn verdicts(a: &Analysis) -> Vec<Verdict> {
     a.comparisons
         .iter()
         .map(|c| {
-            let mut parts: Vec<VerdictPart> = Vec::new();
-            for metric in Metric::HEADLINE {
-                if c.infinite.contains(&metric) {
-                    let text = format!("{} not comparable (too many failed requests)", metric.label());
-                    parts.push(VerdictPart { text, tone: "bad" });
-                } else if let Some(d) = c.differences.iter().find(|d| d.metric == metric) {
-                    parts.push(VerdictPart { text: d.words(), tone: tone(Some(d)) });
-                }
-            }
-            if parts.is_empty() {
-                parts.push(VerdictPart { text: "nothing to compare".into(), tone: "even" });
-            }
+            let parts = verdict_parts(&c.differences, &c.infinite)
+                .into_iter()
+                .map(|(text, favourable)| VerdictPart { text, tone: tone(favourable) })
+                .collect();
             Verdict { target: c.target.clone(), slot: slot(a, &c.target), parts }
         })
         .collect()
@@ -271,7 +288,7 @@ fn cell(a: &Analysis, target: &TargetAnalysis, metric: Metric) -> Cell {
         (true, _, None) => "[…, ∞]".into(),
         _ => String::new(),
     };
-    Cell { value: value(median, metric.unit()), range, delta, tone: tone(d) }
+    Cell { value: value(median, metric.unit()), range, delta, tone: tone(d.and_then(Difference::favourable)) }
 }
 
 fn delta_words(d: &Difference) -> String {
@@ -371,6 +388,19 @@ fn roofline_views(a: &Analysis) -> Vec<RooflineView> {
             Some(RooflineView { target: t.name.clone(), slot, percent: (r.share * 100.0).clamp(0.0, 100.0), words, brief })
         })
         .collect()
+}
+
+/// Rates the host does not have (zero) are left out.
+fn roofline_host(r: &HostRoofline) -> String {
+    let rates = [
+        (r.read_bandwidth_bytes_per_s, "B/s read"),
+        (r.f32_flops_per_s, "FLOP/s f32"),
+        (r.bf16_flops_per_s, "FLOP/s bf16"),
+        (r.int8_ops_per_s, "OP/s int8"),
+    ];
+    let known: Vec<String> =
+        rates.into_iter().filter(|(v, _)| *v > 0.0).map(|(v, unit)| format!("{}{unit}", si(v))).collect();
+    format!("Measured on this host with {} threads: {}.", r.threads, known.join(", "))
 }
 
 fn capital(text: &str) -> String {
