@@ -14,17 +14,14 @@ use tokio::sync::Semaphore;
 use crate::ModelInfo;
 use crate::auth::{self, ApiKey};
 use crate::body;
-use crate::chat;
 use crate::engine::Engine;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Generation;
 use crate::metrics::{Exposition, Metrics};
 use crate::openai::{Kind, Reply};
-use crate::params::{Bounds, GenerationParams, MaxTokens, Prompt, completion_prompt};
-
-/// Texts above this size are tokenised off the I/O threads.
-const INLINE_TOKENIZE_BYTES: usize = 4 << 10;
+use crate::params::{Bounds, GenerationParams, MaxTokens};
+use crate::prompt::{self, Prompt};
 
 pub(crate) struct App {
     pub model: Arc<ModelInfo>,
@@ -91,10 +88,10 @@ async fn generate(app: &Arc<App>, request: Request, kind: Kind) -> Result<Respon
     };
     let params = GenerationParams::take(f, &app.bounds, default_max_tokens)?;
     let prompt = match kind {
-        Kind::Completion => completion_prompt(f, &app.bounds)?,
-        Kind::Chat => chat_prompt(app, f)?,
+        Kind::Completion => prompt::completion(f, &app.bounds)?,
+        Kind::Chat => prompt::chat(f)?,
     };
-    let prompt: Arc<[TokenId]> = encode(app, prompt).await?.into();
+    let prompt: Arc<[TokenId]> = prompt.encode(&app.model).await?.into();
     drop(parsed);
     let stop = params.stop_rules(prompt.len(), &app.bounds)?;
 
@@ -124,28 +121,6 @@ fn check_model(app: &App, f: &mut Fields) -> Result<(), ApiError> {
     }
 }
 
-fn chat_prompt(app: &App, f: &mut Fields) -> Result<Prompt, ApiError> {
-    let text = chat::prompt(f, app.model.chat_template.as_ref())?;
-    Ok(Prompt::Text { text, add_special_tokens: false })
-}
-
-/// Token ids of a prompt. A rendered chat template brings its own special tokens; plain text gets the tokenizer's.
-async fn encode(app: &App, prompt: Prompt) -> Result<Vec<TokenId>, ApiError> {
-    let (text, add_special_tokens) = match prompt {
-        Prompt::Tokens(ids) => return Ok(ids),
-        Prompt::Text { text, add_special_tokens } => (text, add_special_tokens),
-    };
-    let encoded = if text.len() <= INLINE_TOKENIZE_BYTES {
-        app.model.tokenizer.try_encode(&text, add_special_tokens)
-    } else {
-        let model = app.model.clone();
-        let encoding =
-            tokio::task::spawn_blocking(move || model.tokenizer.try_encode(&text, add_special_tokens));
-        encoding.await.map_err(|error| ApiError::internal(format!("tokenising failed: {error}")))?
-    };
-    encoded.map_err(|error| ApiError::field("prompt", format!("the prompt cannot be tokenised: {error}")))
-}
-
 async fn models(State(app): State<Arc<App>>) -> Response {
     let model = json!({
         "id": app.model_name, "object": "model", "created": app.started, "owned_by": "llmlab",
@@ -161,9 +136,9 @@ async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Respo
     let with_strings = f.bool("return_token_strs")?;
     let prompt = match f.string("prompt")? {
         Some(text) => Prompt::Text { text, add_special_tokens: f.bool_or("add_special_tokens", true)? },
-        None => chat_prompt(&app, f)?,
+        None => prompt::chat(f)?,
     };
-    let tokens = encode(&app, prompt).await?;
+    let tokens = prompt.encode(&app.model).await?;
     let strings: Option<Vec<Option<String>>> =
         with_strings.then(|| tokens.iter().map(|&id| app.model.tokenizer.token_text(id)).collect());
     let body = json!({

@@ -12,14 +12,13 @@
 //!
 //! Reading order: `config`, `engine` (the handle), `engine_thread` (the loop), `generation` (tokens to text),
 //! `stop_text`, `openai` (response bodies), then the way in: `serve`, `connections`, `stall`, `api`, `auth`, `body`, `json`,
-//! `fields`, `params`, `chat`; beside it `metrics`, `step_log`, `error`.
+//! `fields`, `params`, `prompt`; beside it `metrics`, `step_log`, `error`.
 //!
 //! [`Executor`]: llmlab_core::executor::Executor
 
 mod api;
 mod auth;
 mod body;
-mod chat;
 mod config;
 mod connections;
 mod engine;
@@ -31,6 +30,7 @@ mod json;
 mod metrics;
 mod openai;
 mod params;
+mod prompt;
 mod serve;
 mod stall;
 pub mod step_log;

@@ -21,13 +21,6 @@ pub(crate) struct Bounds {
     pub limits: Limits,
 }
 
-/// A prompt as it came in; text becomes tokens later, off the parsing path.
-#[derive(Debug)]
-pub(crate) enum Prompt {
-    Text { text: String, add_special_tokens: bool },
-    Tokens(Vec<u32>),
-}
-
 /// Everything about a generation request except its prompt and model.
 #[derive(Debug)]
 pub(crate) struct GenerationParams {
@@ -198,33 +191,4 @@ fn usage_mode(f: &mut Fields, stream: bool) -> Result<UsageMode, ApiError> {
         (true, false) => UsageMode::AtEnd,
         (true, true) => UsageMode::Continuous,
     })
-}
-
-/// The `prompt` of a completions request: text, token ids, or an array holding one of them.
-pub(crate) fn completion_prompt(f: &mut Fields, bounds: &Bounds) -> Result<Prompt, ApiError> {
-    const ACCEPTED: &str = "a string or an array of token ids (or an array holding exactly one of these)";
-    let Some(value) = f.take("prompt") else {
-        return Err(ApiError::field("prompt", format!("prompt is required: {ACCEPTED}")));
-    };
-    let value = match value {
-        // One prompt wrapped in an array, as batch-minded clients send it.
-        Value::Array(mut list) if list.len() == 1 && (list[0].is_string() || list[0].is_array()) => {
-            list.remove(0)
-        }
-        Value::Array(list) if list.iter().any(|v| v.is_string() || v.is_array()) => {
-            let message = format!("prompt may hold one prompt per request; got {}", list.len());
-            return Err(ApiError::field("prompt", message));
-        }
-        other => other,
-    };
-    match value {
-        Value::String(s) if s.is_empty() => Err(ApiError::field("prompt", "prompt must not be empty")),
-        Value::String(s) => {
-            let add_special_tokens = f.bool_or("add_special_tokens", true)?;
-            Ok(Prompt::Text { text: text("prompt", s)?, add_special_tokens })
-        }
-        Value::Array(ids) if ids.is_empty() => Err(ApiError::field("prompt", "prompt must not be empty")),
-        Value::Array(ids) => crate::fields::token_ids("prompt", &ids, bounds.vocab_size).map(Prompt::Tokens),
-        other => Err(wrong("prompt", ACCEPTED, &other)),
-    }
 }

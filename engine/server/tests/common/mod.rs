@@ -142,6 +142,10 @@ impl Setup {
     }
 
     pub async fn start(self) -> Server {
+        self.try_start().await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub async fn try_start(self) -> Result<Server, ServerError> {
         let spec = llmlab_models::load_spec("synthetic:llama-15m").unwrap();
         let tokenizer = Tokenizer::byte_level(spec.vocab_size);
         let template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]";
@@ -159,8 +163,13 @@ impl Setup {
             move |addr| listening.send(addr).unwrap(),
             async { drop(signal.await) },
         ));
-        let addr = addr.await.expect("the server starts");
-        Server { addr, client: reqwest::Client::new(), shutdown: Some(shutdown), task: Some(task), gate }
+        match addr.await {
+            Ok(addr) => {
+                let client = reqwest::Client::new();
+                Ok(Server { addr, client, shutdown: Some(shutdown), task: Some(task), gate })
+            }
+            Err(_) => Err(task.await.unwrap().expect_err("it ended before it listened")),
+        }
     }
 }
 
