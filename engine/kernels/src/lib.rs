@@ -10,7 +10,8 @@
 //!
 //! Reading order: [`error`], [`isa`], [`pool`], [`arena`] are the ground; [`quant`] says what the weight formats mean;
 //! [`matrix`] packs weights into tiles; [`matmul`](mod@matmul) walks the tiles and `gemm` holds one file of inner loops per
-//! instruction set; [`ops`] and [`attention`] are the rest of a transformer layer; [`mod@reference`] is the oracle.
+//! instruction set; [`ops`] and [`attention`] are the rest of a transformer layer; [`mod@reference`] is the oracle and
+//! [`probe`] the roofline.
 
 pub mod arena;
 pub mod attention;
@@ -21,6 +22,7 @@ pub mod matmul;
 pub mod matrix;
 pub mod ops;
 pub mod pool;
+pub mod probe;
 pub mod quant;
 pub mod reference;
 mod shared_mut;

@@ -8,7 +8,7 @@ use crate::{Activations, PackedMatrix, ThreadPool};
 /// Products smaller than this many multiplications run on the caller alone: waking a thread costs as much.
 const SERIAL_MACS: usize = 64 * 1024;
 
-/// Tokens per cache block: with one block of units their words fit the second-level cache beside the weights.
+/// Tokens per cache block: their words, a few megabytes, stay in the last-level cache while rows go by.
 const BLOCK_TOKENS: usize = 512;
 
 /// `out[t, r] = sum over c of w[r, c] * x[t, c]`, for one token up to a whole prompt.
@@ -71,55 +71,43 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// All tokens of some groups of row tiles. The loops, outside in: tokens that fit the cache with one block of units,
-    /// blocks of units (partial sums wait in `out`, which does not change them), row groups, register tiles.
+    /// All tokens of some groups of row tiles: each group stays in cache for a block of tokens, and that block for all groups.
     fn rows(&self, groups: std::ops::Range<usize>) {
-        let units = self.w.layout().units;
         let tiles_per_block = BLOCK_TOKENS.div_ceil(self.plan.tokens);
         for first_tile in (0..self.tiles.count).step_by(tiles_per_block) {
             let end_tile = self.tiles.count.min(first_tile + tiles_per_block);
-            let mut unit = 0;
-            while unit < units {
-                let count = self.plan.units.min(units - unit);
-                for group in groups.clone() {
-                    for tile in first_tile..end_tile {
-                        self.register_tile(group, tile, unit, count);
-                    }
-                }
-                unit += count;
+            for group in groups.clone() {
+                (first_tile..end_tile).for_each(|tile| self.register_tile(group, tile));
             }
         }
     }
 
-    fn register_tile(&self, group: usize, tile: usize, unit: usize, units: usize) {
+    fn register_tile(&self, group: usize, tile: usize) {
         let layout = self.w.layout();
         let (token, width) = self.tiles.tile(tile);
         let first_row = group * self.plan.tiles * TILE_ROWS;
-        let tile_at = group * self.plan.tiles * layout.stride;
-        let words_at = (token * layout.units + unit * width) * self.words_per_unit;
-        let blocks_at = token * layout.units + unit * width;
+        let rows = (self.plan.tiles * TILE_ROWS).min(self.w.rows() - first_row);
         let kernel = if width == self.tiles.width { self.narrow } else { self.wide };
-        // SAFETY: offsets of unit `unit < layout.units` of an existing tile and token tile, all inside buffers that
-        // `PackedMatrix` and `Activations::prepare` sized from the same layout; scales and offsets are only read by kernels
-        // of the block formats, for which they were filled. The CPU has the instruction set: packing checked it.
-        // The outputs of (group, tile) belong to this worker alone, because `split` hands out each group once, and the
-        // last one of them is in range.
+        // Both ends of the output are in range, or these panic.
+        let out = self.out.at(token * self.w.rows() + first_row);
+        self.out.at((token + width - 1) * self.w.rows() + first_row + rows - 1);
+        // SAFETY: an existing group of row tiles and an existing token tile, inside buffers that `PackedMatrix` and
+        // `Activations::prepare` sized from the same layout; scales and offsets are only read by kernels of the block
+        // formats, for which they were filled. The CPU has the instruction set: packing checked it. The outputs belong to
+        // this worker alone, because `split` hands out each group once.
         unsafe {
-            let weights = self.w.data().as_ptr().add(tile_at);
-            let rows = (self.plan.tiles * TILE_ROWS).min(self.w.rows() - first_row);
-            self.out.at((token + width - 1) * self.w.rows() + first_row + rows - 1);
+            let weights = self.w.data().as_ptr().add(group * self.plan.tiles * layout.stride);
             kernel(&TileArgs {
-                weights: weights.add(unit * layout.unit_bytes),
-                scales: weights.add(layout.scales_at).cast::<half::f16>().add(unit * TILE_ROWS),
+                weights,
+                scales: weights.add(layout.scales_at).cast(),
                 tile_stride: layout.stride,
                 rows,
-                units,
-                x: self.scratch.words.as_ptr().add(words_at),
-                x_scales: self.scratch.scales.as_ptr().wrapping_add(blocks_at),
-                x_offsets: self.scratch.offsets.as_ptr().wrapping_add(blocks_at),
-                out: self.out.at(token * self.w.rows() + first_row),
+                units: layout.units,
+                x: self.scratch.words.as_ptr().add(token * layout.units * self.words_per_unit),
+                x_scales: self.scratch.scales.as_ptr().wrapping_add(token * layout.units),
+                x_offsets: self.scratch.offsets.as_ptr().wrapping_add(token * layout.units),
+                out,
                 out_stride: self.w.rows(),
-                accumulate: unit > 0,
             });
         }
     }

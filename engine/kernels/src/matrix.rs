@@ -35,8 +35,6 @@ pub struct PackedMatrix {
 pub(crate) struct TileLayout {
     /// Units along the input dimension.
     pub units: usize,
-    /// Bytes of one unit of a tile.
-    pub unit_bytes: usize,
     /// Where the scales start in a tile.
     pub scales_at: usize,
     /// Bytes from one tile to the next.
@@ -58,7 +56,7 @@ impl TileLayout {
             // Kernels read several tiles side by side; at a multiple of a page they would all fall into one cache set.
             stride += 64;
         }
-        TileLayout { units, unit_bytes, scales_at, stride }
+        TileLayout { units, scales_at, stride }
     }
 }
 

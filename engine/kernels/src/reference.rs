@@ -15,7 +15,7 @@ pub fn convert_activations(format: WeightFormat, x: &[f32]) -> Vec<f64> {
         WeightFormat::Bf16 => x.iter().map(|&v| bf16::from_f32(v).to_f64()).collect(),
         WeightFormat::Q8_0 | WeightFormat::Q4_0 => {
             let quantize = |block: &[f32; BLOCK]| {
-                let (d, q) = activations::quantize_block(block);
+                let (d, q, _) = activations::quantize_block(block);
                 q.map(|q| f64::from(q) * f64::from(d))
             };
             x.as_chunks::<BLOCK>().0.iter().flat_map(quantize).collect()

@@ -3,18 +3,21 @@
 use llmlab_kernels::{
     Activations, Isa, KernelError, PackedMatrix, ThreadPool, WeightFormat, matmul, reference,
 };
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
+/// Values in -1..1 with a few large ones, as real activations have, so that block scales differ a lot.
 fn random(seed: u64, len: usize) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // A few large values per vector, as real activations have, so that block scales differ a lot.
-    (0..len)
-        .map(|_| {
-            let value: f32 = rng.random_range(-1.0..1.0);
-            if rng.random_range(0..50) == 0 { value * 20.0 } else { value }
-        })
-        .collect()
+    // SplitMix64: a generator crate would be built without optimisation here and take most of the test's time.
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut values = Vec::with_capacity(len);
+    for _ in 0..len {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        let value = (bits >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        values.push(if bits.is_multiple_of(50) { value * 20.0 } else { value });
+    }
+    values
 }
 
 fn product(pool: &ThreadPool, w: &PackedMatrix, x: &[f32], tokens: usize) -> Vec<f32> {

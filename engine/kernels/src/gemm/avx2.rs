@@ -12,16 +12,9 @@ use crate::WeightFormat;
 const HALVES: usize = 2;
 const LANES: usize = TILE_ROWS / HALVES;
 
-pub(crate) fn plan(format: WeightFormat, tokens: usize) -> Plan {
+pub(crate) fn plan(format: WeightFormat) -> Plan {
     let many = if format.is_quantized() { 3 } else { 6 };
-    // As for AVX-512, a block of weights that stays in the first-level cache; 16 KiB, because older caches are smaller.
-    let units = match format {
-        _ if tokens <= many => usize::MAX,
-        WeightFormat::F32 | WeightFormat::Bf16 => 256,
-        WeightFormat::Q8_0 => 32,
-        WeightFormat::Q4_0 => 64,
-    };
-    Plan { tiles: 1, tokens: many, units }
+    Plan { tiles: 1, tokens: many }
 }
 
 pub(crate) fn kernel(format: WeightFormat, tokens: usize) -> Kernel {
@@ -47,7 +40,7 @@ type Acc<const T: usize> = [[__m256; T]; HALVES];
 unsafe fn f32_tile<const T: usize>(a: &TileArgs) {
     // SAFETY: a unit is 64 bytes of weights and one word per token; the caller vouches for `units` of them.
     unsafe {
-        let mut acc = load::<T>(a);
+        let mut acc = [[_mm256_setzero_ps(); T]; HALVES];
         for unit in 0..a.units {
             let w = a.weights.add(unit * 64).cast::<f32>();
             let w = [_mm256_load_ps(w), _mm256_load_ps(w.add(LANES))];
@@ -61,7 +54,7 @@ unsafe fn f32_tile<const T: usize>(a: &TileArgs) {
 unsafe fn bf16_tile<const T: usize>(a: &TileArgs) {
     // SAFETY: a unit is 64 bytes of pairs and two words per token; the caller vouches for `units` of them.
     unsafe {
-        let mut acc = load::<T>(a);
+        let mut acc = [[_mm256_setzero_ps(); T]; HALVES];
         let odd = _mm256_set1_epi32(0xffff_0000_u32 as i32);
         for unit in 0..a.units {
             let w = halves(a.weights.add(unit * 64));
@@ -79,7 +72,7 @@ unsafe fn bf16_tile<const T: usize>(a: &TileArgs) {
 unsafe fn q8_0_tile<const T: usize>(a: &TileArgs) {
     // SAFETY: a unit is 8 x 64 bytes and 16 scales, and 8 words and a scale per token; the caller vouches for them.
     unsafe {
-        let mut acc = load::<T>(a);
+        let mut acc = [[_mm256_setzero_ps(); T]; HALVES];
         let bias = _mm256_set1_epi8(-128);
         let ones = _mm256_set1_epi16(1);
         for unit in 0..a.units {
@@ -109,7 +102,7 @@ unsafe fn q4_0_tile<const T: usize>(a: &TileArgs) {
     // SAFETY: a unit is 4 x 64 bytes and 16 scales, and 8 words, a scale and an offset per token; the caller vouches for
     // them.
     unsafe {
-        let mut acc = load::<T>(a);
+        let mut acc = [[_mm256_setzero_ps(); T]; HALVES];
         let nibble = _mm256_set1_epi8(15);
         let ones = _mm256_set1_epi16(1);
         for unit in 0..a.units {
@@ -187,27 +180,10 @@ fn mask(a: &TileArgs, h: usize) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load<const T: usize>(a: &TileArgs) -> Acc<T> {
-    let mut acc = [[_mm256_setzero_ps(); T]; HALVES];
-    if a.accumulate {
-        for h in 0..HALVES {
-            for t in 0..T {
-                // SAFETY: the mask keeps to rows that exist; masked-out lanes are not accessed.
-                acc[h][t] = unsafe {
-                    _mm256_maskload_ps(a.out.wrapping_add(t * a.out_stride + h * LANES), mask(a, h))
-                };
-            }
-        }
-    }
-    acc
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
 unsafe fn store<const T: usize>(a: &TileArgs, acc: &Acc<T>) {
     for h in 0..HALVES {
         for t in 0..T {
-            // SAFETY: as in `load`.
+            // SAFETY: the mask keeps to rows that exist; masked-out lanes are not accessed.
             unsafe {
                 let out = a.out.wrapping_add(t * a.out_stride + h * LANES);
                 _mm256_maskstore_ps(out, mask(a, h), acc[h][t]);

@@ -20,15 +20,9 @@ pub(crate) fn plan(format: WeightFormat, tokens: usize) -> Plan {
     // Sums of the float formats take one register per tile and token; the block formats need two, one of integers.
     let (few, many) = if format.is_quantized() { (2, 6) } else { (4, 12) };
     if tokens <= few {
-        return Plan { tiles: FEW_TILES, tokens: few, units: usize::MAX };
+        return Plan { tiles: FEW_TILES, tokens: few };
     }
-    // 32 KiB or less of weights per block of units, so that they stay in the first-level cache for all tokens.
-    let units = match format {
-        WeightFormat::F32 | WeightFormat::Bf16 => 192,
-        WeightFormat::Q8_0 => 24,
-        WeightFormat::Q4_0 => 48,
-    };
-    Plan { tiles: MANY_TILES, tokens: many, units }
+    Plan { tiles: MANY_TILES, tokens: many }
 }
 
 pub(crate) fn kernel(format: WeightFormat, plan: &Plan, tokens: usize) -> Kernel {
@@ -57,7 +51,7 @@ unsafe fn f32_tile<const R: usize, const T: usize>(a: &TileArgs) {
     // SAFETY: a unit is 64 bytes of weights per tile and one word per token; the caller vouches for `units` of them.
     unsafe {
         let w = tiles::<R>(a);
-        let mut acc = load::<R, T>(a);
+        let mut acc = [[_mm512_setzero_ps(); T]; R];
         for unit in 0..a.units {
             let mut wv = [_mm512_setzero_ps(); R];
             for r in 0..R {
@@ -81,7 +75,7 @@ unsafe fn bf16_tile<const R: usize, const T: usize>(a: &TileArgs) {
     // valid.
     unsafe {
         let w = tiles::<R>(a);
-        let mut acc = load::<R, T>(a);
+        let mut acc = [[_mm512_setzero_ps(); T]; R];
         for unit in 0..a.units {
             let mut wv = [_mm512_setzero_si512(); R];
             for r in 0..R {
@@ -105,7 +99,7 @@ unsafe fn q8_0_tile<const R: usize, const T: usize>(a: &TileArgs) {
     // vouches for `units` of them.
     unsafe {
         let w = tiles::<R>(a);
-        let mut acc = load::<R, T>(a);
+        let mut acc = [[_mm512_setzero_ps(); T]; R];
         for unit in 0..a.units {
             let mut sums = offsets::<R, T>(a, unit);
             for step in 0..8 {
@@ -128,7 +122,7 @@ unsafe fn q4_0_tile<const R: usize, const T: usize>(a: &TileArgs) {
     // SAFETY: as in `q8_0_tile`, with 4 x 64 bytes per unit, low nibbles first.
     unsafe {
         let w = tiles::<R>(a);
-        let mut acc = load::<R, T>(a);
+        let mut acc = [[_mm512_setzero_ps(); T]; R];
         let nibble = _mm512_set1_epi8(15);
         for unit in 0..a.units {
             let mut sums = offsets::<R, T>(a, unit);
@@ -237,28 +231,10 @@ fn mask(lanes: usize) -> __mmask16 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn load<const R: usize, const T: usize>(a: &TileArgs) -> [[__m512; T]; R] {
-    let mut acc = [[_mm512_setzero_ps(); T]; R];
-    if a.accumulate {
-        for r in 0..R {
-            for t in 0..T {
-                // SAFETY: the mask keeps to rows that exist; masked-out lanes are not accessed.
-                acc[r][t] = unsafe {
-                    let out = a.out.wrapping_add(t * a.out_stride + r * TILE_ROWS);
-                    _mm512_maskz_loadu_ps(mask(a.lanes(r)), out)
-                };
-            }
-        }
-    }
-    acc
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
 unsafe fn store<const R: usize, const T: usize>(a: &TileArgs, acc: &[[__m512; T]; R]) {
     for r in 0..R {
         for t in 0..T {
-            // SAFETY: as in `load`.
+            // SAFETY: the mask keeps to rows that exist; masked-out lanes are not accessed.
             unsafe {
                 let out = a.out.wrapping_add(t * a.out_stride + r * TILE_ROWS);
                 _mm512_mask_storeu_ps(out, mask(a.lanes(r)), acc[r][t]);

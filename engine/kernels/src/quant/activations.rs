@@ -4,8 +4,6 @@
 //! blocks of 32 signed bytes: `d = amax / 127`, `q = round_half_even(x / d)`, kept with `d` in f32. A block whose `d` is
 //! subnormal becomes zeros. A NaN makes its block's scale NaN, so it reaches every output, as it would in f32.
 
-use half::bf16;
-
 use super::BLOCK;
 use crate::gemm::Input;
 use crate::shared_mut::SharedMut;
@@ -42,21 +40,7 @@ impl TokenTiles {
         let start = index * self.width + index.min(self.wider);
         (start, self.width + usize::from(index < self.wider))
     }
-
-    /// Tile of a token, and its position in it.
-    fn of(&self, token: usize) -> (usize, usize) {
-        let in_wider = self.wider * (self.width + 1);
-        let index = if token < in_wider {
-            token / (self.width + 1)
-        } else {
-            self.wider + (token - in_wider) / self.width
-        };
-        (index, token - self.tile(index).0)
-    }
 }
-
-/// Tokens converted by one worker at a time; fewer tokens than this are not worth waking a second thread.
-const TOKENS_PER_CHUNK: usize = 4;
 
 impl Activations {
     pub fn new() -> Self {
@@ -84,22 +68,21 @@ impl Activations {
         let words = SharedMut::new(&mut self.words);
         let scales = SharedMut::new(&mut self.scales);
         let offsets = SharedMut::new(&mut self.offsets);
-        pool.split(tokens, TOKENS_PER_CHUNK, &|_, range| {
-            for token in range {
-                let (index, t) = tiles.of(token);
+        pool.split(tiles.count, 1, &|_, range| {
+            for index in range {
                 let (start, width) = tiles.tile(index);
-                let row = &x[token * cols..][..cols];
-                let words = Column::new(&words, start * words_per_token + t, width, words_per_token);
-                match input {
-                    Input::F32 => put_f32(row, words),
-                    Input::Bf16Widened => put_bf16_widened(row, words),
-                    Input::Bf16Pairs => put_bf16_pairs(row, words),
-                    Input::Int8 { weight_bias } => {
-                        let scales = Column::new(&scales, start * units + t, width, units);
-                        let offsets = Column::new(&offsets, start * units + t, width, units);
-                        put_int8(isa, row, weight_bias, words, scales, offsets);
+                // SAFETY: each tile is converted by exactly one worker, and the parts of different tiles do not overlap.
+                let tile = unsafe {
+                    Tile {
+                        x: &x[start * cols..][..width * cols],
+                        cols,
+                        width,
+                        words: words.slice(start * words_per_token, width * words_per_token),
+                        scales: scales.slice(start * blocks_per_token, width * blocks_per_token),
+                        offsets: offsets.slice(start * blocks_per_token, width * blocks_per_token),
                     }
-                }
+                };
+                tile.convert(isa, input);
             }
         });
     }
@@ -111,112 +94,128 @@ fn grow<T: Default + Clone>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// One token's place in a tile: every `stride`-th element.
-#[derive(Clone, Copy)]
-struct Column<T> {
-    first: *mut T,
-    stride: usize,
-    len: usize,
+/// A tile of tokens and the places of its converted values.
+struct Tile<'a> {
+    /// `[width, cols]`.
+    x: &'a [f32],
+    cols: usize,
+    width: usize,
+    words: &'a mut [u32],
+    scales: &'a mut [f32],
+    offsets: &'a mut [i32],
 }
 
-impl<T> Column<T> {
-    fn new(buffer: &SharedMut<'_, T>, first: usize, stride: usize, len: usize) -> Self {
-        // Checks the far end of the column; `put` then only has to compare with `len`.
-        buffer.at(first + (len - 1) * stride);
-        Column { first: buffer.at(first), stride, len }
+impl Tile<'_> {
+    fn convert(self, isa: Isa, input: Input) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a matrix is only packed for an instruction set this CPU has.
+            Isa::Avx512 => unsafe { convert_avx512(self, input) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx2 => unsafe { convert_avx2(self, input) },
+            _ => self.convert_body(input),
+        }
     }
 
+    /// The same source for every instruction set; IEEE arithmetic makes the results the same.
+    ///
+    /// Columns go in blocks of 32, the tokens of the tile inside: the words of a block lie together, so they are written
+    /// while in cache.
     #[inline(always)]
-    fn put(self, index: usize, value: T) {
-        assert!(index < self.len, "{index} outside a column of {}", self.len);
-        // SAFETY: inside the buffer (both ends were checked), and each token is converted by exactly one worker, which
-        // alone writes its column.
-        unsafe { *self.first.add(index * self.stride) = value };
+    fn convert_body(self, input: Input) {
+        let Tile { x, cols, width, words, scales, offsets } = self;
+        let words_per_block = match input {
+            Input::F32 | Input::Bf16Widened => BLOCK,
+            Input::Bf16Pairs => BLOCK / 2,
+            Input::Int8 { .. } => BLOCK / 4,
+        };
+        for (b, words) in words.chunks_mut(words_per_block * width).enumerate() {
+            for t in 0..width {
+                let row = &x[t * cols..][..cols];
+                let mut padded = [0.0; BLOCK];
+                let block = row[b * BLOCK..].first_chunk().unwrap_or_else(|| {
+                    padded[..cols - b * BLOCK].copy_from_slice(&row[b * BLOCK..]);
+                    &padded
+                });
+                // Loops, not `array::map`: its helper functions do not inherit the instruction set and stay scalar.
+                match input {
+                    Input::F32 => put(words, t, width, bytemuck::cast_ref::<_, [u32; BLOCK]>(block)),
+                    Input::Bf16Widened => {
+                        let mut wide = [0; BLOCK];
+                        for i in 0..BLOCK {
+                            wide[i] = u32::from(bf16_bits(block[i])) << 16;
+                        }
+                        put(words, t, width, &wide);
+                    }
+                    Input::Bf16Pairs => {
+                        let mut narrow = [0; BLOCK];
+                        for i in 0..BLOCK {
+                            narrow[i] = bf16_bits(block[i]);
+                        }
+                        put(words, t, width, &bytemuck::cast::<_, [u32; BLOCK / 2]>(narrow));
+                    }
+                    Input::Int8 { weight_bias } => {
+                        let (d, q, sum) = quantize_block(block);
+                        scales[b * width + t] = d;
+                        offsets[b * width + t] = -weight_bias * sum;
+                        put(words, t, width, &bytemuck::cast::<_, [u32; BLOCK / 4]>(q));
+                    }
+                }
+            }
+        }
     }
 }
 
-fn put_f32(row: &[f32], words: Column<u32>) {
-    for (k, value) in row.iter().enumerate() {
-        words.put(k, value.to_bits());
-    }
-}
-
-fn put_bf16_widened(row: &[f32], words: Column<u32>) {
-    for k in 0..words.len {
-        let value = row.get(k).copied().unwrap_or(0.0);
-        words.put(k, bf16::from_f32(value).to_f32().to_bits());
-    }
-}
-
-fn put_bf16_pairs(row: &[f32], words: Column<u32>) {
-    for (unit, pair) in row.chunks(2).enumerate() {
-        let low = u32::from(bf16::from_f32(pair[0]).to_bits());
-        let high = pair.get(1).map_or(0, |&v| u32::from(bf16::from_f32(v).to_bits()));
-        words.put(unit, low | high << 16);
-    }
-}
-
-fn put_int8(
-    isa: Isa,
-    row: &[f32],
-    weight_bias: i32,
-    words: Column<u32>,
-    scales: Column<f32>,
-    offsets: Column<i32>,
-) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a matrix is only packed for an instruction set this CPU has.
-        Isa::Avx512 => unsafe { put_int8_avx512(row, weight_bias, words, scales, offsets) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { put_int8_avx2(row, weight_bias, words, scales, offsets) },
-        _ => put_int8_body(row, weight_bias, words, scales, offsets),
+/// Spreads the words of token `t` over a block of `width` tokens; the last block may be shorter.
+#[inline(always)]
+fn put(words: &mut [u32], t: usize, width: usize, values: &[u32]) {
+    for (tokens, value) in words.chunks_exact_mut(width).zip(values) {
+        tokens[t] = *value;
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn put_int8_avx512(row: &[f32], bias: i32, words: Column<u32>, scales: Column<f32>, offsets: Column<i32>) {
-    put_int8_body(row, bias, words, scales, offsets);
+fn convert_avx512(tile: Tile, input: Input) {
+    tile.convert_body(input);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn put_int8_avx2(row: &[f32], bias: i32, words: Column<u32>, scales: Column<f32>, offsets: Column<i32>) {
-    put_int8_body(row, bias, words, scales, offsets);
+fn convert_avx2(tile: Tile, input: Input) {
+    tile.convert_body(input);
 }
 
-/// The same source for every instruction set; IEEE arithmetic makes the results the same.
+/// Bits of `v` rounded to bf16, to nearest even; the same as `half::bf16::from_f32`, in a form that vectorises.
 #[inline(always)]
-fn put_int8_body(row: &[f32], bias: i32, words: Column<u32>, scales: Column<f32>, offsets: Column<i32>) {
-    let (blocks, _) = row.as_chunks::<BLOCK>();
-    for (b, block) in blocks.iter().enumerate() {
-        let (d, q) = quantize_block(block);
-        let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();
-        scales.put(b, d);
-        offsets.put(b, -bias * sum);
-        let packed: [u32; BLOCK / 4] = bytemuck::cast(q);
-        for (i, word) in packed.into_iter().enumerate() {
-            words.put(b * (BLOCK / 4) + i, word);
-        }
-    }
+fn bf16_bits(v: f32) -> u16 {
+    let bits = v.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    // A NaN keeps its sign and becomes quiet; rounding could turn it into an infinity.
+    ((if v.is_nan() { bits | 0x0040_0000 } else { rounded }) >> 16) as u16
 }
 
-/// Scale and bytes of one block of activations.
+/// Scale, bytes and sum of the bytes of one block of activations.
 #[inline(always)]
-pub(crate) fn quantize_block(x: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
+pub(crate) fn quantize_block(x: &[f32; BLOCK]) -> (f32, [i8; BLOCK], i32) {
     // Positive floats order like their bits, and an integer maximum vectorises.
-    let amax = f32::from_bits(x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
-    let d = amax / 127.0;
-    if d < f32::MIN_POSITIVE {
-        return (0.0, [0; BLOCK]);
+    let mut amax_bits = 0;
+    for v in x {
+        amax_bits = amax_bits.max(v.to_bits() & 0x7fff_ffff);
     }
-    let inverse = 1.0 / d;
+    let d = f32::from_bits(amax_bits) / 127.0;
+    let inverse = if d < f32::MIN_POSITIVE { 0.0 } else { 1.0 / d };
     // Adding 1.5 * 2^23 rounds to an integer, half to even, and leaves it in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
-    let q = x.map(|v| (v * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8);
-    (d, q)
+    let mut q = [0i8; BLOCK];
+    let mut sum = 0;
+    for i in 0..BLOCK {
+        let rounded = (x[i] * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
+        q[i] = rounded;
+        sum += i32::from(rounded);
+    }
+    (if d < f32::MIN_POSITIVE { 0.0 } else { d }, q, sum)
 }
 
 #[cfg(test)]
@@ -233,9 +232,6 @@ mod tests {
                     let (start, width) = tiles.tile(index);
                     assert_eq!(start, next);
                     assert!((1..=max).contains(&width) && width - tiles.width <= 1);
-                    for t in 0..width {
-                        assert_eq!(tiles.of(start + t), (index, t));
-                    }
                     next += width;
                 }
                 assert_eq!(next, tokens);
@@ -244,13 +240,24 @@ mod tests {
     }
 
     #[test]
+    fn bf16_rounding_is_that_of_the_half_crate() {
+        let special =
+            [0.0, -0.0, 1.0, -1.5, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, 3.0e-39];
+        let spread = (0..100_000u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9)));
+        for v in special.into_iter().chain(spread) {
+            assert_eq!(bf16_bits(v), half::bf16::from_f32(v).to_bits(), "{v:e}");
+        }
+    }
+
+    #[test]
     fn blocks_round_half_to_even_and_reach_127() {
         let mut x = [0.0; BLOCK];
         x[..5].copy_from_slice(&[-127.0, 2.5, 3.5, -0.5, 1.2]);
-        let (d, q) = quantize_block(&x);
+        let (d, q, sum) = quantize_block(&x);
         assert_eq!(d, 1.0);
         assert_eq!(q[..5], [-127, 2, 4, 0, 1]);
-        assert_eq!(quantize_block(&[1e-45; BLOCK]), (0.0, [0; BLOCK]));
+        assert_eq!(sum, -120);
+        assert_eq!(quantize_block(&[1e-45; BLOCK]), (0.0, [0; BLOCK], 0));
         assert!(quantize_block(&[f32::NAN; BLOCK]).0.is_nan());
     }
 }
