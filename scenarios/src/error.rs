@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
+/// Keys that the parser knows only to say that they are not available yet.
+pub const PLANNED_KEYS: [&str; 2] = ["command", "simulate"];
+
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum ScenarioError {
     #[error("cannot read scenario {}: {source}", path.display())]
@@ -53,6 +56,13 @@ impl Finding {
     pub fn new(span: Range<usize>, message: impl Into<String>) -> Finding {
         Finding { span, message: message.into(), label: "here".into(), help: None }
     }
+    /// For errors that are one sentence: what follows "; " is advice.
+    pub fn sentence(span: Range<usize>, sentence: &str) -> Finding {
+        match sentence.split_once("; ") {
+            Some((message, help)) => Finding::new(span, message).help(help),
+            None => Finding::new(span, sentence),
+        }
+    }
     pub fn label(self, label: impl Into<String>) -> Finding {
         Finding { label: label.into(), ..self }
     }
@@ -89,7 +99,7 @@ impl Source<'_> {
             return self.error(unknown_key(span, &key, "", &accepted));
         }
         let message = error.message().trim().replace('\n', "; ");
-        self.error(Finding::new(span, plain_words(&message)))
+        self.error(Finding::sentence(span, &plain_words(&message)))
     }
 
     /// Tables span many lines; a caret under the first says enough. Also keeps the span on character boundaries.
@@ -130,7 +140,7 @@ fn did_you_mean<'a>(typed: &str, accepted: &[&'a str]) -> Option<&'a str> {
 fn unknown_field(message: &str) -> Option<(String, Vec<&str>)> {
     let rest = message.strip_prefix("unknown field `")?;
     let (key, rest) = rest.split_once("`, expected ")?;
-    let accepted = rest.split('`').skip(1).step_by(2).collect();
+    let accepted = rest.split('`').skip(1).step_by(2).filter(|key| !PLANNED_KEYS.contains(key)).collect();
     Some((key.to_owned(), accepted))
 }
 

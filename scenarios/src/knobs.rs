@@ -149,7 +149,7 @@ pub const KNOBS: &[Knob] = &[
         policies: VLLM,
         kind: Kind::Switch,
         default: Default::Switch(true),
-        description: "Reuse KV blocks of equal prompt beginnings. Needs kv_strategy paged; off by default elsewhere.",
+        description: "Reuse KV blocks of equal prompt beginnings. Off with kv_strategy contiguous, which has none to share.",
     },
     Knob {
         name: "long_prefill_token_threshold",

@@ -55,6 +55,7 @@ pub struct ModelTable {
 #[serde(deny_unknown_fields)]
 pub struct WorkloadTable {
     /// A published traffic shape: quantiles of prompt and output length.
+    #[serde(default)]
     #[schemars(schema_with = "schema::traffic")]
     pub traffic: Option<Spanned<String>>,
     /// A csv or jsonl file with one request per line, relative to this file.
@@ -132,6 +133,7 @@ pub struct ScaleTable {
 #[serde(deny_unknown_fields)]
 pub struct ArrivalsTable {
     /// Default: closed when `users` is given, else poisson. `native` is what the traffic's publisher measured.
+    #[serde(default)]
     #[schemars(schema_with = "schema::process")]
     pub process: Option<Spanned<String>>,
     /// Requests per second.
@@ -147,6 +149,7 @@ pub struct ArrivalsTable {
     #[schemars(with = "Option<u32>")]
     pub users: Option<Spanned<u32>>,
     /// Pause between an answer and the user's next request (closed). Default "0s".
+    #[serde(default)]
     #[schemars(schema_with = "schema::duration")]
     pub think_time: Option<Spanned<DurationText>>,
     /// Trace times are divided by this (trace). Default 1.
@@ -159,15 +162,19 @@ pub struct ArrivalsTable {
 #[serde(deny_unknown_fields)]
 pub struct TimeoutsTable {
     /// Default "5s".
+    #[serde(default)]
     #[schemars(schema_with = "schema::duration")]
     pub connect: Option<Spanned<DurationText>>,
     /// From sending to the first token. Default "120s".
+    #[serde(default)]
     #[schemars(schema_with = "schema::duration")]
     pub first_token: Option<Spanned<DurationText>>,
     /// Between two events with tokens. Default "60s".
+    #[serde(default)]
     #[schemars(schema_with = "schema::duration")]
     pub inter_token: Option<Spanned<DurationText>>,
     /// For the whole request. Default "600s".
+    #[serde(default)]
     #[schemars(schema_with = "schema::duration")]
     pub total: Option<Spanned<DurationText>>,
 }
@@ -180,6 +187,7 @@ pub struct TargetTable {
     #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,39}$"))]
     pub name: Spanned<String>,
     /// Our own engine as a child process: a policy, its knobs, and engine settings.
+    #[serde(default)]
     #[schemars(schema_with = "schema::engine")]
     pub engine: Option<Spanned<EngineTable>>,
     /// A server that is already running.
@@ -202,6 +210,7 @@ pub struct EndpointTable {
     #[schemars(with = "String")]
     pub url: Spanned<String>,
     /// Default "openai-completions".
+    #[serde(default)]
     #[schemars(schema_with = "schema::protocol")]
     pub protocol: Option<Spanned<String>>,
     /// Model name to ask for. Default: the first one the server lists.

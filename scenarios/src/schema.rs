@@ -15,9 +15,38 @@ const MEMORY_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB|TiB|kB|MB|GB|TB)$"
 pub fn json_schema() -> String {
     let mut schema = schemars::schema_for!(Scenario);
     schema.insert("title".into(), json!("llmlab scenario"));
+    schema.as_object_mut().into_iter().flat_map(Map::values_mut).for_each(remove_null);
     let mut text = serde_json::to_string_pretty(&schema).expect("a schema is plain JSON");
     text.push('\n');
     text
+}
+
+/// An optional key is one that may be absent. schemars also allows null, which TOML does not have.
+fn remove_null(schema: &mut Value) {
+    if let Value::Object(object) = schema {
+        if object.get("default") == Some(&Value::Null) {
+            object.remove("default");
+        }
+        if let Some(Value::Array(types)) = object.get_mut("type") {
+            types.retain(|t| t != "null");
+            if let [only] = types.as_slice() {
+                object["type"] = only.clone();
+            }
+        }
+        if let Some(Value::Array(alternatives)) = object.get_mut("anyOf") {
+            alternatives.retain(|a| *a != json!({ "type": "null" }));
+            if let [Value::Object(only)] = alternatives.as_slice() {
+                let only = only.clone();
+                object.remove("anyOf");
+                object.extend(only);
+            }
+        }
+    }
+    match schema {
+        Value::Object(object) => object.values_mut().for_each(remove_null),
+        Value::Array(items) => items.iter_mut().for_each(remove_null),
+        _ => {}
+    }
 }
 
 pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {

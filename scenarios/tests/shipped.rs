@@ -7,6 +7,7 @@ use std::time::Duration;
 use llmlab_scenarios::spec::{
     ArrivalSpec, LengthSpec, PolicySpec, RateSpec, RunSpec, TargetChoice, WarmupSpec,
 };
+use serde_json::Value;
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -42,19 +43,80 @@ fn the_committed_schema_is_current() {
     assert!(committed == current, "scenarios/schema.json is stale: run this test with UPDATE_SCHEMA=1");
 }
 
-/// Keys of every table the parser accepts, compared with what the schema offers: the example uses most of them.
-#[test]
-fn the_schema_knows_every_key_of_the_shipped_scenarios() {
-    let schema: serde_json::Value = serde_json::from_str(&llmlab_scenarios::json_schema()).unwrap();
-    for file in shipped() {
-        let table: toml::Table = toml::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-        for key in table.keys() {
-            assert!(schema["properties"].get(key).is_some(), "{key}");
-        }
-        for key in table["workload"].as_table().unwrap().keys() {
-            assert!(schema["$defs"]["WorkloadTable"]["properties"].get(key).is_some(), "{key}");
+/// What an editor would complain about: keys the schema does not know, keys it misses, values of another type.
+fn complaints(schema: &Value, value: &Value, root: &Value, at: &str) -> Vec<String> {
+    let Value::Object(rules) = schema else { return Vec::new() };
+    let mut found = Vec::new();
+    if let Some(name) = rules.get("$ref").and_then(Value::as_str) {
+        found.extend(complaints(root.pointer(&name[1..]).unwrap(), value, root, at));
+    }
+    for key in ["oneOf", "anyOf"] {
+        let Some(Value::Array(choices)) = rules.get(key) else { continue };
+        let by_choice: Vec<_> = choices.iter().map(|c| complaints(c, value, root, at)).collect();
+        if by_choice.iter().all(|complaints| !complaints.is_empty()) {
+            found.extend(by_choice.into_iter().min_by_key(Vec::len).unwrap());
         }
     }
+    let fits = |name: &str| match name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        other => panic!("the schema has a type TOML does not: {other}"),
+    };
+    if rules.get("type").is_some_and(|name| !fits(name.as_str().unwrap())) {
+        found.push(format!("{at}: wrong type"));
+    }
+    if rules.get("const").is_some_and(|only| only != value) {
+        found.push(format!("{at}: not {}", rules["const"]));
+    }
+    if rules.get("enum").is_some_and(|names| !names.as_array().unwrap().contains(value)) {
+        found.push(format!("{at}: {value} is not one of {}", rules["enum"]));
+    }
+    if let (Some(item), Value::Array(values)) = (rules.get("items"), value) {
+        found.extend(values.iter().flat_map(|v| complaints(item, v, root, at)));
+    }
+    let Value::Object(table) = value else { return found };
+    for key in rules.get("required").and_then(Value::as_array).into_iter().flatten() {
+        if !table.contains_key(key.as_str().unwrap()) {
+            found.push(format!("{at}: {key} is missing"));
+        }
+    }
+    for (key, inner) in table {
+        let at = format!("{at}.{key}");
+        match rules.get("properties").and_then(|p| p.get(key)) {
+            Some(rule) => found.extend(complaints(rule, inner, root, &at)),
+            None if rules.get("additionalProperties") == Some(&Value::Bool(false))
+                && !rules.contains_key("patternProperties") =>
+            {
+                found.push(format!("{at}: unknown key"));
+            }
+            None => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn an_editor_with_the_schema_accepts_what_the_parser_accepts() {
+    let schema: Value = serde_json::from_str(&llmlab_scenarios::json_schema()).unwrap();
+    let check = |text: &str| {
+        let table: toml::Table = toml::from_str(text).unwrap();
+        complaints(&schema, &serde_json::to_value(table).unwrap(), &schema, "")
+    };
+    for file in shipped() {
+        assert_eq!(check(&fs::read_to_string(&file).unwrap()), [""; 0], "{}", file.display());
+    }
+    assert_eq!(check(DESIGN_EXAMPLE), [""; 0]);
+    assert_eq!(check(llmlab_scenarios::template()), [""; 0]);
+    let wrong = DESIGN_EXAMPLE
+        .replace("max_num_seqs", "max_batch_total_tokens")
+        .replace("requests = 300", "requests = \"x\"");
+    let found = check(&wrong);
+    assert!(found.iter().any(|c| c.ends_with("max_batch_total_tokens: unknown key")), "{found:?}");
+    assert!(found.contains(&".workload.requests: wrong type".to_owned()), "{found:?}");
 }
 
 /// As printed in ARCHITECTURE.md.

@@ -79,15 +79,16 @@ fn policy(knobs: &Knobs, kv_strategy: &str) -> Result<PolicySpec, Finding> {
     })
 }
 
-/// Blocks can only be shared when they are handed out one by one.
+/// Contiguous memory has no blocks to share.
 fn prefix_caching(knobs: &Knobs, kv_strategy: &str) -> Result<bool, Finding> {
     let on = knobs.switch("enable_prefix_caching")?;
     match knobs.written("enable_prefix_caching") {
-        Some(value) if on && kv_strategy != "paged" => Err(Finding::new(
+        Some(value) if on && kv_strategy == "contiguous" => Err(Finding::new(
             value.span(),
-            format!("prefix caching needs kv_strategy \"paged\", this target has \"{kv_strategy}\""),
-        )),
-        _ => Ok(on && kv_strategy == "paged"),
+            "prefix caching shares KV blocks, kv_strategy \"contiguous\" has none",
+        )
+        .help("set it to false, or choose kv_strategy \"paged\" or \"reserve\"")),
+        _ => Ok(on && kv_strategy != "contiguous"),
     }
 }
 
@@ -213,7 +214,7 @@ impl<'a> Knobs<'a> {
         let Value::String(text) = value.get_ref() else {
             return Err(wrong_type(value, name, "a duration such as \"20ms\"".into()));
         };
-        parse_duration(text).map_err(|why| Finding::new(value.span(), why))
+        parse_duration(text).map_err(|why| Finding::sentence(value.span(), &why))
     }
 
     fn memory(&self, name: &str) -> Result<Option<u64>, Finding> {
@@ -221,7 +222,7 @@ impl<'a> Knobs<'a> {
         let Value::String(text) = value.get_ref() else {
             return Err(wrong_type(value, name, "a memory size such as \"256MiB\"".into()));
         };
-        let bytes = parse_memory(text).map_err(|why| Finding::new(value.span(), why))?;
+        let bytes = parse_memory(text).map_err(|why| Finding::sentence(value.span(), &why))?;
         if bytes == 0 {
             return Err(Finding::new(value.span(), format!("{name} is zero")));
         }

@@ -74,7 +74,7 @@ fn duration(key: &str, limit: &Value, span: Range<usize>) -> Result<Duration, Fi
             Finding::new(span, message).label("accepted: a duration with its unit, such as \"200ms\"")
         );
     };
-    let limit = parse_duration(text).map_err(|why| Finding::new(span.clone(), why))?;
+    let limit = parse_duration(text).map_err(|why| Finding::sentence(span.clone(), &why))?;
     if limit.is_zero() {
         return Err(Finding::new(span, format!("{key} is zero")).label("no request can meet it"));
     }

@@ -3,7 +3,7 @@
 use toml::Spanned;
 
 use super::engine;
-use crate::error::{Finding, unknown_value};
+use crate::error::{Finding, PLANNED_KEYS, unknown_value};
 use crate::scenario::{EndpointTable, TargetTable};
 use crate::spec::{EndpointSpec, TargetChoice, TargetSpec};
 
@@ -52,7 +52,7 @@ fn target_name(name: &Spanned<String>) -> Result<String, Finding> {
 
 fn kind(table: &Spanned<TargetTable>) -> Result<TargetChoice, Finding> {
     let target = table.get_ref();
-    for (planned, written) in [("command", &target.command), ("simulate", &target.simulate)] {
+    for (planned, written) in PLANNED_KEYS.into_iter().zip([&target.command, &target.simulate]) {
         if let Some(written) = written {
             return Err(Finding::new(written.span(), format!("`{planned}` targets are not available yet"))
                 .label("not accepted now")

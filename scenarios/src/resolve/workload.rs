@@ -78,7 +78,7 @@ fn lengths(
         }
         (None, Some(path), None) => {
             let file = beside(base, path.get_ref());
-            let rows = trace::read(&file, requests).map_err(|why| Finding::new(path.span(), why))?;
+            let rows = trace::read(&file, requests).map_err(|why| Finding::sentence(path.span(), &why))?;
             Ok((LengthSpec::Trace { path: file.display().to_string(), rows }, None))
         }
         (None, None, Some(both)) => {
@@ -209,7 +209,7 @@ fn arrivals(
         }
         "trace" => {
             let speed = speed.as_ref().map_or(Ok(1.0), |s| positive(s, "speed", 1e6))?;
-            trace_times(lengths, requests).map_err(|why| Finding::new(table.span(), why))?;
+            trace_times(lengths, requests).map_err(|why| Finding::sentence(table.span(), &why))?;
             Ok(ArrivalSpec::Trace { speed })
         }
         "poisson" => Ok(ArrivalSpec::Poisson { rate: rate_spec(table)? }),

@@ -1,0 +1,155 @@
+//! Every mistake is one error with file, line, caret and what is accepted. The snapshots are what a person sees.
+
+use llmlab_scenarios::{ScenarioError, parse};
+use miette::{GraphicalReportHandler, GraphicalTheme};
+
+const GOOD: &str = r#"name = "test"
+seed = 42
+[model]
+source = "synthetic:llama-15m"
+[workload]
+traffic = "azure-2023-conversation"
+requests = 300
+arrivals = { process = "poisson", load = 0.7 }
+[[target]]
+name = "vllm"
+engine = { policy = "vllm", max_num_seqs = 32 }
+[slo]
+ttft_p95 = "200ms"
+"#;
+
+fn shown(error: &ScenarioError) -> String {
+    let mut drawn = String::new();
+    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(110);
+    handler.render_report(&mut drawn, error).unwrap();
+    drawn
+}
+
+/// The good scenario with one line replaced.
+fn with(line: &str, replacement: &str) -> String {
+    assert!(GOOD.contains(line), "{line}");
+    GOOD.replacen(line, replacement, 1)
+}
+
+fn error_of(text: &str) -> String {
+    let error = parse(text, "scenarios/test.toml").expect_err(text);
+    shown(&error)
+}
+
+macro_rules! mistake {
+    ($name:ident, $line:expr => $replacement:expr) => {
+        #[test]
+        fn $name() {
+            insta::assert_snapshot!(error_of(&with($line, $replacement)));
+        }
+    };
+}
+
+mistake!(unknown_key, "requests = 300" => "reqests = 300");
+mistake!(wrong_type, "requests = 300" => "requests = \"many\"");
+mistake!(duration_without_unit, "\"200ms\"" => "\"200\"");
+mistake!(duration_with_a_space, "\"200ms\"" => "\"200 m\"");
+mistake!(duration_as_a_number, "\"200ms\"" => "200");
+mistake!(negative_rate, "load = 0.7" => "rate = -3.0");
+mistake!(rate_is_nan, "load = 0.7" => "rate = nan");
+mistake!(no_requests_at_all, "requests = 300" => "requests = 0");
+mistake!(block_size_zero, "max_num_seqs = 32" => "block_size = 0");
+mistake!(percentile_out_of_range, "ttft_p95" => "ttft_p100");
+mistake!(unknown_metric, "ttft_p95" => "latency_p95");
+mistake!(unknown_policy, "policy = \"vllm\"" => "policy = \"vlm\"");
+mistake!(knob_of_another_policy, "policy = \"vllm\"" => "policy = \"tgi\"");
+mistake!(misspelt_knob, "max_num_seqs" => "max_num_seq");
+mistake!(unknown_traffic, "azure-2023-conversation" => "azure-2023-conversations");
+mistake!(trace_not_found, "traffic = \"azure-2023-conversation\"" => "trace = \"absent.csv\"");
+mistake!(model_folder_not_found, "synthetic:llama-15m" => "models/TinyLlama");
+mistake!(missing_table, "[workload]" => "[worklode]");
+mistake!(no_target, "[[target]]\nname = \"vllm\"\nengine = { policy = \"vllm\", max_num_seqs = 32 }" => "");
+mistake!(planned_target, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { run = \"vllm serve m\" }");
+mistake!(unknown_target_kind, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "engin = { policy = \"vllm\" }");
+mistake!(key_of_another_process, "load = 0.7" => "load = 0.7, users = 3");
+mistake!(broken_toml, "seed = 42" => "seed = = 42");
+
+#[test]
+fn duplicate_target_names() {
+    let text = format!("{GOOD}[[target]]\nname = \"vllm\"\nengine = {{ policy = \"tgi\" }}\n");
+    insta::assert_snapshot!(error_of(&text));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = llmlab_scenarios::load(std::path::Path::new("absent.toml")).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read scenario absent.toml"), "{error}");
+}
+
+/// Cases that need no picture: each must be refused, at the line that is wrong.
+#[test]
+fn impossible_values_are_refused_at_their_line() {
+    for (line, replacement, wrong_line) in [
+        ("seed = 42", "seed = -1", 2),
+        ("name = \"test\"", "name = \"\"", 1),
+        ("name = \"test\"", "name = \"a\\nb\"", 1),
+        ("synthetic:llama-15m", "synthetic:", 4),
+        ("source =", "max_model_len = 1\nsource =", 4),
+        ("requests = 300", "requests = 20_000_000", 7),
+        ("requests = 300", "requests = 300\nwarmup = 300", 8),
+        ("requests = 300", "requests = 300\ninput_range = [10, 5]", 8),
+        ("requests = 300", "requests = 300\noutput_range = [0, 5]", 8),
+        ("requests = 300", "requests = 300\nscale = { input = 0.0 }", 8),
+        ("requests = 300", "requests = 300\ntimeouts = { total = \"0s\" }", 8),
+        ("requests = 300", "requests = 300\ntrace = \"x.csv\"", 6),
+        ("load = 0.7", "load = 0", 8),
+        ("load = 0.7", "load = 2.5", 8),
+        ("load = 0.7", "load = inf", 8),
+        ("load = 0.7", "load = 0.7, rate = 3", 8),
+        ("process = \"poisson\", load = 0.7", "users = 0", 8),
+        ("process = \"poisson\"", "process = \"gamma\"", 8),
+        ("process = \"poisson\", load = 0.7", "process = \"trace\"", 8),
+        ("process = \"poisson\"", "process = \"possion\"", 8),
+        ("policy = \"vllm\", ", "", 11),
+        ("max_num_seqs = 32", "max_num_seqs = 1.5", 11),
+        ("max_num_seqs = 32", "watermark = 1.0", 11),
+        ("max_num_seqs = 32", "watermark = nan", 11),
+        ("max_num_seqs = 32", "weights = \"int8\"", 11),
+        ("max_num_seqs = 32", "kv_memory = \"0MiB\"", 11),
+        ("max_num_seqs = 32", "kv_memory = \"1GiB\", num_blocks = 9", 11),
+        ("max_num_seqs = 32", "kv_strategy = \"contiguous\", enable_prefix_caching = true", 11),
+        ("policy = \"vllm\", max_num_seqs = 32", "policy = \"dynamic\", preferred_batch_size = [16]", 11),
+        ("policy = \"vllm\", max_num_seqs = 32", "policy = \"dynamic\", preferred_batch_size = [0]", 11),
+        ("name = \"vllm\"", "name = \"../up\"", 10),
+        ("ttft_p95", "ttft_p0", 13),
+        ("ttft_p95", "ttft_pnan", 13),
+        ("ttft_p95", "ttft_p95.9 = \"1s\"\nttft_p95", 14),
+        ("\"200ms\"", "\"0ms\"", 13),
+        ("[slo]", "[cost]\nhardware = \"x\"\nusd_per_hour = 1.0\n[slo]", 12),
+        ("[slo]", "[cost]\nusd_per_hour = -1.0\n[slo]", 13),
+        ("[slo]", "[compare]\nrepeats = 0\n[slo]", 13),
+    ] {
+        let error = parse(&with(line, replacement), "t.toml").expect_err(replacement);
+        let ScenarioError::Invalid(mistake) = error else { panic!("{replacement}") };
+        assert_eq!(mistake.line(), wrong_line, "{replacement}: {mistake}");
+    }
+}
+
+#[test]
+fn endpoints_are_checked_and_a_pasted_key_is_not_repeated() {
+    let endpoint = |inside: &str| {
+        let text =
+            with("engine = { policy = \"vllm\", max_num_seqs = 32 }", &format!("endpoint = {{ {inside} }}"));
+        parse(&text, "t.toml")
+    };
+    endpoint(r#"url = "https://example.org/v1/", model = "m", metrics = "/metrics""#).unwrap();
+    for bad in [
+        r#"url = "127.0.0.1:8000""#,
+        r#"url = "http://""#,
+        r#"url = "http://:80""#,
+        r#"url = "http://user:pass@host""#,
+        r#"url = "http://a b""#,
+        r#"url = "http://a", protocol = "grpc""#,
+        r#"url = "http://a", metrics = "metrics""#,
+        r#"model = "no url""#,
+    ] {
+        assert!(endpoint(bad).is_err(), "{bad}");
+    }
+    let error = endpoint(r#"url = "http://a", api_key_env = "sk-secret""#).unwrap_err();
+    assert!(!error.to_string().contains("sk-secret"), "{error}");
+}
