@@ -22,12 +22,12 @@ pub enum Leave {
     Interrupt,
 }
 
-/// Shows snapshots until the run is finished or a key ends it; `on_quit` is called in the latter case only. The terminal
-/// is restored on every way out, panics included.
+/// Shows snapshots until the run is finished or a key ends it; `on_quit` is called in the latter case only, with the
+/// terminal already restored. It is restored on every way out, panics included.
 pub fn run(mut source: impl FnMut() -> Snapshot, on_quit: impl FnOnce()) -> io::Result<Leave> {
     // try_init also installs a panic hook that restores the terminal before the message is printed.
     let mut terminal = ratatui::try_init()?;
-    let _restore = Restore;
+    let restore = Restore;
     let theme = Theme::from_environment();
     let mut view = View::default();
     loop {
@@ -40,6 +40,8 @@ pub fn run(mut source: impl FnMut() -> Snapshot, on_quit: impl FnOnce()) -> io::
             && let Event::Key(key) = event::read()?
             && let Some(leave) = handle(key, &mut view, &snapshot)
         {
+            // Only then can whatever on_quit prints be seen.
+            drop(restore);
             on_quit();
             return Ok(leave);
         }
@@ -50,7 +52,10 @@ struct Restore;
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        ratatui::restore();
+        // The panic hook has already done it; twice would move the cursor over the panic's message.
+        if !std::thread::panicking() {
+            ratatui::restore();
+        }
     }
 }
 
