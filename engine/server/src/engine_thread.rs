@@ -77,9 +77,13 @@ impl EngineThread {
                 }
             }
             let now = self.clock.now();
-            let command = match self.scheduler.plan(now) {
+            let planned = self.scheduler.plan(now);
+            // Once per step, and before going to sleep: what the gauges show is never older than that.
+            let stats = self.scheduler.stats();
+            self.show_load(&stats);
+            let command = match planned {
                 Planned::Step(plan) => {
-                    self.step(now, &plan)?;
+                    self.step(now, &plan, &stats)?;
                     continue;
                 }
                 Planned::WaitUntil(at) => match self.commands.recv_timeout(at.saturating_sub(now)) {
@@ -104,7 +108,6 @@ impl EngineThread {
             Command::End { id, reason } => self.end(id, reason),
             Command::Shutdown => return Flow::Stop,
         }
-        self.show_load(&self.scheduler.stats());
         Flow::Go
     }
 
@@ -140,11 +143,10 @@ impl EngineThread {
         }
     }
 
-    fn step(&mut self, now: At, plan: &StepPlan) -> Result<(), ExecutorError> {
+    /// `planned` is the scheduler's state while the step runs.
+    fn step(&mut self, now: At, plan: &StepPlan, planned: &Stats) -> Result<(), ExecutorError> {
         let start_monotonic_ns = monotonic_ns();
         self.note_planned(now, plan);
-        let planned = self.scheduler.stats();
-        self.show_load(&planned);
 
         let outcome = self.executor.execute(plan)?;
         let done = self.clock.now();
@@ -152,10 +154,9 @@ impl EngineThread {
 
         self.metrics.step(plan.new_tokens(), plan.preempted.len());
         self.route(done, events);
-        self.show_load(&self.scheduler.stats());
         if let Some(log) = &mut self.step_log {
             let elapsed_ns = done.saturating_sub(now).as_nanos() as u64;
-            log.push(row(plan, &planned, start_monotonic_ns, elapsed_ns, self.block_size));
+            log.push(row(plan, planned, start_monotonic_ns, elapsed_ns, self.block_size));
         }
         Ok(())
     }
@@ -186,15 +187,17 @@ impl EngineThread {
                 (None, Some(reason)) => Update::Finished(reason),
                 (None, None) => continue,
             };
-            let sent = live.updates.try_send(update);
-            if let Some(reason) = finished
-                && let Some(live) = self.live.remove(&id)
-            {
-                self.metrics.finished(reason, &live.timeline);
-            } else if let Err(mpsc::error::TrySendError::Full(_)) = sent {
-                // The reader is too far behind. Dropping our end tells it so once it has read what is there.
-                self.end(id, FinishReason::Abort);
-            }
+            let Some(reason) = finished else {
+                if let Err(mpsc::error::TrySendError::Full(_)) = live.updates.try_send(update) {
+                    // The reader is too far behind. Dropping our end tells it so once it has read what is there.
+                    self.end(id, FinishReason::Abort);
+                }
+                continue;
+            };
+            // Counted before it is told: a client that has its answer finds it in the metrics.
+            self.metrics.finished(reason, &live.timeline);
+            let _ = live.updates.try_send(update);
+            self.live.remove(&id);
         }
     }
 

@@ -47,7 +47,15 @@ impl Prompt {
             Prompt::Messages(messages) => ("messages", render(model, &messages)?, false),
         };
         let encoded = model.tokenizer.try_encode(&text, add_special_tokens);
-        encoded.map_err(|error| ApiError::field(field, format!("{field} cannot be tokenised: {error}")))
+        let ids = encoded.map_err(|e| ApiError::field(field, format!("{field} cannot be tokenised: {e}")))?;
+        // A tokenizer may know more ids than the model has embeddings.
+        match ids.iter().find(|&&id| id >= model.spec.vocab_size) {
+            Some(id) => Err(ApiError::field(
+                field,
+                format!("{field} contains token {id}, which the model does not have"),
+            )),
+            None => Ok(ids),
+        }
     }
 }
 
