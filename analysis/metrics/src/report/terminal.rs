@@ -78,25 +78,33 @@ fn verdicts(out: &mut String, v: &View, paint: &Paint, width: usize) {
         return;
     }
     let baseline = v.targets.first().map(|t| plain(&t.name)).unwrap_or_default();
-    out.push_str(&format!("\nAgainst {}, {}:\n", cut(&baseline, NAME_WIDTH), v.verdict_note));
+    let heading = format!("Against {}, {}:", cut(&baseline, NAME_WIDTH), v.verdict_note);
+    out.push_str(&format!("\n{}\n", wrap(&heading, width, "  ")));
     for verdict in &v.verdicts {
         let name = cut(&plain(&verdict.target), NAME_WIDTH);
-        // Parts are broken as wholes, so that colour never spans a line end.
-        let mut line = format!("  {}: ", paint.code("1", &name));
-        let mut used = name.chars().count() + 4;
+        out.push_str(&format!("  {}:", paint.code("1", &name)));
+        let mut used = name.chars().count() + 3;
         for (i, part) in verdict.parts.iter().enumerate() {
-            let comma = if i + 1 < verdict.parts.len() { ", " } else { "" };
-            let length = part.text.chars().count() + comma.len();
-            if used + length > width && i > 0 {
-                out.push_str(line.trim_end());
-                line = "\n    ".into();
-                used = 4;
+            // A part starts on a fresh line rather than be broken, unless no line can hold it.
+            let comma = if i + 1 < verdict.parts.len() { "," } else { "" };
+            let text = format!("{}{comma}", part.text);
+            let length = text.chars().count();
+            if i > 0 && used + 1 + length > width {
+                out.push_str("\n   ");
+                used = 3;
             }
-            line.push_str(&paint.tone(part.tone, &part.text));
-            line.push_str(comma);
-            used += length;
+            let first_line = width.saturating_sub(used + 1);
+            if length <= first_line {
+                out.push_str(&format!(" {}", paint.tone(part.tone, &text)));
+                used += 1 + length;
+            } else {
+                // Colour must not span a line end.
+                let lines = wrap(&text, width - 6, "");
+                let lines: Vec<String> = lines.lines().map(|l| paint.tone(part.tone, l)).collect();
+                out.push_str(&format!("\n    {}", lines.join("\n      ")));
+                used = width;
+            }
         }
-        out.push_str(line.trim_end_matches(' '));
         out.push('\n');
     }
 }
