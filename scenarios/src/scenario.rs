@@ -1,5 +1,5 @@
 //! What a person typed, as it stands in the file: optional where the file may be silent, with the position of every
-//! value that can be wrong. [`crate::resolve`] turns it into a [`crate::spec::RunSpec`].
+//! value that can be wrong. `resolve` turns it into a [`crate::spec::RunSpec`].
 //!
 //! The doc comments below become the descriptions in the JSON schema that editors show.
 
@@ -28,7 +28,7 @@ pub struct Scenario {
     #[serde(default)]
     #[schemars(with = "Vec<TargetTable>", required, length(min = 1))]
     pub target: Vec<Spanned<TargetTable>>,
-    /// Limits that the run is judged by: <metric>_p<percentile>, metric one of ttft, tpot, itl, e2e.
+    /// Limits that the run is judged by: `<metric>_p<percentile>`, metric one of ttft, tpot, itl, e2e.
     #[serde(default)]
     #[schemars(schema_with = "schema::slo")]
     pub slo: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
