@@ -161,3 +161,62 @@ impl TokenText {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages() -> Vec<ChatMessage> {
+        [("system", " Be brief. "), ("user", "Hi"), ("assistant", "Hello"), ("user", "Bye {{ bos_token }}")]
+            .map(|(role, content)| ChatMessage { role: role.into(), content: content.into() })
+            .to_vec()
+    }
+
+    fn render(template: &str) -> Result<String, ModelError> {
+        ChatTemplate::new(template, Some("<s>"), Some("</s>"))?.render(&messages(), true)
+    }
+
+    /// Llama 2's published template: Python methods, slices, `raise_exception`, whitespace control.
+    #[test]
+    fn the_llama_2_template_renders_as_in_transformers() {
+        let template = "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}\
+            {% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}\
+            {% set system_message = false %}{% endif %}{% for message in loop_messages %}\
+            {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+            {{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}\
+            {% if loop.index0 == 0 and system_message != false %}\
+            {% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}\
+            {% else %}{% set content = message['content'] %}{% endif %}\
+            {% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}\
+            {% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}";
+        let expected = "<s>[INST] <<SYS>>\n Be brief. \n<</SYS>>\n\nHi [/INST] Hello </s>\
+            <s>[INST] Bye {{ bos_token }} [/INST]";
+        assert_eq!(render(template).unwrap(), expected);
+        let twice_user = [messages()[1].clone(), messages()[1].clone()];
+        let template = ChatTemplate::new(template, None, None).unwrap();
+        let error = template.render(&twice_user, false).unwrap_err().to_string();
+        assert!(error.contains("roles must alternate"), "{error}");
+    }
+
+    #[test]
+    fn block_lines_leave_no_blank_lines() {
+        let template = "{% for message in messages %}\n  {% if message.role == 'user' %}\n\
+            {{ message.content }}\n  {% endif %}\n{% endfor %}\n";
+        assert_eq!(render(template).unwrap(), "Hi\nBye {{ bos_token }}\n");
+    }
+
+    #[test]
+    fn a_template_can_do_bounded_work_only() {
+        let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x\
+            {% endfor %}{% endfor %}{% endfor %}";
+        assert!(render(loops).unwrap_err().to_string().contains("fuel"));
+        let recursion = "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}";
+        assert!(render(recursion).unwrap_err().to_string().contains("recursion"));
+        for escape in
+            ["{% include '/etc/passwd' %}", "{% extends 'x' %}", "{% import 'x' as x %}", "{{ open('x') }}"]
+        {
+            assert!(matches!(render(escape), Err(ModelError::ChatTemplate(_))), "{escape}");
+        }
+        assert!(render(&" ".repeat(2 << 20)).unwrap_err().to_string().contains("accepted are at most"));
+    }
+}

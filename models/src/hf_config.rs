@@ -72,7 +72,7 @@ impl ModelSpec {
             num_kv_heads,
             head_dim,
             max_position_embeddings: keys.optional("max_position_embeddings", MAX_POSITIONS)?.unwrap_or(2048),
-            rms_norm_eps: keys.number("rms_norm_eps", 1e-6, f64::MIN_POSITIVE, 0.1)? as f32,
+            rms_norm_eps: keys.number("rms_norm_eps", 1e-6, 0.1)? as f32,
             rope_theta: keys.rope_theta()?,
             tie_word_embeddings: keys.flag("tie_word_embeddings")?,
             bos_token_id,
@@ -119,16 +119,16 @@ impl Keys<'_> {
         }
     }
 
-    fn number(&self, key: &str, default: f64, min: f64, max: f64) -> Result<f64, ModelError> {
+    fn number(&self, key: &str, default: f64, max: f64) -> Result<f64, ModelError> {
         let Some(value) = self.value(key) else { return Ok(default) };
-        self.checked_number(key, value, min, max)
+        self.checked_number(key, value, max)
     }
 
-    fn checked_number(&self, key: &str, value: &Value, min: f64, max: f64) -> Result<f64, ModelError> {
+    fn checked_number(&self, key: &str, value: &Value, max: f64) -> Result<f64, ModelError> {
         match value.as_f64() {
-            // A NaN fails both comparisons of `contains`; the cast is checked too, since 1e-60 is 0 as an f32.
-            Some(number) if (min..=max).contains(&number) && number as f32 > 0.0 => Ok(number),
-            _ => self.fail(key, format!("{} is not a number above {min} and up to {max}", shown(value))),
+            // A NaN fails every comparison; the cast is what is compared, since 1e-60 is 0 as an f32.
+            Some(number) if number as f32 > 0.0 && number <= max => Ok(number),
+            _ => self.fail(key, format!("{} is not a number above 0 and up to {max:e}", shown(value))),
         }
     }
 
@@ -222,15 +222,15 @@ impl Keys<'_> {
 
     /// `rope_theta` at the top, or inside transformers 5's `rope_parameters`.
     fn rope_theta(&self) -> Result<f32, ModelError> {
-        let (min, max) = (f64::MIN_POSITIVE, 1e12);
+        const MAX_THETA: f64 = 1e12;
         let theta = match self.value("rope_parameters") {
-            None => self.number("rope_theta", 10_000.0, min, max)?,
+            None => self.number("rope_theta", 10_000.0, MAX_THETA)?,
             Some(parameters)
                 if matches!(rope_kind(parameters), None | Some("default")) && parameters.is_object() =>
             {
                 match parameters.get("rope_theta") {
-                    Some(theta) => self.checked_number("rope_parameters.rope_theta", theta, min, max)?,
-                    None => self.number("rope_theta", 10_000.0, min, max)?,
+                    Some(theta) => self.checked_number("rope_parameters.rope_theta", theta, MAX_THETA)?,
+                    None => self.number("rope_theta", 10_000.0, MAX_THETA)?,
                 }
             }
             Some(other) => {
