@@ -7,8 +7,8 @@
 //!
 //! Must not know: kernels and their packed layouts, the scheduler, HTTP, clocks.
 //!
-//! Reading order: [`spec`] (a model's shape) and [`hf_config`] (where it is read), [`arithmetic`] and [`format`] (what it
-//! costs), [`weights`] and [`synthetic`] (the values), [`tokenizer`] and [`chat`] (text), [`load`] (all of it together),
+//! Reading order: [`spec`] (a model's shape) and [`hf_config`] (where it is read), [`arithmetic`] and [`mod@format`] (what it
+//! costs), [`weights`] and [`synthetic`] (the values), [`tokenizer`] and [`chat`] (text), [`mod@load`] (all of it together),
 //! [`catalogue`] (devices and prices).
 
 pub mod arithmetic;
