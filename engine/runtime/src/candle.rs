@@ -38,9 +38,17 @@ pub struct CandleExecutor {
     limits: Limits,
     batch: Batch,
     sampler: Sampler,
-    dense: HashMap<RequestId, Vec<DenseKv>>,
-    /// The request that last named each block.
-    owners: Vec<Option<RequestId>>,
+    held: HashMap<RequestId, Held>,
+    /// The request that last named each block, and the step in which it had started.
+    owners: Vec<Option<(RequestId, u64)>>,
+}
+
+/// What is kept of a request.
+struct Held {
+    /// The step in which it was computed from position 0.
+    since: u64,
+    /// One per layer.
+    layers: Vec<DenseKv>,
 }
 
 /// Matrices are stored [in, out] as a view of the checkpoint's [out, in].
@@ -151,7 +159,7 @@ impl CandleExecutor {
             limits: Limits::new(spec, config),
             batch: Batch::default(),
             sampler: Sampler::default(),
-            dense: HashMap::new(),
+            held: HashMap::new(),
             owners: vec![None; config.num_blocks as usize],
         })
     }
@@ -165,41 +173,52 @@ impl CandleExecutor {
 
     /// Requests whose keys and values are held.
     pub fn held_requests(&self) -> usize {
-        self.dense.len()
+        self.held.len()
     }
 
     fn run(&mut self, plan: &StepPlan) -> Result<Vec<f32>, ExecutorError> {
         let mut batch = std::mem::take(&mut self.batch);
         let result = batch.fill(plan, &self.limits).and_then(|()| {
-            self.forget(plan);
+            let failed = |error| ExecutorError(format!("step {}: {error}", plan.step));
+            self.forget(plan).map_err(failed)?;
             self.check_contexts(plan)?;
-            self.forward(plan, &batch).map_err(|error| ExecutorError(format!("step {}: {error}", plan.step)))
+            self.forward(plan, &batch).map_err(failed)
         });
         self.batch = batch;
         result
     }
 
-    /// Drops the keys and values of requests that ended or start anew.
-    fn forget(&mut self, plan: &StepPlan) {
+    /// Drops the keys and values of requests that ended, and makes room for those that start.
+    fn forget(&mut self, plan: &StepPlan) -> CandleResult<()> {
         for id in &plan.preempted {
-            self.dense.remove(id);
+            self.held.remove(id);
         }
         for seq in plan.seqs.iter().filter(|seq| !seq.tokens.is_empty()) {
             if seq.context == 0 {
-                self.dense.remove(&seq.id);
+                let (kv_heads, head_dim) = (self.spec.num_kv_heads as usize, self.spec.head_dim as usize);
+                let capacity = (seq.tokens.len() + 1).next_power_of_two();
+                let layers = (0..self.layers.len()).map(|_| DenseKv::new(kv_heads, head_dim, capacity));
+                let layers = layers.collect::<CandleResult<Vec<_>>>()?;
+                self.held.insert(seq.id, Held { since: plan.step, layers });
             }
+            let Some(Held { since, .. }) = self.held.get(&seq.id) else { continue };
+            let owner = (seq.id, *since);
             for block in &seq.blocks {
-                let owner = self.owners[block.0 as usize].replace(seq.id);
-                if let Some(owner) = owner.filter(|owner| *owner != seq.id) {
-                    self.dense.remove(&owner);
+                let before = self.owners[block.0 as usize].replace(owner);
+                // A request that was preempted and started again no longer owns the blocks of its first life.
+                if let Some((id, since)) = before.filter(|before| *before != owner)
+                    && self.held.get(&id).is_some_and(|held| held.since == since)
+                {
+                    self.held.remove(&id);
                 }
             }
         }
+        Ok(())
     }
 
     fn check_contexts(&self, plan: &StepPlan) -> Result<(), ExecutorError> {
         for seq in plan.seqs.iter().filter(|seq| !seq.tokens.is_empty()) {
-            let held = self.dense.get(&seq.id).map_or(0, |layers| layers[0].len);
+            let held = self.held.get(&seq.id).map_or(0, |held| held.layers[0].len);
             if (seq.context as usize) > held {
                 return Err(ExecutorError(format!(
                     "step {}, request {}: context of {} tokens, of which candle holds {held}; it keeps keys and values \
@@ -267,17 +286,9 @@ impl CandleExecutor {
         let (heads, kv_heads) = (self.spec.num_heads as usize, self.spec.num_kv_heads as usize);
         let (head_dim, group) = (self.spec.head_dim as usize, heads / kv_heads);
         let by_head = |x: &Tensor| x.narrow(0, span.first_row, span.rows)?.transpose(0, 1)?.contiguous();
-        let layers = self.spec.num_layers as usize;
-        let held = match self.dense.entry(id) {
-            std::collections::hash_map::Entry::Occupied(held) => held.into_mut(),
-            std::collections::hash_map::Entry::Vacant(free) => {
-                let capacity = (span.rows + 1).next_power_of_two();
-                let empty = (0..layers).map(|_| DenseKv::new(kv_heads, head_dim, capacity));
-                free.insert(empty.collect::<CandleResult<Vec<_>>>()?)
-            }
-        };
-        held[layer].len = span.context;
-        let (k, v) = held[layer].append(&by_head(k)?, &by_head(v)?)?;
+        let held = &mut self.held.get_mut(&id).expect("contexts were checked").layers[layer];
+        held.len = span.context;
+        let (k, v) = held.append(&by_head(k)?, &by_head(v)?)?;
         let positions = span.context + span.rows;
         // The query heads of a KV head become rows of one product.
         let q = by_head(q)?.reshape((kv_heads, group * span.rows, head_dim))?;
