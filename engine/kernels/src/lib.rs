@@ -5,7 +5,7 @@
 //! It is the only crate of the workspace that may use `unsafe`; every block says why it is sound.
 //!
 //! Two promises hold for every operation here:
-//! - a variant for an instruction set agrees with [`reference`] within the error of its number format;
+//! - a variant for an instruction set agrees with [`mod@reference`] within the error of its number format;
 //! - the result for one token never depends on which other tokens are in the call, nor on the number of threads.
 //!
 //! Reading order: [`error`], [`isa`], [`pool`], [`arena`] are the ground; [`quant`] says what the weight formats mean;

@@ -6,15 +6,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Plan, TILE_ROWS, TileArgs};
+use super::{Kernel, PREFETCH_BYTES, Plan, TILE_ROWS, TileArgs};
 use crate::WeightFormat;
 
 /// With few tokens a product is bound by memory: four tiles side by side keep more loads in flight.
 const FEW_TILES: usize = 4;
 const MANY_TILES: usize = 2;
-
-/// How far ahead of its loads a memory-bound kernel prefetches, in each tile.
-const PREFETCH_BYTES: usize = 2048;
 
 pub(crate) fn plan(format: WeightFormat, tokens: usize) -> Plan {
     // Sums of the float formats take one register per tile and token; the block formats need two, one of integers.

@@ -25,6 +25,10 @@ use crate::{Isa, WeightFormat};
 /// Output rows per tile: the f32 lanes of one AVX-512 register.
 pub(crate) const TILE_ROWS: usize = 16;
 
+/// How far ahead of its loads a memory-bound kernel prefetches, in each tile.
+#[cfg(target_arch = "x86_64")]
+const PREFETCH_BYTES: usize = 2048;
+
 /// Operands of one kernel call.
 ///
 /// A kernel made for `R` tiles x `T` tokens computes, for each of `rows` rows and `T` tokens, the dot product over all
@@ -115,7 +119,7 @@ pub(crate) fn plan(format: WeightFormat, isa: Isa, tokens: usize) -> Plan {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => avx512::plan(format, tokens),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::plan(format),
+        Isa::Avx2 => avx2::plan(format, tokens),
         _ => portable::plan(),
     }
 }
@@ -126,7 +130,7 @@ pub(crate) fn kernel(format: WeightFormat, isa: Isa, plan: &Plan, tokens: usize)
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => avx512::kernel(format, plan, tokens),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::kernel(format, tokens),
+        Isa::Avx2 => avx2::kernel(format, plan, tokens),
         _ => portable::kernel(format),
     }
 }
