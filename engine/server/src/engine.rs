@@ -10,9 +10,13 @@ use tokio::sync::mpsc;
 
 use crate::error::ApiError;
 
-/// Time since the engine started. One clock for arrival stamps and scheduling, so that their differences mean something.
+/// Time since the engine started. One clock for arrival stamps, scheduling and the step log, so that their differences
+/// mean something.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(Instant);
+pub(crate) struct Clock {
+    start: Instant,
+    start_monotonic_ns: u64,
+}
 
 impl Clock {
     #[allow(
@@ -20,11 +24,18 @@ impl Clock {
         reason = "the engine's clock starts here; everything below it is handed `At`"
     )]
     pub fn start() -> Self {
-        Clock(Instant::now())
+        let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let start_monotonic_ns = monotonic.tv_sec as u64 * 1_000_000_000 + monotonic.tv_nsec as u64;
+        Clock { start: Instant::now(), start_monotonic_ns }
     }
 
     pub fn now(self) -> At {
-        self.0.elapsed()
+        self.start.elapsed()
+    }
+
+    /// The same moment on CLOCK_MONOTONIC, which other processes of this machine can compare with theirs.
+    pub fn monotonic_ns(self, at: At) -> u64 {
+        self.start_monotonic_ns + at.as_nanos() as u64
     }
 }
 

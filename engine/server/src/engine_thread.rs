@@ -145,7 +145,6 @@ impl EngineThread {
 
     /// `planned` is the scheduler's state while the step runs.
     fn step(&mut self, now: At, plan: &StepPlan, planned: &Stats) -> Result<(), ExecutorError> {
-        let start_monotonic_ns = monotonic_ns();
         self.note_planned(now, plan);
 
         let outcome = self.executor.execute(plan)?;
@@ -156,7 +155,7 @@ impl EngineThread {
         self.route(done, events);
         if let Some(log) = &mut self.step_log {
             let elapsed_ns = done.saturating_sub(now).as_nanos() as u64;
-            log.push(row(plan, planned, start_monotonic_ns, elapsed_ns, self.block_size));
+            log.push(row(plan, planned, self.clock.monotonic_ns(now), elapsed_ns, self.block_size));
         }
         Ok(())
     }
@@ -266,11 +265,6 @@ fn row(
         preempted: plan.preempted.iter().map(|id| id.0).collect(),
         admitted: plan.admitted.iter().map(|(id, waited)| (id.0, waited.as_nanos() as u64)).collect(),
     }
-}
-
-fn monotonic_ns() -> u64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -60,12 +60,17 @@ impl Gate {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    Error,
+    Panic,
+}
+
 pub struct FakeExecutor {
     pub script: Vec<u32>,
     pub gate: Gate,
-    /// Step number at which to return an error, or to panic.
-    pub error_at: Option<u64>,
-    pub panic_at: Option<u64>,
+    /// What happens in the first step that decodes for two requests.
+    pub failure: Option<Failure>,
     pub step_time: Duration,
 }
 
@@ -73,8 +78,7 @@ impl FakeExecutor {
     pub fn new(script: &[u32]) -> Self {
         let gate = Gate::default();
         gate.open();
-        let (error_at, panic_at) = (None, None);
-        FakeExecutor { script: script.to_vec(), gate, error_at, panic_at, step_time: Duration::ZERO }
+        FakeExecutor { script: script.to_vec(), gate, failure: None, step_time: Duration::ZERO }
     }
 
     pub fn text(text: &str) -> Self {
@@ -92,11 +96,12 @@ impl Executor for FakeExecutor {
     fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError> {
         self.gate.pass();
         std::thread::sleep(self.step_time);
-        if self.panic_at == Some(plan.step) {
-            panic!("injected panic");
-        }
-        if self.error_at == Some(plan.step) {
-            return Err(ExecutorError("injected error".to_owned()));
+        if plan.seqs.len() == 2 && plan.seqs.iter().all(|s| s.generated > 0) {
+            match self.failure {
+                Some(Failure::Error) => return Err(ExecutorError("injected error".to_owned())),
+                Some(Failure::Panic) => panic!("injected panic"),
+                None => {}
+            }
         }
         let sampled = plan.seqs.iter().enumerate().filter(|(_, s)| s.sample).map(|(index, s)| {
             let wanted = self.script[s.generated as usize % self.script.len()];
