@@ -6,7 +6,7 @@
 //! Must not know: how a step is planned (`llmlab-core` decides) or computed (any [`Executor`] will do), the load
 //! generator, the results store. It never loads code, templates or URLs from a request.
 //!
-//! Two sides meet in [`engine`](self): async tasks that own one request's text each, and one thread that owns the scheduler
+//! Two sides meet in `engine`: async tasks that own one request's text each, and one thread that owns the scheduler
 //! and the executor. The thread sends each request's tokens into a bounded channel and never waits; a reader that falls too
 //! far behind is cancelled. Dropping a response cancels its request, and its blocks are free before the next step.
 //!
