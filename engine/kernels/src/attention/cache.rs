@@ -206,6 +206,51 @@ impl KvCache {
         padded: usize,
         out: &mut [f32],
     ) {
+        let mut done = 0;
+        self.runs(layer, kv_head, blocks, positions, |span| {
+            let rows = span.len() / self.head_dim;
+            let out = &mut out[done * padded..][..rows * padded];
+            match (&self.store, side) {
+                (Store::F32 { k, .. }, Side::Keys) => copy_rows(&k[span], self.head_dim, padded, out),
+                (Store::F32 { v, .. }, Side::Values) => copy_rows(&v[span], self.head_dim, padded, out),
+                (Store::Bf16 { k, .. }, Side::Keys) => {
+                    widen_rows(self.isa, &k[span], self.head_dim, padded, out);
+                }
+                (Store::Bf16 { v, .. }, Side::Values) => {
+                    widen_rows(self.isa, &v[span], self.head_dim, padded, out);
+                }
+            }
+            done += rows;
+        });
+    }
+
+    /// Asks for the memory that [`KvCache::gather`] of the same arguments will read. Blocks lie anywhere, so the
+    /// hardware cannot guess the next one.
+    pub(crate) fn prefetch(
+        &self,
+        side: Side,
+        layer: usize,
+        kv_head: usize,
+        blocks: &[u32],
+        positions: Range<usize>,
+    ) {
+        self.runs(layer, kv_head, blocks, positions, |span| match (&self.store, side) {
+            (Store::F32 { k, .. }, Side::Keys) => prefetch_slice(&k[span]),
+            (Store::F32 { v, .. }, Side::Values) => prefetch_slice(&v[span]),
+            (Store::Bf16 { k, .. }, Side::Keys) => prefetch_slice(&k[span]),
+            (Store::Bf16 { v, .. }, Side::Values) => prefetch_slice(&v[span]),
+        });
+    }
+
+    /// Calls `visit` with the stretches of the store that hold one head's rows of `positions`, in order.
+    fn runs(
+        &self,
+        layer: usize,
+        kv_head: usize,
+        blocks: &[u32],
+        positions: Range<usize>,
+        mut visit: impl FnMut(Range<usize>),
+    ) {
         let mut position = positions.start;
         while position < positions.end {
             let offset = position % self.block_size;
@@ -214,21 +259,21 @@ impl KvCache {
             assert!(block < self.num_blocks, "block {block} of {}", self.num_blocks);
             let row =
                 ((layer * self.num_blocks + block) * self.kv_heads + kv_head) * self.block_size + offset;
-            let span = row * self.head_dim..(row + rows) * self.head_dim;
-            let out = &mut out[(position - positions.start) * padded..][..rows * padded];
-            match (&self.store, side) {
-                (Store::F32 { k, .. }, Side::Keys) => copy_rows(&k[span], self.head_dim, padded, out),
-                (Store::F32 { v, .. }, Side::Values) => copy_rows(&v[span], self.head_dim, padded, out),
-                (Store::Bf16 { k, .. }, Side::Keys) => {
-                    widen_rows(self.isa, &k[span], self.head_dim, padded, out)
-                }
-                (Store::Bf16 { v, .. }, Side::Values) => {
-                    widen_rows(self.isa, &v[span], self.head_dim, padded, out)
-                }
-            }
+            visit(row * self.head_dim..(row + rows) * self.head_dim);
             position += rows;
         }
     }
+}
+
+fn prefetch_slice<T>(slice: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of_val(slice)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint that reads nothing; the address is inside the slice besides.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().byte_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = slice;
 }
 
 /// Where a row of one layer lives.

@@ -1,11 +1,13 @@
 //! Attention of a few query rows over a range of positions of one sequence and KV head, with the online softmax of
 //! Milakov & Gimelshein 2018: a running maximum, a running sum and an unnormalised output per row.
 
+use std::array::from_fn;
 use std::ops::Range;
 
 use crate::attention::cache::{KvCache, Side};
 use crate::attention::simd;
 use crate::ops::exp::exp;
+use crate::ops::lanes;
 use crate::ops::rows::multiversion;
 
 /// Positions per step of the online softmax. Keys and values of a tile stay in the first-level cache while every
@@ -111,8 +113,11 @@ impl Workspace {
         self.split.reset(queries, padded);
         for start in positions.clone().step_by(TILE) {
             let tile = start..(start + TILE).min(positions.end);
+            let next = tile.end..(tile.end + TILE).min(positions.end);
             let keys = tile.len();
+            cache.prefetch(Side::Values, layer, kv_head, blocks, tile.clone());
             cache.gather(Side::Keys, layer, kv_head, blocks, tile.clone(), padded, &mut self.keys);
+            cache.prefetch(Side::Keys, layer, kv_head, blocks, next);
             cache.gather(Side::Values, layer, kv_head, blocks, tile, padded, &mut self.values);
             for (count, visible) in self.counts.iter_mut().zip(&self.visible) {
                 *count = visible.saturating_sub(start).min(keys);
@@ -154,30 +159,15 @@ fn softmax_body(
         }
         let row: &mut [f32; TILE] = row.try_into().expect("rows are TILE long");
         row[count..].fill(f32::NEG_INFINITY);
-        let mut high = [f32::NEG_INFINITY; 16];
-        for i in 0..16 {
-            high[i] = row[i].max(row[i + 16]);
-        }
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                high[i] = high[i].max(high[i + half]);
-            }
-        }
-        let high = high[0].max(max[query]);
+        // A NaN that the maximum loses comes back in its own weight below.
+        let high = lanes::max(from_fn(|i| lanes::larger(row[i], row[i + 16])));
+        let high = lanes::larger(high, max[query]);
         for i in 0..TILE {
             row[i] = exp(row[i] - high);
         }
-        let mut lanes = [0.0f32; 16];
-        for i in 0..16 {
-            lanes[i] = row[i] + row[i + 16];
-        }
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                lanes[i] += lanes[i + half];
-            }
-        }
+        let tile_sum = lanes::sum(from_fn(|i| row[i] + row[i + 16]));
         rescale[query] = exp(max[query] - high);
-        sum[query] = sum[query] * rescale[query] + lanes[0];
+        sum[query] = sum[query] * rescale[query] + tile_sum;
         max[query] = high;
     }
 }

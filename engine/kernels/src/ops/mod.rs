@@ -4,9 +4,10 @@
 //! are plain loops over 16 fixed lanes without fused multiply-add, so they also give the same bits on every
 //! instruction set; they are compiled once per set ([`rows::multiversion`]) only to be faster there.
 //!
-//! Reading order: [`rows`] (who computes which rows), [`exp`], then one file per operation.
+//! Reading order: [`rows`] (who computes which rows), [`exp`] and [`lanes`], then one file per operation.
 
 pub(crate) mod exp;
+pub(crate) mod lanes;
 mod norm;
 mod rope;
 pub(crate) mod rows;

@@ -1,6 +1,7 @@
 //! RMS normalisation (Zhang & Sennrich 2019): `x / sqrt(mean(x^2) + eps) * weight`, per row.
 
 use crate::ThreadPool;
+use crate::ops::lanes;
 use crate::ops::rows::{for_rows, isa, multiversion};
 use crate::shared_mut::SharedMut;
 
@@ -81,12 +82,7 @@ fn sum_of_squares(x: &[f32]) -> f32 {
             lanes[i] += chunk[i] * chunk[i];
         }
     }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-    }
-    lanes[0]
+    lanes::sum(lanes)
 }
 
 #[cfg(test)]
