@@ -56,7 +56,8 @@ fn cpu_model() -> String {
         .map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string())
 }
 
-fn memory_bytes() -> u64 {
+/// Of this machine; 0 when it does not tell.
+pub fn memory_bytes() -> u64 {
     let info = read("/proc/meminfo");
     let total = info.lines().find(|line| line.starts_with("MemTotal:"));
     let kib = total.and_then(|line| line.split_whitespace().nth(1)).and_then(|n| n.parse::<u64>().ok());

@@ -100,7 +100,9 @@ pub fn resolve_engine(
         "reserve" => KvStrategy::Reserve,
         "contiguous" => KvStrategy::Contiguous,
         other => {
-            return Err(format!("kv_strategy {other:?}: accepted are \"paged\", \"reserve\", \"contiguous\""));
+            return Err(format!(
+                "kv_strategy {other:?}: accepted are \"paged\", \"reserve\", \"contiguous\""
+            ));
         }
     };
     let bytes_per_value = match kv {
@@ -111,6 +113,18 @@ pub fn resolve_engine(
     let max_model_len =
         max_model_len.unwrap_or(model.max_position_embeddings).min(model.max_position_embeddings);
     let num_blocks = num_blocks(spec, kv_bytes_per_token)?;
+    let memory_bytes = host::memory_bytes();
+    let wanted = model
+        .weight_bytes(storage)
+        .saturating_add(u64::from(num_blocks) * u64::from(spec.block_size) * kv_bytes_per_token);
+    if memory_bytes > 0 && wanted > memory_bytes {
+        return Err(format!(
+            "weights and {num_blocks} KV blocks of {} tokens take {:.1} GB, this machine has {:.1} GB; lower num_blocks or kv_memory",
+            spec.block_size,
+            wanted as f64 / 1e9,
+            memory_bytes as f64 / 1e9
+        ));
+    }
     let engine = EngineConfig {
         policy: policy(&spec.policy),
         kv: kv_strategy,

@@ -149,7 +149,7 @@ pub const KNOBS: &[Knob] = &[
         policies: VLLM,
         kind: Kind::Switch,
         default: Default::Switch(true),
-        description: "Reuse KV blocks of equal prompt beginnings. Off with kv_strategy contiguous, which has none to share.",
+        description: "Reuse KV blocks of equal prompt beginnings. Off with kv_strategy contiguous and executor candle, which have none to share.",
     },
     Knob {
         name: "long_prefill_token_threshold",

@@ -27,6 +27,9 @@ pub fn explain(plan: &Plan) -> Result<Code, Failure> {
         );
     }
     println!("workload  {}", lengths_in_words(plan));
+    if let LengthSpec::Quantiles { source, .. } = &plan.spec.workload.lengths {
+        println!("          {source}");
+    }
     println!(
         "          {} requests a trial, the first {} warm-up; {} prompt + {} output tokens",
         workload.requests.len(),
@@ -122,7 +125,7 @@ pub fn lengths_in_words(plan: &Plan) -> String {
         format!(", input x {}, output x {}", w.scale_input, w.scale_output)
     };
     match &w.lengths {
-        LengthSpec::Quantiles { name, source, .. } => format!("{name}{scaled} ({source})"),
+        LengthSpec::Quantiles { name, .. } => format!("{name}{scaled}"),
         LengthSpec::Distributions { input, output } => {
             format!("input {}, output {}{scaled}", dist(input), dist(output))
         }

@@ -22,7 +22,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Doctor(args) => doctor::doctor(args),
         Command::Init(args) => init::init(args),
         Command::Schema => {
-            println!("{}", llmlab_scenarios::json_schema());
+            print!("{}", llmlab_scenarios::json_schema());
             Ok(Code::Pass)
         }
         Command::Completions { shell } => {

@@ -55,7 +55,7 @@ impl CpuExecutor {
     ) -> Result<Self, RuntimeError> {
         config.validate(spec)?;
         let pool = ThreadPool::new(config.threads);
-        let kv = KvCache::new(
+        let mut kv = KvCache::new(
             config.kv,
             spec.num_layers as usize,
             config.num_blocks as usize,
@@ -64,6 +64,7 @@ impl CpuExecutor {
             spec.head_dim as usize,
         )
         .map_err(RuntimeError::KvCache)?;
+        kv.touch();
         let weights = LlamaWeights::load(spec, source, config.weights, Isa::detect(), &pool)?;
         let kv_values = 2 * u64::from(spec.num_layers) * spec.kv_width();
         Ok(CpuExecutor {

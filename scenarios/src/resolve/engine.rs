@@ -79,16 +79,22 @@ fn policy(knobs: &Knobs, kv_strategy: &str) -> Result<PolicySpec, Finding> {
     })
 }
 
-/// Contiguous memory has no blocks to share.
+/// Contiguous memory has no blocks to share, and candle keeps each request's keys and values to itself.
 fn prefix_caching(knobs: &Knobs, kv_strategy: &str) -> Result<bool, Finding> {
     let on = knobs.switch("enable_prefix_caching")?;
-    match knobs.written("enable_prefix_caching") {
-        Some(value) if on && kv_strategy == "contiguous" => Err(Finding::new(
-            value.span(),
-            "prefix caching shares KV blocks, kv_strategy \"contiguous\" has none",
-        )
-        .help("set it to false, or choose kv_strategy \"paged\" or \"reserve\"")),
-        _ => Ok(on && kv_strategy != "contiguous"),
+    let cannot = if kv_strategy == "contiguous" {
+        Some(("kv_strategy \"contiguous\" has none", "kv_strategy \"paged\" or \"reserve\""))
+    } else if knobs.choice("executor")? == "candle" {
+        Some(("executor \"candle\" has none", "executor \"cpu\""))
+    } else {
+        None
+    };
+    match (cannot, knobs.written("enable_prefix_caching")) {
+        (Some((why, instead)), Some(value)) if on => {
+            let finding = Finding::new(value.span(), format!("prefix caching shares KV blocks, {why}"));
+            Err(finding.help(format!("set it to false, or choose {instead}")))
+        }
+        (cannot, _) => Ok(on && cannot.is_none()),
     }
 }
 
