@@ -87,6 +87,8 @@ pub fn steps(rows: &[StepRow], trial_start_monotonic_ns: u64) -> DataFrame {
         floats("start_ns", &|r| Some(r.start_monotonic_ns as f64 - trial_start_monotonic_ns as f64)),
         floats("elapsed_ns", &|r| Some(r.elapsed_ns as f64)),
         floats("batch", &|r| Some(r.seqs.len() as f64)),
+        // A sequence without new tokens only holds its place in a rectangular batch.
+        floats("at_work", &|r| Some(r.seqs.iter().filter(|s| s.new_tokens > 0).count() as f64)),
         floats("new_tokens", &|r| sum(r, &|new, _| new)),
         // A sequence that computes one token on top of cached ones is decoding (or a one-token prompt tail: same work).
         floats("prefill_tokens", &|r| {

@@ -93,12 +93,17 @@ fn latency_charts(per_target: &[Vec<&Trial>], warmup: u64) -> Vec<Chart> {
 /// The first usable repeat of each target: an average over repeats would smear what a timeline is for.
 fn time_charts(per_target: &[Vec<&Trial>]) -> Vec<Chart> {
     type Make = fn(&Trial) -> Points;
-    let kinds: [(&str, &str, Make, Unit); 4] = [
+    let mut kinds: Vec<(&str, &str, Make, Unit)> = vec![
         ("throughput", "Output tokens per second", throughput, Unit::Number),
         ("batch", "Sequences in the batch", |t| gauge(t, Gauge::Batch), Unit::Number),
         ("kv", "KV cache in use", |t| gauge(t, Gauge::KvUse), Unit::Percent),
         ("waiting", "Requests waiting", |t| gauge(t, Gauge::Waiting), Unit::Number),
     ];
+    // Where a batch is a rectangle, a full one can be mostly empty: that is the cost of static batching.
+    if per_target.iter().any(|trials| trials.first().is_some_and(|t| has_padding(t))) {
+        let title = "Sequences at work (the rest of the batch computes padding)";
+        kinds.insert(2, ("at-work", title, |t| gauge(t, Gauge::AtWork), Unit::Number));
+    }
     let mut charts = Vec::new();
     for (name, title, make, unit) in kinds {
         let curves: Vec<(usize, Points)> = per_target
@@ -124,6 +129,10 @@ fn time_charts(per_target: &[Vec<&Trial>]) -> Vec<Chart> {
         });
     }
     charts
+}
+
+fn has_padding(trial: &Trial) -> bool {
+    trial.steps.iter().any(|step| step.seqs.iter().any(|s| s.padding > 0))
 }
 
 fn waterfall_charts(analysis: &Analysis, per_target: &[Vec<&Trial>], warmup: u64) -> Vec<Chart> {

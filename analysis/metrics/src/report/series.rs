@@ -55,7 +55,10 @@ pub fn throughput(trial: &Trial) -> Points {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gauge {
+    /// Slots taken, those that only compute padding included.
     Batch,
+    /// Sequences that compute tokens of their own; only the step log knows.
+    AtWork,
     Waiting,
     KvUse,
 }
@@ -66,6 +69,7 @@ pub fn gauge(trial: &Trial, gauge: Gauge) -> Points {
         let points = trial.server.iter().filter_map(|s| {
             let value = match gauge {
                 Gauge::Batch => s.running,
+                Gauge::AtWork => None,
                 Gauge::Waiting => s.waiting,
                 Gauge::KvUse => s.kv_usage,
             }?;
@@ -76,6 +80,7 @@ pub fn gauge(trial: &Trial, gauge: Gauge) -> Points {
     let steps = frame::steps(&trial.steps, trial.facts.start_monotonic_ns);
     let column = match gauge {
         Gauge::Batch => "batch",
+        Gauge::AtWork => "at_work",
         Gauge::Waiting => "waiting",
         Gauge::KvUse => "kv_use",
     };
