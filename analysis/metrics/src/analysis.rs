@@ -1,6 +1,8 @@
 //! What comes out: plain data, one entry per trial, per target and per comparison. [`analyse`] is the data path.
 
-use llmlab_results::manifest::{HostRoofline, Manifest, RunStatus, TargetFacts, TargetKind, TrialKind};
+use llmlab_results::manifest::{
+    HostRoofline, Manifest, ModelFacts, RunStatus, TargetFacts, TargetKind, TrialKind,
+};
 use llmlab_results::record::Outcome;
 use serde::Serialize;
 
@@ -158,6 +160,10 @@ pub fn analyse(manifest: &Manifest, trials: &[Trial]) -> Analysis {
             let target = target.name.clone();
             warnings.push(Warning::RooflineThreads { target, calibrated: roof.threads, used });
         }
+    }
+    let fewest = used.iter().flatten().map(|t| t.requests.succeeded).min();
+    if let Some(measured) = fewest.filter(|n| (1..100).contains(n)) {
+        warnings.push(Warning::FewRequests { measured });
     }
     if manifest.host.roofline.is_none() && measured.iter().any(|t| !t.steps.is_empty()) {
         warnings.push(Warning::HostNotCalibrated);
@@ -351,9 +357,6 @@ fn target_warnings(
     warnings: &mut Vec<Warning>,
 ) {
     let name = || facts.name.clone();
-    if let Some(measured) = used.iter().map(|t| t.requests.succeeded).min().filter(|n| (1..100).contains(n)) {
-        warnings.push(Warning::FewRequests { target: name(), measured });
-    }
     if target.token_sources.chunk_count > 0 {
         warnings
             .push(Warning::CountsFromChunks { target: name(), requests: target.token_sources.chunk_count });
@@ -422,12 +425,7 @@ fn setting(m: &Manifest, repeats: u64) -> Setting {
         ),
         cores: m.host.cores,
         roofline: m.host.roofline.clone().filter(finite_roofline),
-        model: format!(
-            "{} ({}, {:.1} M parameters)",
-            m.model.source,
-            m.model.architecture,
-            m.model.parameters as f64 / 1e6
-        ),
+        model: model_in_words(&m.model),
         workload: m.workload.description.clone(),
         arrivals: m.workload.arrivals.clone(),
         rate_rps: m.workload.rate_rps.filter(|v| v.is_finite()),
@@ -446,4 +444,12 @@ fn finite_roofline(r: &HostRoofline) -> bool {
     [r.read_bandwidth_bytes_per_s, r.f32_flops_per_s, r.bf16_flops_per_s, r.int8_ops_per_s]
         .iter()
         .all(|v| v.is_finite())
+}
+
+/// A server we do not hold the model of tells nothing about it.
+fn model_in_words(model: &ModelFacts) -> String {
+    if model.parameters == 0 {
+        return format!("{} (unknown size)", model.source);
+    }
+    format!("{} ({}, {:.1} M parameters)", model.source, model.architecture, model.parameters as f64 / 1e6)
 }

@@ -95,7 +95,8 @@ impl Difference {
                 let (size, (a, b)) = (change(self.ratio), interval_words(self.ratio, low, high));
                 format!("{label} {size} [{a}, {b}]")
             }
-            None => format!("{label} {} (one repeat, no interval)", change(self.ratio)),
+            // That there is no interval is said once, above all differences.
+            None => format!("{label} {}", change(self.ratio)),
         }
     }
 }

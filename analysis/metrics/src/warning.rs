@@ -14,7 +14,7 @@ pub enum Warning {
     Interrupted { trial: String, cancelled: u64 },
     OneRepeat,
     Unpaired { target: String },
-    FewRequests { target: String, measured: u64 },
+    FewRequests { measured: u64 },
     WrongLength { target: String, requests: u64 },
     CountsFromChunks { target: String, requests: u64 },
     CoalescedTokens { target: String, tokens_per_event: f64 },
@@ -73,9 +73,9 @@ impl fmt::Display for Warning {
                 f,
                 "{target}: no repeat was completed by both this target and the baseline, so they are not compared. Run again."
             ),
-            Warning::FewRequests { target, measured } => write!(
+            Warning::FewRequests { measured } => write!(
                 f,
-                "{target}: {measured} measured requests per trial; a p99 then rests on one or two of them. Use at least 1000 to judge p99, 100 for p95."
+                "{measured} measured requests per trial: a p99 then rests on one or two of them. Use at least 1000 to judge p99, 100 for p95."
             ),
             Warning::WrongLength { target, requests } => write!(
                 f,

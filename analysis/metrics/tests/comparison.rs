@@ -66,7 +66,7 @@ fn one_repeat_has_no_interval_and_says_so() {
     let a = compared(&[100], &[250]);
     let d = ttft(&a.comparisons[0]);
     assert_eq!((d.interval, d.clear()), (None, false));
-    assert_eq!(d.words(), "TTFT p95 2.5x higher (one repeat, no interval)");
+    assert_eq!(d.words(), "TTFT p95 2.5x higher");
     assert!(a.warnings.contains(&Warning::OneRepeat));
 }
 
