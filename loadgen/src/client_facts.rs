@@ -12,6 +12,8 @@ use crate::pacing::Pacer;
 use crate::tally::ns;
 
 const HEARTBEAT: Duration = Duration::from_millis(10);
+/// Beats of one stall that are noted at most: 1000 s worth, so that a suspended laptop does not fill the memory.
+const MAX_SWALLOWED_BEATS: usize = 100_000;
 
 /// Counters at the start of a trial; facts are differences to it.
 #[derive(Debug)]
@@ -48,15 +50,30 @@ pub(crate) fn heartbeat(clock: Clock, stop: CancellationToken) -> std::io::Resul
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return delays_ns,
+                () = stop.cancelled() => {
+                    // A stall may reach to the very end.
+                    note_beats(&mut delays_ns, clock.now().saturating_sub(wanted));
+                    return delays_ns;
+                }
                 () = pacer.doze(wanted) => {}
             }
             let now = clock.now();
-            delays_ns.push(ns(now.saturating_sub(wanted)));
-            // Counted from now: after one long stall the beats it swallowed are not late one by one.
+            // Due and on time to the nanosecond is still a beat; without one, percentiles would be over late beats only.
+            if now <= wanted {
+                delays_ns.push(0);
+            }
+            note_beats(&mut delays_ns, now.saturating_sub(wanted));
             wanted = now + HEARTBEAT;
         }
     }))
+}
+
+/// Notes a beat that was `delay` late and the beats that it kept from happening: one was due every 10 ms meanwhile,
+/// and each would have been late by what was left of the stall. Without them a stall of any length is one sample in
+/// thousands and no percentile sees it (the correction HdrHistogram makes for coordinated omission).
+fn note_beats(delays_ns: &mut Vec<u64>, delay: Duration) {
+    let late = std::iter::successors(Some(delay), |left| left.checked_sub(HEARTBEAT));
+    delays_ns.extend(late.take_while(|left| !left.is_zero()).take(MAX_SWALLOWED_BEATS).map(ns));
 }
 
 /// All threads of this process, not its children.
@@ -105,6 +122,36 @@ mod tests {
         assert_eq!((facts.loop_delay_p99_ns, facts.loop_delay_max_ns), (198, 200));
         let none = base.facts(Vec::new());
         assert_eq!((none.loop_delay_p99_ns, none.loop_delay_max_ns), (0, 0));
+    }
+
+    #[test]
+    fn a_stall_weighs_as_long_as_it_lasted() {
+        let ms = Duration::from_millis;
+        let mut delays_ns = vec![0; 95];
+        note_beats(&mut delays_ns, ms(45));
+        assert_eq!(delays_ns[95..], [45, 35, 25, 15, 5].map(|left| ns(ms(left))));
+        // A stall of 5 % of the time reaches the 99th percentile.
+        let facts = Baseline { cpu_ns: 0, steal_ns: 0 }.facts(delays_ns);
+        assert_eq!((facts.loop_delay_p99_ns, facts.loop_delay_max_ns), (ns(ms(35)), ns(ms(45))));
+        let mut endless = Vec::new();
+        note_beats(&mut endless, Duration::MAX);
+        assert_eq!(endless.len(), MAX_SWALLOWED_BEATS);
+    }
+
+    #[test]
+    fn a_blocked_loop_misses_many_beats() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let delays_ns = runtime.block_on(async {
+            let stop = CancellationToken::new();
+            let beats = heartbeat(Clock::start(), stop.clone()).unwrap();
+            tokio::task::yield_now().await;
+            std::thread::sleep(Duration::from_millis(200));
+            stop.cancel();
+            beats.await.unwrap()
+        });
+        // The first beat was due after 10 ms: it and the nine after it were at least 100 ms late.
+        let very_late = delays_ns.iter().filter(|d| **d >= 100_000_000).count();
+        assert!(very_late >= 10, "{very_late} of {delays_ns:?}");
     }
 
     #[test]
