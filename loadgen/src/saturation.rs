@@ -9,7 +9,11 @@ use std::time::Duration;
 use llmlab_results::record::RequestRecord;
 
 use crate::arrivals::Arrivals;
-use crate::workload::WorkloadConfig;
+use crate::workload::{WorkloadConfig, requests_within};
+
+/// Prompt tokens of one step (64 MiB of token ids). Only long prompts reach it, and those take long to answer, so a
+/// step needs fewer of them.
+const STEP_PROMPT_TOKENS: u64 = 16 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ramp {
@@ -127,15 +131,21 @@ pub fn find_saturation<E>(
 }
 
 /// The measured workload turned into one step of the ramp: the same kind of requests, `users` in a closed loop. Other
-/// prompts than the measured ones, else a prefix cache would be warm for them. It has more requests than most steps
-/// can finish; pass [`Ramp::step_time`] as `DriveOptions::time_limit` with no drain.
+/// prompts than the measured ones, else a prefix cache would be warm for them. Pass [`Ramp::step_time`] as
+/// `DriveOptions::time_limit` with no drain: there are more requests than a step can finish unless they take less than
+/// about 20 ms each, and what [`Throughput::from_records`] sees of such a step is still a full load.
 pub fn step_workload(config: &WorkloadConfig, users: u32) -> WorkloadConfig {
-    WorkloadConfig {
+    let per_user = |requests: u64| u64::from(users) * requests;
+    let mut step = WorkloadConfig {
         seed: config.seed ^ (0x70726f62_65000000 + u64::from(users)),
-        requests: (u64::from(users) * 8).max(64),
+        requests: 0,
         arrivals: Arrivals::Closed { users, think_time: Duration::ZERO },
         ..config.clone()
-    }
+    };
+    // All prompts exist before the first is sent, so their number has a price in time and memory.
+    step.requests =
+        requests_within(&step, per_user(64).max(2048), STEP_PROMPT_TOKENS).max(per_user(8)).max(64);
+    step
 }
 
 impl Throughput {
@@ -145,20 +155,42 @@ impl Throughput {
     /// see little but when the first batch happened to end. A failed request counts nothing; a cancelled one was cut
     /// off by the end of the step and counts its share.
     ///
+    /// Only the time under full load counts: it ends when a request finishes and no other takes its place, because all
+    /// were issued. What follows is a server running empty, not one at its limit. (Without think time, so that every
+    /// other finish is followed by an issue at once.)
+    ///
     /// Errs low when requests last longer than the step: all prefills lie inside it, the last tokens do not. A slow
     /// server needs a longer step, not a correction by guess.
     pub fn from_records(records: &[RequestRecord], elapsed: Duration) -> Throughput {
         use llmlab_results::record::Outcome;
         let counted = |r: &&RequestRecord| r.outcome.is_success() || r.outcome == Outcome::Cancelled;
-        let tokens = |r: &RequestRecord| r.events.iter().map(|e| f64::from(e.tokens)).sum::<f64>();
-        let share = |r: &RequestRecord| {
-            if r.outcome.is_success() { 1.0 } else { tokens(r) / f64::from(r.output_tokens_requested.max(1)) }
+        let load_end_ns = full_load_end_ns(records).unwrap_or(u64::MAX);
+        let tokens_until = |r: &RequestRecord, end_ns: u64| {
+            r.events.iter().filter(|e| e.at_ns <= end_ns).map(|e| f64::from(e.tokens)).sum::<f64>()
         };
-        let seconds = elapsed.as_secs_f64().max(1e-9);
+        let tokens = |r: &RequestRecord| tokens_until(r, load_end_ns);
+        let share = |r: &RequestRecord| {
+            if !r.outcome.is_success() {
+                tokens(r) / f64::from(r.output_tokens_requested.max(1))
+            } else if r.done_ns.is_none_or(|done_ns| done_ns <= load_end_ns) {
+                1.0
+            } else {
+                tokens(r) / tokens_until(r, u64::MAX).max(1.0)
+            }
+        };
+        let seconds = elapsed.min(Duration::from_nanos(load_end_ns)).as_secs_f64().max(1e-9);
         Throughput {
             rps: records.iter().filter(counted).map(share).sum::<f64>() / seconds,
             output_tokens_per_s: records.iter().filter(counted).map(tokens).sum::<f64>() / seconds,
             failed: records.iter().filter(|r| !counted(r)).count() as u64,
         }
     }
+}
+
+/// When the first request finished after the last one was issued. `None`: the step was cut off before that. Failures
+/// do not count, their records do not say when they ended.
+fn full_load_end_ns(records: &[RequestRecord]) -> Option<u64> {
+    let last_issue_ns = records.iter().map(|r| r.scheduled_ns).max()?;
+    let finishes = records.iter().filter(|r| r.outcome.is_success()).filter_map(|r| r.done_ns);
+    finishes.filter(|done_ns| *done_ns > last_issue_ns).min()
 }

@@ -125,12 +125,35 @@ pub fn generate(config: &WorkloadConfig) -> Result<Workload, WorkloadError> {
 }
 
 fn plan(config: &WorkloadConfig, index: u64, at: Duration) -> PlannedRequest {
-    let mut rng = stream(config.seed, Purpose::Lengths, index);
-    let (input, output) = config.lengths.draw(index, &mut rng);
-    let prompt_tokens = fit(input * config.scale_input, config.input_range);
-    let max_tokens = fit(output * config.scale_output, config.output_range);
+    let (prompt_tokens, max_tokens) = lengths(config, index);
     let prompt = config.prompts.prompt(config.seed, index, prompt_tokens, config.shared_prefix_tokens);
     PlannedRequest { index, at, prompt, prompt_tokens, max_tokens }
+}
+
+/// Tokens in and out of request `index`.
+fn lengths(config: &WorkloadConfig, index: u64) -> (u32, u32) {
+    let mut rng = stream(config.seed, Purpose::Lengths, index);
+    let (input, output) = config.lengths.draw(index, &mut rng);
+    (
+        fit(input * config.scale_input, config.input_range),
+        fit(output * config.scale_output, config.output_range),
+    )
+}
+
+/// How many requests, `most` at most, have no more than `prompt_tokens` in all. Draws lengths but no prompts. `most`
+/// where the configuration is not valid, which [`generate`] then says.
+pub(crate) fn requests_within(config: &WorkloadConfig, most: u64, prompt_tokens: u64) -> u64 {
+    if check(config).is_err() {
+        return most;
+    }
+    let mut left = prompt_tokens;
+    for index in 0..most {
+        match left.checked_sub(u64::from(lengths(config, index).0)) {
+            Some(rest) => left = rest,
+            None => return index,
+        }
+    }
+    most
 }
 
 /// Rounds to whole tokens (ties away from zero; the cast saturates) and clamps.

@@ -1,10 +1,11 @@
 //! The ramp on servers with known limits.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use llmlab_loadgen::saturation::{Ramp, RampEnd, Throughput, find_saturation, step_workload};
-use llmlab_loadgen::{Arrivals, LengthDist, Lengths, PromptStyle, WorkloadConfig, generate};
+use llmlab_loadgen::{Arrivals, LengthDist, Lengths, Prompt, PromptStyle, WorkloadConfig, generate};
 use llmlab_results::record::{CountSource, Outcome, RequestRecord, TokenEvent};
 use proptest::prelude::*;
 
@@ -101,24 +102,74 @@ fn a_cut_off_request_counts_by_its_share() {
     assert_eq!((t.rps, t.output_tokens_per_s, t.failed), (0.75, 7.5, 2));
 }
 
+/// A request of ten tokens, one every `ms_per_token`.
+fn finished(scheduled_ms: u64, ms_per_token: u64) -> RequestRecord {
+    let at_ns = |token: u64| (scheduled_ms + token * ms_per_token) * 1_000_000;
+    RequestRecord {
+        scheduled_ns: at_ns(0),
+        events: (1..=10).map(|token| TokenEvent { at_ns: at_ns(token), tokens: 1 }).collect(),
+        done_ns: Some(at_ns(10)),
+        ..record(Outcome::Ok, 10)
+    }
+}
+
+#[test]
+fn the_tail_of_a_step_that_ran_out_of_requests_does_not_count() {
+    // Two users. The last request is issued at 200 ms; from 300 ms on, one user is idle, from 1200 ms on both.
+    let records = [finished(0, 10), finished(0, 20), finished(100, 20), finished(200, 100)];
+    let t = Throughput::from_records(&records, Duration::from_millis(1200));
+    // By 300 ms three requests are complete and the fourth has one token of ten.
+    assert!((t.rps - 3.1 / 0.3).abs() < 1e-9 && (t.output_tokens_per_s - 31.0 / 0.3).abs() < 1e-9, "{t:?}");
+}
+
+#[test]
+fn a_step_that_was_cut_off_counts_to_its_end() {
+    let cut = |scheduled_ms: u64, tokens| RequestRecord {
+        scheduled_ns: scheduled_ms * 1_000_000,
+        ..record(Outcome::Cancelled, tokens)
+    };
+    let records = [finished(0, 10), finished(0, 20), cut(100, 6), cut(200, 4)];
+    let t = Throughput::from_records(&records, Duration::from_millis(500));
+    assert!((t.rps - 3.0 / 0.5).abs() < 1e-9, "{t:?}");
+}
+
+#[test]
+fn a_step_has_requests_for_a_fast_server_too() {
+    let requests = |tokens, users| step_workload(&measured(tokens), users).requests;
+    assert_eq!([1, 4, 32, 256].map(|users| requests(400, users)), [2048, 2048, 2048, 256 * 64]);
+    // Bounded by the size of the prompts, but never less than a few for each user.
+    assert_eq!(requests(4096, 256), 4096);
+    assert_eq!(requests(100_000, 256), 256 * 8);
+    assert_eq!(requests(100_000, 4), 167);
+}
+
 #[test]
 fn a_step_has_other_prompts_than_the_measured_run() {
-    let fixed = LengthDist::Fixed { tokens: 20 };
-    let measured = WorkloadConfig {
+    let measured = measured(20);
+    let prompts = |config: &WorkloadConfig| {
+        generate(config).unwrap().requests.into_iter().map(|r| match r.prompt {
+            Prompt::Tokens(ids) => ids,
+            Prompt::Text(text) => panic!("asked for token ids, got {text}"),
+        })
+    };
+    let four: HashSet<Vec<u32>> = prompts(&step_workload(&measured, 4)).collect();
+    let eight: HashSet<Vec<u32>> = prompts(&step_workload(&measured, 8)).collect();
+    assert!(prompts(&measured).all(|p| !four.contains(&p) && !eight.contains(&p)));
+    assert!(four.is_disjoint(&eight));
+}
+
+fn measured(tokens: u32) -> WorkloadConfig {
+    let fixed = LengthDist::Fixed { tokens };
+    WorkloadConfig {
         seed: 1,
         requests: 10,
         lengths: Lengths::Independent { input: fixed.clone(), output: fixed },
         scale_input: 1.0,
         scale_output: 1.0,
-        input_range: (1, 100),
-        output_range: (1, 100),
+        input_range: (1, 100_000),
+        output_range: (1, 100_000),
         arrivals: Arrivals::Constant { rate_rps: 1.0 },
         prompts: PromptStyle::TokenIds { first: 0, end: 1000 },
         shared_prefix_tokens: 0,
-    };
-    let prompts = |config: &WorkloadConfig| generate(config).unwrap().requests.into_iter().map(|r| r.prompt);
-    let four: Vec<_> = prompts(&step_workload(&measured, 4)).collect();
-    let eight: Vec<_> = prompts(&step_workload(&measured, 8)).collect();
-    assert!(prompts(&measured).all(|p| !four.contains(&p) && !eight.contains(&p)));
-    assert!(four.iter().all(|p| !eight.contains(p)));
+    }
 }
