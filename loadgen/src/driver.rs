@@ -216,18 +216,22 @@ impl Session<'_> {
     async fn trial(self, reports: mpsc::Sender<Report>) -> Result<DriveFacts, DriveError> {
         let server = Server::resolve(&self.endpoint.base_url).await?;
         let template = RequestTemplate::new(&server, self.endpoint)?;
-        let scrape_server = match &self.scrape {
-            Some(source) => Some(Server::resolve(&source.url).await?),
+        let scrape = match &self.scrape {
+            Some(source) => {
+                let page = Server::resolve(&source.url).await?;
+                let key = if page.same_origin(&server) { self.endpoint.authorization()? } else { None };
+                let request = source.request(&page, key)?;
+                Some((source.clone(), page, request))
+            }
             None => None,
         };
         let baseline = Baseline::take();
         let clock = Clock::start();
         let done = CancellationToken::new();
         let beats = heartbeat(clock, done.clone()).map_err(DriveError::Client)?;
-        let scraping =
-            self.scrape.clone().zip(scrape_server).map(|(source, server)| {
-                tokio::spawn(source.run(server, clock, reports.clone(), done.clone()))
-            });
+        let scraping = scrape.map(|(source, page, request)| {
+            tokio::spawn(source.run(page, request, clock, reports.clone(), done.clone()))
+        });
         let pool = Pool::new(server, clock, self.endpoint.timeouts.connect);
         let paced =
             PaceLoop::new(&self, clock, template, pool, reports).map_err(DriveError::Client)?.run().await;

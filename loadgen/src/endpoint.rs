@@ -19,6 +19,17 @@ pub struct Endpoint {
     pub timeouts: Timeouts,
 }
 
+impl Endpoint {
+    /// The header with the key. Only for [`Server`]s that are [the endpoint's own](Server::same_origin).
+    pub(crate) fn authorization(&self) -> Result<Option<HeaderValue>, DriveError> {
+        let Some(key) = &self.api_key else { return Ok(None) };
+        let mut value =
+            HeaderValue::from_str(&format!("Bearer {}", key.0)).map_err(|_| DriveError::ApiKey)?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     OpenAiCompletions,
@@ -116,6 +127,14 @@ impl Server {
         Ok(Server { authority, base_path, addrs })
     }
 
+    /// Same host name and port, so that what may be told to one may be told to the other. Another name for the same
+    /// address counts as another server.
+    pub(crate) fn same_origin(&self, other: &Server) -> bool {
+        let port = |a: &Authority| a.port_u16().unwrap_or(80);
+        self.authority.host().eq_ignore_ascii_case(other.authority.host())
+            && port(&self.authority) == port(&other.authority)
+    }
+
     /// The request target for a protocol path such as `/v1/completions`.
     pub(crate) fn target(&self, path: &str) -> String {
         let base = self.base_path.strip_suffix("/v1").unwrap_or(&self.base_path);
@@ -138,16 +157,7 @@ impl RequestTemplate {
             path.parse().map_err(|_| DriveError::url(&endpoint.base_url, "its path is not valid"))?;
         let host = HeaderValue::from_str(server.authority.as_str())
             .map_err(|_| DriveError::url(&endpoint.base_url, "its host is not valid in a header"))?;
-        let authorization = match &endpoint.api_key {
-            None => None,
-            Some(key) => {
-                let mut value =
-                    HeaderValue::from_str(&format!("Bearer {}", key.0)).map_err(|_| DriveError::ApiKey)?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-        };
-        Ok(RequestTemplate { target, host, authorization })
+        Ok(RequestTemplate { target, host, authorization: endpoint.authorization()? })
     }
 
     pub(crate) fn request<B>(&self, body: B) -> http::Request<B> {
@@ -168,5 +178,26 @@ impl RequestTemplate {
             headers.insert(header::AUTHORIZATION, value.clone());
         }
         request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_a_name_and_a_port() {
+        let same = |a: &str, b: &str| {
+            let server = |authority: &str| Server {
+                authority: authority.parse().unwrap(),
+                base_path: String::new(),
+                addrs: Vec::new(),
+            };
+            server(a).same_origin(&server(b))
+        };
+        assert!(same("Host:80", "host"));
+        assert!(!same("host:8000", "host:8001"));
+        assert!(!same("localhost:8000", "127.0.0.1:8000"));
+        assert!(!same("host", "host.evil"));
     }
 }

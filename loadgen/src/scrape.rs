@@ -5,13 +5,13 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, header};
+use http::{HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt, Full};
 use llmlab_results::manifest::ServerSample;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::driver::{Report, report_scraped};
+use crate::driver::{DriveError, Report, report_scraped};
 use crate::endpoint::Server;
 use crate::http::Pool;
 use crate::issuer::At;
@@ -22,7 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
 pub struct Scrape<'a> {
-    /// Of the metrics page, e.g. `http://127.0.0.1:8000/metrics`.
+    /// Of the metrics page, e.g. `http://127.0.0.1:8000/metrics`; may have a query. The endpoint's key is sent along
+    /// if host and port are the endpoint's, never elsewhere.
     pub url: String,
     pub interval: Duration,
     /// Called on the thread that called `drive_with`; `at_ns` is when the page had arrived, in the trial's time. An
@@ -35,6 +36,8 @@ impl Scrape<'_> {
         ScrapeSource { url: self.url.clone(), interval: self.interval.max(Duration::from_millis(10)) }
     }
 }
+
+pub(crate) type PageRequest = Request<Full<Bytes>>;
 
 #[derive(Debug, Clone)]
 pub(crate) struct ScrapeSource {
@@ -49,16 +52,35 @@ pub(crate) struct ScrapeCounts {
 }
 
 impl ScrapeSource {
+    /// The request for the page, the same for every poll. Path and query stay as they were given.
+    pub(crate) fn request(
+        &self,
+        server: &Server,
+        authorization: Option<HeaderValue>,
+    ) -> Result<PageRequest, DriveError> {
+        let uri: Uri = self.url.parse().map_err(|_| DriveError::url(&self.url, "it is not a URL"))?;
+        let target =
+            uri.path_and_query().cloned().ok_or_else(|| DriveError::url(&self.url, "it has no path"))?;
+        let host = HeaderValue::from_str(server.authority.as_str())
+            .map_err(|_| DriveError::url(&self.url, "its host is not valid in a header"))?;
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = Uri::from(target);
+        request.headers_mut().insert(header::HOST, host);
+        if let Some(value) = authorization {
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        Ok(request)
+    }
+
     /// Polls until `done`. A failed poll is counted and the next one tried: metrics are a side show.
     pub(crate) async fn run(
         self,
         server: Server,
+        request: PageRequest,
         clock: Clock,
         reports: mpsc::Sender<Report>,
         done: CancellationToken,
     ) -> ScrapeCounts {
-        let path = if server.base_path.is_empty() { "/".to_owned() } else { server.base_path.clone() };
-        let host = HeaderValue::from_str(server.authority.as_str());
         let pool = Pool::new(server, clock, TIMEOUT);
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -69,15 +91,10 @@ impl ScrapeSource {
                 () = done.cancelled() => return counts,
                 _ = ticks.tick() => {}
             }
-            let mut request = Request::new(Full::default());
-            if let (Ok(uri), Ok(host)) = (path.parse(), &host) {
-                *request.uri_mut() = uri;
-                request.headers_mut().insert(header::HOST, host.clone());
-            }
             let page = tokio::select! {
                 biased;
                 () = done.cancelled() => return counts,
-                page = tokio::time::timeout(TIMEOUT, fetch(&pool, clock, request)) => page.ok().flatten(),
+                page = tokio::time::timeout(TIMEOUT, fetch(&pool, clock, request.clone())) => page.ok().flatten(),
             };
             match page {
                 Some((at, body)) => {
@@ -91,7 +108,7 @@ impl ScrapeSource {
 }
 
 /// The page and when it had arrived.
-async fn fetch(pool: &Pool, clock: Clock, request: Request<Full<Bytes>>) -> Option<(At, Bytes)> {
+async fn fetch(pool: &Pool, clock: Clock, request: PageRequest) -> Option<(At, Bytes)> {
     let mut sender = match pool.take_idle() {
         Some(sender) => sender,
         None => pool.connect().await.ok()?,

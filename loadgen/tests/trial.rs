@@ -234,6 +234,43 @@ fn scraping_runs_beside_the_requests() {
     assert!(metrics.seen.lock().unwrap().requests[0].starts_with("GET /metrics HTTP/1.1"));
 }
 
+/// The requests for the metrics page at `metrics`, in a trial of `server` with a key.
+fn scrape_with_key(server: &FakeServer, metrics: &FakeServer, page: &str) -> Vec<String> {
+    let mut keep = |_: &_| Ok(());
+    let scrape =
+        Scrape { url: metrics.url() + page, interval: Duration::from_millis(20), on_sample: &mut keep };
+    let options = DriveOptions { scrape: Some(scrape), ..DriveOptions::default() };
+    let mut endpoint = endpoint(server.url() + "/v1");
+    endpoint.api_key = Some(llmlab_loadgen::Secret::new("s3cret"));
+    run_with(&endpoint, &closed(1, 1, 2), options, &CancellationToken::new()).1.unwrap();
+    let seen = metrics.seen.lock().unwrap();
+    seen.requests.iter().filter(|r| r.starts_with("GET ")).cloned().collect()
+}
+
+#[test]
+fn scraping_sends_the_key_to_the_endpoints_own_host_and_port_only() {
+    let mut slow = normal(2);
+    slow.insert(1, pause_ms(200));
+    let server = FakeServer::always(slow);
+    let own = scrape_with_key(&server, &server, "/metrics");
+    assert!(!own.is_empty() && own.iter().all(|r| r.contains("authorization: Bearer s3cret\r\n")), "{own:?}");
+    let other = FakeServer::always(plain("200 OK", "", "vllm:num_requests_running 1\n"));
+    let foreign = scrape_with_key(&server, &other, "/metrics");
+    assert!(!foreign.is_empty() && foreign.iter().all(|r| !r.contains("s3cret")), "{foreign:?}");
+}
+
+#[test]
+fn scraping_keeps_path_and_query() {
+    let mut slow = normal(2);
+    slow.insert(1, pause_ms(200));
+    let server = FakeServer::always(slow);
+    for (page, target) in [("/m/?format=text&x=a/b", "/m/?format=text&x=a/b"), ("", "/"), ("?all", "/?all")] {
+        let metrics = FakeServer::always(plain("200 OK", "", "vllm:num_requests_running 1\n"));
+        let requests = scrape_with_key(&server, &metrics, page);
+        assert!(requests[0].starts_with(&format!("GET {target} HTTP/1.1")), "{requests:?}");
+    }
+}
+
 #[test]
 fn impossible_targets_are_refused_before_anything_is_sent() {
     let error = |url: &str, change: &dyn Fn(&mut llmlab_loadgen::Endpoint)| {
