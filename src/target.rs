@@ -1,6 +1,7 @@
 //! A target under test: started if it is ours to start, reachable over HTTP while it lives, gone when dropped.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
@@ -12,7 +13,8 @@ use crate::exit::Failure;
 
 /// Loading or generating weights of a billion parameters takes seconds; a minute without an answer is a fault.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than the server's own grace for requests in flight.
+const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// What a child needs to serve.
 #[derive(Debug, Clone)]
@@ -20,6 +22,7 @@ pub struct EngineLaunch {
     pub model: String,
     pub model_seed: u64,
     pub max_model_len: u32,
+    pub threads: usize,
     pub engine: EngineSpec,
 }
 
@@ -48,6 +51,10 @@ impl EngineProcess {
             .args(["--max-model-len", &launch.max_model_len.to_string()])
             .arg("--step-log")
             .arg(dir.join("steps.jsonl"))
+            // Candle computes on rayon's threads; it must leave the client's core alone like our own executor.
+            .env("RAYON_NUM_THREADS", launch.threads.to_string())
+            // A terminal's Ctrl-C is for the run, which then ends its children by closing their standard input.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(messages)
@@ -75,28 +82,39 @@ impl EngineProcess {
         told.recv_timeout(START_TIMEOUT).map_err(|_| {
             let _ = self.child.kill();
             let _ = self.child.wait();
-            let said = std::fs::read_to_string(&self.log).unwrap_or_default();
-            let tail: Vec<&str> = said.lines().rev().take(12).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            Failure::target(format!(
-                "the engine did not start; it said ({}):\n{}",
-                self.log.display(),
-                tail.join("\n")
-            ))
+            Failure::target(format!("the engine did not start; {}", self.last_words()))
         })
     }
 
-    /// Asks the server to drain and waits for it; kills it when it takes too long. True when it left by itself.
-    pub fn stop(mut self) -> bool {
+    fn last_words(&self) -> String {
+        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        let tail = lines[lines.len().saturating_sub(12)..].join("\n");
+        format!("its log ({}) ends with:\n{tail}", self.log.display())
+    }
+
+    /// Asks the server to drain and waits for it; kills it when it takes too long. An error when it had failed: what it
+    /// logged is then incomplete, and what it answered is in doubt.
+    pub fn stop(mut self) -> Result<(), Failure> {
         self.stdin = None;
         let polls = STOP_TIMEOUT.as_millis() / 20;
         for _ in 0..polls {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return true;
+            match self.child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => {
+                    return Err(Failure::target(format!(
+                        "the engine failed ({status}); {}",
+                        self.last_words()
+                    )));
+                }
+                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) => return Err(Failure::internal(format!("cannot wait for the engine: {error}"))),
             }
-            std::thread::sleep(Duration::from_millis(20));
         }
-        false
+        Err(Failure::target(format!(
+            "the engine did not stop within {STOP_TIMEOUT:?}; {}",
+            self.last_words()
+        )))
     }
 }
 

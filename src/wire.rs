@@ -43,10 +43,11 @@ impl ResolvedEngine {
             ExecutorKind::Cpu => "",
             ExecutorKind::Candle => ", candle executor",
         };
-        let kv = match self.engine.kv {
-            KvStrategy::Paged => "paged",
-            KvStrategy::Reserve => "reserved",
-            KvStrategy::Contiguous => "contiguous",
+        let kv = match (&self.engine.policy, self.engine.kv) {
+            // TGI reserves a request's whole life at admission, whatever the strategy.
+            (PolicyConfig::Tgi(_), _) | (_, KvStrategy::Reserve) => "reserved",
+            (_, KvStrategy::Paged) => "paged",
+            (_, KvStrategy::Contiguous) => "contiguous",
         };
         format!(
             "engine, policy {}{executor}, {} weights, {} KV {kv} in {} blocks of {}, {} thread(s)",
@@ -113,18 +114,13 @@ pub fn resolve_engine(
     let max_model_len =
         max_model_len.unwrap_or(model.max_position_embeddings).min(model.max_position_embeddings);
     let num_blocks = num_blocks(spec, kv_bytes_per_token)?;
-    let memory_bytes = host::memory_bytes();
-    let wanted = model
-        .weight_bytes(storage)
-        .saturating_add(u64::from(num_blocks) * u64::from(spec.block_size) * kv_bytes_per_token);
-    if memory_bytes > 0 && wanted > memory_bytes {
-        return Err(format!(
-            "weights and {num_blocks} KV blocks of {} tokens take {:.1} GB, this machine has {:.1} GB; lower num_blocks or kv_memory",
-            spec.block_size,
-            wanted as f64 / 1e9,
-            memory_bytes as f64 / 1e9
-        ));
-    }
+    let pool_tokens = (num_blocks - 1).saturating_mul(spec.block_size);
+    // No request can be longer than the pool. Contiguous memory is the exception: it must hold whole contexts or none.
+    let max_model_len = match kv_strategy {
+        KvStrategy::Contiguous => max_model_len,
+        KvStrategy::Paged | KvStrategy::Reserve => max_model_len.min(pool_tokens),
+    };
+    fits_this_machine(model, storage, num_blocks, spec.block_size, kv_bytes_per_token, max_model_len)?;
     let engine = EngineConfig {
         policy: policy(&spec.policy),
         kv: kv_strategy,
@@ -146,17 +142,44 @@ pub fn resolve_engine(
     })
 }
 
-/// Blocks in the pool, the null block included: as told, or as the policy's own token budget says, or by memory.
-fn num_blocks(spec: &EngineSpec, kv_bytes_per_token: u64) -> Result<u32, String> {
-    if let Some(blocks) = spec.num_blocks {
-        return Ok(blocks);
+/// Weights, KV pool and the table of rotary angles against this machine's memory.
+fn fits_this_machine(
+    model: &ModelSpec,
+    storage: StorageFormat,
+    num_blocks: u32,
+    block_size: u32,
+    kv_bytes_per_token: u64,
+    max_model_len: u32,
+) -> Result<(), String> {
+    let memory_bytes = host::memory_bytes();
+    let kv_bytes = (u64::from(num_blocks) * u64::from(block_size)).saturating_mul(kv_bytes_per_token);
+    let rope_bytes = 4 * u64::from(model.head_dim) * u64::from(max_model_len);
+    let wanted = model.stored_weight_bytes(storage).saturating_add(kv_bytes).saturating_add(rope_bytes);
+    if memory_bytes == 0 || wanted <= memory_bytes {
+        return Ok(());
     }
+    Err(format!(
+        "weights and {num_blocks} KV blocks of {block_size} tokens take {:.1} GB, this machine has {:.1} GB; lower num_blocks, kv_memory or max_model_len",
+        wanted as f64 / 1e9,
+        memory_bytes as f64 / 1e9
+    ))
+}
+
+/// Blocks in the pool, the null block included: as told or by memory; TGI's own token budget bounds both.
+fn num_blocks(spec: &EngineSpec, kv_bytes_per_token: u64) -> Result<u32, String> {
     let block_bytes = kv_bytes_per_token * u64::from(spec.block_size);
-    let blocks = match (spec.kv_memory_bytes, &spec.policy) {
-        (None, PolicySpec::Tgi { max_batch_total_tokens, .. }) => {
-            u64::from(max_batch_total_tokens / spec.block_size)
+    let by_memory = |bytes: u64| bytes / block_bytes.max(1) + 1;
+    let wanted = match (spec.num_blocks, spec.kv_memory_bytes) {
+        (Some(blocks), _) => Some(u64::from(blocks)),
+        (None, Some(bytes)) => Some(by_memory(bytes)),
+        (None, None) => None,
+    };
+    let blocks = match &spec.policy {
+        PolicySpec::Tgi { max_batch_total_tokens, .. } => {
+            let budget = u64::from(max_batch_total_tokens / spec.block_size);
+            wanted.map_or(budget, |blocks| blocks.min(budget))
         }
-        (bytes, _) => bytes.unwrap_or(DEFAULT_KV_BYTES) / block_bytes.max(1) + 1,
+        _ => wanted.unwrap_or_else(|| by_memory(DEFAULT_KV_BYTES)),
     };
     if blocks < 2 {
         return Err(format!(

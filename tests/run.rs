@@ -79,6 +79,51 @@ fn a_killed_run_keeps_every_finished_request_and_leaves_no_server() {
     assert!(server_gone(dir.path()), "the engine must not outlive the run that started it");
 }
 
+#[test]
+fn an_engine_that_dies_fails_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny_scenario(dir.path(), 100_000);
+    let child = llmlab(dir.path())
+        .args(["run", "tiny.toml"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_records(dir.path(), 10);
+    let engine =
+        children_in(dir.path()).into_iter().find(|pid| *pid != child.id()).expect("an engine is running");
+    signal(engine, "KILL");
+    // Thousands of requests fail at once against nothing; the run must end by itself and say what happened.
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the engine failed"), "{}", stderr(&output));
+    let report = llmlab(dir.path()).arg("report").output().unwrap();
+    assert_eq!(report.status.code(), Some(4), "{}", stderr(&report));
+}
+
+#[test]
+fn ctrl_c_saves_what_finished_and_exits_130() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny_scenario(dir.path(), 100_000);
+    let child = llmlab(dir.path())
+        .args(["run", "tiny.toml"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_records(dir.path(), 20);
+    signal(child.id(), "INT");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stdout(&output).contains("was interrupted"), "{}", stdout(&output));
+    assert!(server_gone(dir.path()));
+}
+
+fn signal(pid: u32, name: &str) {
+    let sent = std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// Waits until the first trial's journal holds `n` lines.
 fn wait_for_records(dir: &Path, n: usize) -> PathBuf {
     for _ in 0..600 {
@@ -94,14 +139,18 @@ fn wait_for_records(dir: &Path, n: usize) -> PathBuf {
     panic!("no {n} requests finished within 30 s");
 }
 
+/// Processes that work in `dir`.
+fn children_in(dir: &Path) -> Vec<u32> {
+    let dir = dir.canonicalize().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let inside = processes.filter(|p| std::fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == dir));
+    inside.filter_map(|p| p.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// True once no process works in `dir` any more.
 fn server_gone(dir: &Path) -> bool {
-    let dir = dir.canonicalize().unwrap();
     for _ in 0..200 {
-        let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
-        if !processes
-            .any(|process| std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == dir))
-        {
+        if children_in(dir).is_empty() {
             return true;
         }
         std::thread::sleep(Duration::from_millis(50));

@@ -120,7 +120,7 @@ pub const KNOBS: &[Knob] = &[
         policies: ALL,
         kind: AT_LEAST_1,
         default: Default::Count(4096),
-        description: "Requests that may wait; more are refused with HTTP 503. vLLM has no limit by default.",
+        description: "Requests that may wait; more are refused with HTTP 429. vLLM has no limit by default.",
     },
     // vLLM 0.33.
     Knob {

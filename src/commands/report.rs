@@ -65,6 +65,7 @@ pub fn write(run: &Path) -> Result<Written, Failure> {
 pub fn print(written: &Written, run: &Path, json: bool) -> Result<(), Failure> {
     if json {
         println!("{}", serde_json::to_string_pretty(&written.analysis).map_err(Failure::internal)?);
+        written.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         return Ok(());
     }
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();

@@ -1,7 +1,7 @@
 //! What comes out: plain data, one entry per trial, per target and per comparison. [`analyse`] is the data path.
 
 use llmlab_results::manifest::{
-    HostRoofline, Manifest, ModelFacts, RunStatus, TargetFacts, TargetKind, TrialKind,
+    HostRoofline, Manifest, ModelFacts, RunStatus, TargetFacts, TargetKind, TrialFacts, TrialKind,
 };
 use llmlab_results::record::Outcome;
 use serde::Serialize;
@@ -148,6 +148,9 @@ pub fn analyse(manifest: &Manifest, trials: &[Trial]) -> Analysis {
             None => warnings.push(Warning::Unpaired { target: target.name.clone() }),
         }
     }
+    if manifest.status != RunStatus::Complete {
+        warnings.push(Warning::RunNotComplete { status: manifest.status });
+    }
     let repeats = summaries.iter().map(|t| t.repeats).max().unwrap_or(0);
     if repeats == 1 && targets.len() > 1 {
         warnings.push(Warning::OneRepeat);
@@ -173,7 +176,10 @@ pub fn analyse(manifest: &Manifest, trials: &[Trial]) -> Analysis {
         name: manifest.name.clone(),
         setting: setting(manifest, repeats),
         baseline: targets.first().map(|t| t.name.clone()),
-        trusted: !analysed.is_empty() && analysed.iter().all(|t| t.trust.trusted),
+        // A run that ended early may lack a repeat or a whole target; what is there is shown, not vouched for.
+        trusted: manifest.status == RunStatus::Complete
+            && !analysed.is_empty()
+            && analysed.iter().all(|t| t.trust.trusted),
         targets: summaries,
         trials: analysed,
         comparisons,
@@ -194,11 +200,14 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
     let latency = samples.reduce();
     let rates = window.map(|w| rates(records, &requests, &events, &w));
     let target = manifest.targets.iter().find(|t| t.name == trial.facts.target);
+    // Records may be missing from a trial that says it finished: a damaged journal, a copy cut short.
+    let complete = trial.facts.complete && records.len() as u64 >= manifest.workload.requests;
+    let facts = TrialFacts { complete, ..trial.facts.clone() };
     let analysis = TrialAnalysis {
         dir: trial.facts.dir.clone(),
         target: trial.facts.target.clone(),
         repeat: trial.facts.repeat,
-        complete: trial.facts.complete,
+        complete,
         elapsed_ns: trial.facts.elapsed_ns,
         requests: counts,
         window,
@@ -213,7 +222,7 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
         cost: manifest.cost.as_ref().zip(rates).and_then(|(facts, rates)| cost(facts, &rates)),
         errors: errors(records, warmup),
         token_sources: token_sources(records, warmup),
-        trust: trust(&trial.facts, &latency, records, counts.succeeded, counts.measured, manifest.host.cores),
+        trust: trust(&facts, &latency, records, counts.succeeded, counts.measured, manifest.host.cores),
         latency,
     };
     trial_warnings(manifest, trial, &analysis, warnings);

@@ -2,29 +2,81 @@
 
 use std::fmt;
 
+use llmlab_results::manifest::RunStatus;
 use serde::Serialize;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Warning {
     NoTrials,
-    NothingMeasured { trial: String, recorded: u64, warmup: u64 },
-    NothingSucceeded { trial: String, measured: u64 },
-    Failures { trial: String, failed: u64, measured: u64 },
-    Interrupted { trial: String, cancelled: u64 },
+    NothingMeasured {
+        trial: String,
+        recorded: u64,
+        warmup: u64,
+    },
+    NothingSucceeded {
+        trial: String,
+        measured: u64,
+    },
+    Failures {
+        trial: String,
+        failed: u64,
+        measured: u64,
+    },
+    Interrupted {
+        trial: String,
+        cancelled: u64,
+    },
     OneRepeat,
-    Unpaired { target: String },
-    FewRequests { measured: u64 },
-    WrongLength { target: String, requests: u64 },
-    CountsFromChunks { target: String, requests: u64 },
-    CoalescedTokens { target: String, tokens_per_event: f64 },
-    ClockBackwards { trial: String, records: u64 },
-    Diverging { trial: String, early_ttft_ms: f64, late_ttft_ms: f64 },
-    LoopDelayNearItl { trial: String, loop_delay_ms: f64, itl_ms: f64 },
+    Unpaired {
+        target: String,
+    },
+    FewRequests {
+        measured: u64,
+    },
+    /// Stopped, killed or failed before its last trial.
+    RunNotComplete {
+        status: RunStatus,
+    },
+    WrongLength {
+        target: String,
+        requests: u64,
+    },
+    CountsFromChunks {
+        target: String,
+        requests: u64,
+    },
+    CoalescedTokens {
+        target: String,
+        tokens_per_event: f64,
+    },
+    ClockBackwards {
+        trial: String,
+        records: u64,
+    },
+    Diverging {
+        trial: String,
+        early_ttft_ms: f64,
+        late_ttft_ms: f64,
+    },
+    LoopDelayNearItl {
+        trial: String,
+        loop_delay_ms: f64,
+        itl_ms: f64,
+    },
     HostNotCalibrated,
-    RooflineExceeded { target: String, share: f64 },
-    RooflineThreads { target: String, calibrated: u32, used: u32 },
-    UnknownTarget { target: String },
+    RooflineExceeded {
+        target: String,
+        share: f64,
+    },
+    RooflineThreads {
+        target: String,
+        calibrated: u32,
+        used: u32,
+    },
+    UnknownTarget {
+        target: String,
+    },
 }
 
 impl Warning {
@@ -73,6 +125,18 @@ impl fmt::Display for Warning {
                 f,
                 "{target}: no repeat was completed by both this target and the baseline, so they are not compared. Run again."
             ),
+            Warning::RunNotComplete { status } => {
+                let how = match status {
+                    RunStatus::Running => "was killed, or is still going on",
+                    RunStatus::Interrupted => "was interrupted",
+                    RunStatus::Failed => "failed",
+                    RunStatus::Complete => "is complete",
+                };
+                write!(
+                    f,
+                    "The run {how}: trials may be missing, so it is UNTRUSTED. Run it again for a verdict."
+                )
+            }
             Warning::FewRequests { measured } => write!(
                 f,
                 "{measured} measured requests per trial: a p99 then rests on one or two of them. Use at least 1000 to judge p99, 100 for p95."

@@ -7,6 +7,7 @@ use llmlab_metrics::compare::{Comparison, Difference};
 use llmlab_metrics::metric::Metric;
 use llmlab_metrics::trust::UntrustedCause;
 use llmlab_metrics::{Analysis, Trial, Warning, analyse};
+use llmlab_results::manifest::RunStatus;
 
 /// Trials of one request each, so that every TTFT percentile is the given value in ms.
 fn repeats(target: &str, ttft_ms: &[u64]) -> Vec<Trial> {
@@ -92,6 +93,24 @@ fn only_repeats_that_both_completed_are_paired() {
     let trials: Vec<Trial> = repeats("base", &[100]).into_iter().chain(lonely).collect();
     let a = analyse(&manifest(&["base", "other"]), &trials);
     assert!(a.comparisons.is_empty() && a.warnings.contains(&Warning::Unpaired { target: "other".into() }));
+}
+
+#[test]
+fn what_is_missing_is_not_vouched_for() {
+    let trials = [trial("base", 1, vec![record(0, 0, &[100, 130])])];
+    let whole = manifest(&["base"]);
+    assert!(analyse(&whole, &trials).trusted);
+
+    let mut short = whole.clone();
+    short.workload.requests = 2;
+    assert_eq!(analyse(&short, &trials).trials[0].trust.causes, vec![UntrustedCause::Incomplete]);
+
+    for status in [RunStatus::Running, RunStatus::Interrupted, RunStatus::Failed] {
+        let mut stopped = whole.clone();
+        stopped.status = status;
+        let a = analyse(&stopped, &trials);
+        assert!(!a.trusted && a.warnings.contains(&Warning::RunNotComplete { status }));
+    }
 }
 
 #[test]

@@ -116,6 +116,15 @@ impl GenerationParams {
                 format!("min_tokens must not exceed max_tokens ({max_tokens}); got {}", self.min_tokens);
             return Err(ApiError::field("min_tokens", message));
         }
+        let masked = self.masked_until_min_tokens(bounds);
+        if self.min_tokens > 0 && masked >= bounds.vocab_size as usize {
+            let message = format!(
+                "with min_tokens, {masked} eos and stop tokens may not come first, which leaves none of the \
+                 vocabulary of {}",
+                bounds.vocab_size
+            );
+            return Err(ApiError::field("stop_token_ids", message));
+        }
         Ok(StopRules {
             max_tokens,
             min_tokens: self.min_tokens,
@@ -123,6 +132,14 @@ impl GenerationParams {
             eos_ids: bounds.eos_ids.clone(),
             stop_token_ids: self.stop_token_ids.clone().into(),
         })
+    }
+
+    /// How many distinct tokens cannot be picked while `min_tokens` is not reached.
+    fn masked_until_min_tokens(&self, bounds: &Bounds) -> usize {
+        let mut ids: Vec<u32> = self.stop_token_ids.iter().chain(bounds.eos_ids.iter()).copied().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.len()
     }
 }
 
@@ -191,4 +208,29 @@ fn usage_mode(f: &mut Fields, stream: bool) -> Result<UsageMode, ApiError> {
         (true, false) => UsageMode::AtEnd,
         (true, true) => UsageMode::Continuous,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request that may pick no token at all would fail in the sampler, and with it everybody else's.
+    #[test]
+    fn stop_tokens_cannot_mask_the_whole_vocabulary() {
+        let bounds = |vocab_size| Bounds {
+            vocab_size,
+            max_model_len: 64,
+            eos_ids: [2, 3].into(),
+            limits: Limits::default(),
+        };
+        let rules = |vocab_size, body: &str| {
+            let bounds = bounds(vocab_size);
+            let mut fields = Fields::parse(body.as_bytes()).unwrap();
+            GenerationParams::take(&mut fields, &bounds, MaxTokens::Given(16)).unwrap().stop_rules(1, &bounds)
+        };
+        let all = r#"{"stop_token_ids": [0, 1, 2], "min_tokens": 1}"#;
+        assert!(rules(4, all).is_err());
+        assert!(rules(5, all).is_ok());
+        assert!(rules(4, r#"{"stop_token_ids": [0, 1, 2]}"#).is_ok());
+    }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use llmlab_loadgen::Workload;
+use llmlab_loadgen::saturation::{RampEnd, Saturation};
 use llmlab_results::RunDir;
 use llmlab_results::manifest::{Manifest, RunStatus, SCHEMA_VERSION, WorkloadFacts};
 use tokio_util::sync::CancellationToken;
@@ -36,12 +37,16 @@ pub fn execute(
 
     let outcome = measure(plan, &dir, &mut manifest, &live, &cancel);
     manifest.status = match &outcome {
-        Ok(()) if cancel.is_cancelled() => RunStatus::Interrupted,
+        // Whatever broke after the person said stop, the run was interrupted.
+        _ if cancel.is_cancelled() => RunStatus::Interrupted,
         Ok(()) => RunStatus::Complete,
         Err(_) => RunStatus::Failed,
     };
     manifest.finished_at = Some(host::rfc3339(host::utc_now()));
     dir.write_manifest(&manifest).map_err(Failure::internal)?;
+    if manifest.status == RunStatus::Interrupted {
+        return Ok(Done { path: dir.path().to_path_buf(), status: manifest.status });
+    }
     outcome.map_err(|failure| Failure {
         code: failure.code,
         error: failure
@@ -58,7 +63,7 @@ fn measure(
     live: &Arc<Live>,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
-    let workload = workload(plan, dir, manifest, live, cancel)?;
+    let Some(workload) = workload(plan, dir, manifest, live, cancel)? else { return Ok(()) };
     for repeat in 1..=plan.spec.repeats {
         for index in order(plan.targets.len(), repeat) {
             if cancel.is_cancelled() {
@@ -79,37 +84,47 @@ fn order(targets: usize, repeat: u32) -> Vec<usize> {
 }
 
 /// The same requests at the same times for every trial. When the rate is a share of saturation, that is measured first
-/// and the lowest one among the targets counts, so that no target is driven beyond what was asked.
+/// and the lowest one among the targets counts, so that no target is driven beyond what was asked. `None` when the run was
+/// stopped meanwhile.
 fn workload(
     plan: &Plan,
     dir: &RunDir,
     manifest: &mut Manifest,
     live: &Arc<Live>,
     cancel: &CancellationToken,
-) -> Result<Workload, Failure> {
+) -> Result<Option<Workload>, Failure> {
     let mut rate_rps = 1.0;
     if let Some(share) = plan.load_share() {
-        let mut lowest: Option<(f64, &str)> = None;
+        let mut lowest: Option<(Saturation, &str)> = None;
         for (index, target) in plan.targets.iter().enumerate() {
             let (facts, found) = probe::saturation(plan, index, dir, live, cancel)?;
             manifest.trials.push(facts);
-            manifest.targets[index].saturation_rps = Some(found);
-            live.log(format!("{} saturates at {found:.1} requests/s", target.facts.name));
-            if lowest.is_none_or(|(rps, _)| found < rps) {
+            if cancel.is_cancelled() {
+                return Ok(None);
+            }
+            probe::check(&found, target, dir)?;
+            manifest.targets[index].saturation_rps = Some(found.rps);
+            live.log(format!("{} saturates at {:.1} requests/s", target.facts.name, found.rps));
+            if lowest.as_ref().is_none_or(|(least, _)| found.rps < least.rps) {
                 lowest = Some((found, &target.facts.name));
             }
         }
         let Some((saturation, name)) = lowest else { return Err(Failure::internal("no target to probe")) };
-        rate_rps = share * saturation;
+        rate_rps = share * saturation.rps;
+        let bound = match saturation.end {
+            RampEnd::MaxUsers | RampEnd::TimeUp => ", a lower bound: the probe ended while it still rose",
+            RampEnd::NoGain | RampEnd::NothingCompleted => "",
+        };
         manifest.workload.rate_source = Some(format!(
-            "{:.0} % of {saturation:.1} requests/s, the lowest measured saturation (target {name})",
-            share * 100.0
+            "{:.0} % of {:.1} requests/s, the lowest measured saturation (target {name}){bound}",
+            share * 100.0,
+            saturation.rps
         ));
     }
     let workload = plan.workload(rate_rps)?;
     describe_workload(plan, &workload, manifest);
     dir.write_manifest(manifest).map_err(Failure::internal)?;
-    Ok(workload)
+    Ok(Some(workload))
 }
 
 fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut Manifest) {

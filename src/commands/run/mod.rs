@@ -39,9 +39,8 @@ pub fn run(args: RunArgs) -> Result<Code, Failure> {
         std::thread::Builder::new()
             .name("run".into())
             .spawn(move || {
-                let done = execute::execute(&plan, &results, live.clone(), cancel);
-                live.finish();
-                done
+                let _finish = Finish(live.clone());
+                execute::execute(&plan, &results, live, cancel)
             })
             .map_err(Failure::internal)?
     };
@@ -54,6 +53,15 @@ pub fn run(args: RunArgs) -> Result<Code, Failure> {
         RunStatus::Interrupted => Code::Interrupted,
         _ => report::verdict_code(&written.analysis),
     })
+}
+
+/// Tells the watchers that the run is over, also when it ends in a panic.
+struct Finish(Arc<Live>);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
 }
 
 /// Shows the run until it ends: the live view when asked for and possible, else progress lines.

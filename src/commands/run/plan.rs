@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use llmlab_core::config::PolicyConfig;
 use llmlab_loadgen::{
     Arrivals, LengthDist, Lengths, PromptStyle, Protocol, TraceRow, Workload, WorkloadConfig,
 };
@@ -129,7 +130,8 @@ fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Fa
         .iter()
         .map(|target| plan_target(target, &spec, model.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
-    let limit = targets.iter().filter_map(PlannedTarget::token_limit).min();
+    let model_limit = model.as_ref().map(|model| max_model_len(&spec, model)).or(spec.model.max_model_len);
+    let limit = targets.iter().filter_map(PlannedTarget::token_limit).chain(model_limit).min();
     let max_tokens_per_request = limit.unwrap_or(u32::MAX);
     if max_tokens_per_request < 8 {
         return Err(Failure::bad_input(format!(
@@ -185,16 +187,28 @@ fn plan_target(
             let length = max_model_len(run, model);
             let resolved = wire::resolve_engine(engine, model, Some(length))
                 .map_err(|error| Failure::bad_input(format!("target {}: {error}", target.name)))?;
+            resolved
+                .engine
+                .validate()
+                .map_err(|error| Failure::bad_input(format!("target {}: {error}", target.name)))?;
             let launch = EngineLaunch {
                 model: run.model.source.clone(),
                 model_seed: run.seed,
-                max_model_len: length,
+                max_model_len: resolved.engine.max_model_len,
+                threads: resolved.runtime.threads,
                 engine: engine.clone(),
             };
             let facts = resolved.facts(&target.name);
             Ok(PlannedTarget { facts, how: How::Engine { launch, resolved: Box::new(resolved) } })
         }
         TargetChoice::Endpoint(endpoint) => {
+            if !endpoint.url.starts_with("http://") {
+                return Err(Failure::bad_input(format!(
+                    "target {}: {}: accepted are http:// URLs; https is not supported yet, put a TLS-terminating proxy in front",
+                    target.name, endpoint.url
+                )));
+            }
+            target_key(endpoint)?;
             let facts = TargetFacts {
                 name: target.name.clone(),
                 kind: TargetKind::Endpoint,
@@ -213,13 +227,23 @@ fn plan_target(
     }
 }
 
+/// A key that is not there is found before the first target starts, not when its turn comes.
+fn target_key(endpoint: &EndpointSpec) -> Result<(), Failure> {
+    crate::target::api_key(endpoint.api_key_env.as_deref()).map(|_| ())
+}
+
 impl PlannedTarget {
     /// Prompt plus output tokens of the largest request this target can hold; `None` when it does not tell.
     fn token_limit(&self) -> Option<u32> {
         match &self.how {
             How::Engine { resolved, .. } => {
                 let pool = (resolved.engine.num_blocks - 1).saturating_mul(resolved.engine.block_size);
-                Some(resolved.engine.max_model_len.min(pool))
+                let whole_prompt = match &resolved.engine.policy {
+                    // Without chunking a prompt must fit into one prefill.
+                    PolicyConfig::Tgi(tgi) if !tgi.prefill_chunking => tgi.max_batch_prefill_tokens,
+                    _ => u32::MAX,
+                };
+                Some(resolved.engine.max_model_len.min(pool).min(whole_prompt))
             }
             How::Endpoint(_) => None,
         }

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmlab_loadgen::saturation::{Ramp, Throughput, find_saturation, step_workload};
+use llmlab_loadgen::saturation::{Ramp, Saturation, Throughput, find_saturation, step_workload};
 use llmlab_loadgen::{DriveOptions, Silent, drive_with, generate};
 use llmlab_results::RunDir;
 use llmlab_results::manifest::{TrialFacts, TrialKind};
 use llmlab_results::record::{RecordSink, RequestRecord};
 use tokio_util::sync::CancellationToken;
 
-use super::plan::Plan;
-use super::trial::{Ready, facts_before};
+use super::plan::{Plan, PlannedTarget};
+use super::trial::{Ready, drive_failure, facts_before};
 use crate::exit::Failure;
 use crate::live::Live;
 
@@ -28,14 +28,14 @@ impl RecordSink for Keep<'_> {
     }
 }
 
-/// Runs the ramp against a fresh server of target `index`. Returns requests per second at saturation.
+/// Runs the ramp against a fresh server of target `index`. A ramp cut short by a stop says little; see [`check`].
 pub fn saturation(
     plan: &Plan,
     index: usize,
     dir: &RunDir,
     live: &Arc<Live>,
     cancel: &CancellationToken,
-) -> Result<(TrialFacts, f64), Failure> {
+) -> Result<(TrialFacts, Saturation), Failure> {
     let planned = &plan.targets[index];
     let name = &planned.facts.name;
     live.phase(index, "probing", format!("{name}: starting, to find its saturation"));
@@ -51,24 +51,30 @@ pub fn saturation(
         let options = DriveOptions { drain: Duration::ZERO, time_limit: Some(ramp.step_time), scrape: None };
         let mut keep = Keep { sink: &mut writer, records: Vec::new() };
         let driven = drive_with(&ready.endpoint, &workload, options, &mut keep, &Silent, cancel)
-            .map_err(|error| Failure::target(format!("target {name}: {error}")))?;
+            .map_err(|error| drive_failure(name, error))?;
         if facts.start_monotonic_ns == 0 {
             facts.start_monotonic_ns = driven.start_monotonic_ns;
         }
         facts.elapsed_ns += driven.elapsed.as_nanos() as u64;
         Ok((Throughput::from_records(&keep.records, driven.elapsed), driven.elapsed))
     })?;
-    ready.stop();
+    ready.stop()?;
     writer.finish().map_err(Failure::internal)?;
     facts.complete = !cancel.is_cancelled();
     live.log(format!("{name}: {}", found.describe()));
     live.phase(index, "waiting", format!("{name}: saturation {:.1} requests/s", found.rps));
-    if found.rps <= 0.0 {
-        return Err(Failure::target(format!(
-            "target {name} completed nothing while its saturation was probed ({}); see {}",
-            found.describe(),
-            dir.path().join(&facts.dir).display()
-        )));
+    Ok((facts, found))
+}
+
+/// A rate can only be a share of something.
+pub fn check(found: &Saturation, target: &PlannedTarget, dir: &RunDir) -> Result<(), Failure> {
+    if found.rps > 0.0 {
+        return Ok(());
     }
-    Ok((facts, found.rps))
+    let name = &target.facts.name;
+    Err(Failure::target(format!(
+        "target {name} completed nothing while its saturation was probed ({}); see {}",
+        found.describe(),
+        dir.path().join(format!("{name}-probe")).display()
+    )))
 }

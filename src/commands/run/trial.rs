@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    DriveFacts, DriveOptions, Ended, Endpoint, Scrape, Secret, Timeouts, Workload, drive_with,
+    DriveError, DriveFacts, DriveOptions, Ended, Endpoint, Scrape, Secret, Timeouts, Workload, drive_with,
 };
 use llmlab_results::RunDir;
 use llmlab_results::manifest::{ClientFacts, ServerSample, TrialFacts, TrialKind};
@@ -65,12 +65,33 @@ impl Ready {
         }
     }
 
-    pub fn stop(self) {
-        if let Some(process) = self.process {
-            // Whether it drained or had to be killed, the trial's records are complete by now.
-            let _ = process.stop();
-        }
+    /// A server of ours that did not end well makes the trial a failure, however good its answers look.
+    pub fn stop(self) -> Result<(), Failure> {
+        self.process.map_or(Ok(()), EngineProcess::stop)
     }
+}
+
+/// Only what the target did is its fault.
+pub fn drive_failure(target: &str, error: DriveError) -> Failure {
+    let message = format!("target {target}: {}", with_causes(&error));
+    match error {
+        DriveError::Sink(_) | DriveError::Client(_) => Failure::internal(message),
+        DriveError::Url { .. }
+        | DriveError::Scheme { .. }
+        | DriveError::ApiKey
+        | DriveError::PromptKind { .. } => Failure::bad_input(message),
+        DriveError::Resolve { .. } | DriveError::FdLimit { .. } => Failure::target(message),
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
 }
 
 /// Facts of a trial before it ran; the driver fills in the rest.
@@ -129,9 +150,13 @@ pub fn measure(
     });
     let options = DriveOptions { drain: DRAIN, time_limit: None, scrape };
     let driven = drive_with(&ready.endpoint, workload, options, &mut writer, live.as_ref(), cancel)
-        .map_err(|error| Failure::target(format!("target {name}: {error}")))?;
-    ready.stop();
+        .map_err(|error| drive_failure(name, error))?;
+    if driven.scrapes == 0 && driven.scrape_failures > 0 {
+        live.log(format!("{name}: its metrics page could not be read, so queue and batch are not shown"));
+    }
+    let stopped = ready.stop();
     writer.finish().map_err(Failure::internal)?;
+    stopped?;
     fill(&mut facts, &driven);
     live.end_trial();
     live.phase(index, "done", format!("{name}: repeat {repeat} of {of} done"));
