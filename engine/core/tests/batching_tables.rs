@@ -67,6 +67,29 @@ fn s3_a_request_that_just_missed_the_batch_waits_for_its_end() {
     );
 }
 
+/// 256 tokens of memory: by blocks all would fit together, but the long prompt pads each row beside it to 60.
+#[test]
+fn s4_a_long_prompt_pads_only_as_many_rows_as_the_pool_has_tokens() {
+    let names = ["B", "C", "D", "E", "F"];
+    let arrivals = [arrival("A", 60, 1)].into_iter().chain(names.map(|name| arrival(name, 4, 1)));
+    check_static(
+        8,
+        arrivals.collect(),
+        "
+        1 | 240 | 72 | A,B,C,D | A,B,C,D
+        2 | 8 | 8 | E,F | E,F",
+    );
+    // The request that would stretch the rectangle too far waits, not those before it.
+    let arrivals = names.map(|name| arrival(name, 4, 1)).into_iter().chain([arrival("A", 60, 1)]);
+    check_static(
+        8,
+        arrivals.collect(),
+        "
+        1 | 20 | 20 | B,C,D,E,F | B,C,D,E,F
+        2 | 60 | 60 | A | A",
+    );
+}
+
 fn micros(us: u64) -> At {
     Duration::from_micros(us)
 }

@@ -346,6 +346,9 @@ impl Run {
                 let widths: HashSet<_> =
                     plan.seqs.iter().map(|s| s.tokens.len() + s.padding as usize).collect();
                 assert_eq!(widths.len(), 1, "{plan:?}");
+                // The executor holds all of it at once, whatever lengths the clients chose.
+                let rows: usize = plan.seqs.iter().map(|s| s.tokens.len() + s.padding as usize).sum();
+                assert!(rows <= ((self.config.num_blocks - 1) * self.config.block_size) as usize, "{plan:?}");
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Request-level batching: a batch is formed, padded to a rectangle, and runs until its longest request ends. Shared by
 //! `static` and `dynamic`, which differ only in when a batch is formed.
 //!
-//! The padding is compute, not memory: padded rows are computed and thrown away, and take no blocks. A sequence that is
+//! The padding takes no blocks: padded rows are computed and thrown away. But the executor holds every row of a step at
+//! once, so a rectangle that pads needs the rectangle's memory, and [`Rectangle::fitting`] bounds it. A sequence that is
 //! done, or whose client left, keeps its row and its blocks until the batch ends. Tokens are still emitted as they come.
 
 use crate::request::RequestId;
@@ -23,11 +24,20 @@ struct Row {
 impl Rectangle {
     /// How many of the first `limit` waiting requests fit in the empty pool with their whole lives. A rectangle cannot
     /// preempt, so even with paging, which hands blocks out later, a batch is formed only if all of it can end.
+    ///
+    /// The padded prompts, `requests * longest prompt` rows, may not exceed the tokens of the pool either. Blocks alone do
+    /// not bound them: one long prompt next to many short ones takes few blocks and pads to an allocation that its client
+    /// chose. A request alone is never padded, so one always passes this test.
     pub(super) fn fitting(state: &State, limit: usize) -> usize {
-        let mut blocks = 0;
+        let usable = state.blocks.usable();
+        let capacity_tokens = usable * state.blocks.block_size() as usize;
+        let (mut blocks, mut count, mut width) = (0, 0, 0);
         let fits = |id: &RequestId| {
-            blocks += state.life_blocks(state.seq(*id).longest(state.max_model_len));
-            blocks <= state.blocks.usable()
+            let seq = state.seq(*id);
+            blocks += state.life_blocks(seq.longest(state.max_model_len));
+            count += 1;
+            width = width.max(seq.prompt_len());
+            blocks <= usable && (count == 1 || count * width <= capacity_tokens)
         };
         state.waiting.iter().take(limit).take_while(fits).count()
     }
