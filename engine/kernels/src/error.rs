@@ -1,4 +1,4 @@
-//! What can go wrong when weights are packed or names are parsed. The kernels themselves cannot fail.
+//! What can go wrong when threads are started, weights are packed or names are parsed. The kernels themselves cannot fail.
 
 use crate::{Isa, WeightFormat};
 
@@ -10,7 +10,7 @@ pub enum KernelError {
     LengthMismatch { rows: usize, cols: usize, expected: usize, got: usize },
     #[error("{format} stores blocks of {block} weights, but the matrix has {cols} columns")]
     NotBlockMultiple { format: WeightFormat, block: usize, cols: usize },
-    #[error("the weight at row {row}, column {col} is not finite")]
+    #[error("the weight at row {row}, column {col} is not finite in the chosen format")]
     NonFinite { row: usize, col: usize },
     #[error("row {row} has weights too large for a 16-bit scale of {format}")]
     ScaleOverflow { format: WeightFormat, row: usize },
@@ -20,6 +20,8 @@ pub enum KernelError {
     IsaUnavailable { isa: Isa },
     #[error("cannot allocate {bytes} bytes")]
     OutOfMemory { bytes: usize },
+    #[error("the system refused thread {thread} of {threads}: {reason}")]
+    ThreadRefused { thread: usize, threads: usize, reason: String },
     #[error("{0}")]
     BadShape(String),
 }

@@ -63,8 +63,8 @@ impl TileLayout {
 impl PackedMatrix {
     /// Converts and packs `rows x cols` row-major weights for kernels of `isa`.
     ///
-    /// Errors: empty or mismatched shape, columns that are not whole blocks, a weight that is not finite, a block too large
-    /// for a 16-bit scale, an instruction set this CPU lacks, no memory.
+    /// Errors: empty or mismatched shape, columns that are not whole blocks, a weight that is not finite (also: too large to
+    /// stay finite when rounded to bf16), a block too large for a 16-bit scale, an instruction set this CPU lacks, no memory.
     pub fn pack(
         format: WeightFormat,
         rows: usize,
@@ -222,8 +222,13 @@ fn pack_tile(
             }
             WeightFormat::Bf16 => {
                 for (k, value) in row.iter().enumerate() {
+                    let rounded = bf16::from_f32(*value);
+                    // The range of bf16 ends a little below that of f32: the largest f32 values round to infinity.
+                    if !rounded.is_finite() {
+                        return Err(KernelError::NonFinite { row: first_row + lane, col: k });
+                    }
                     let at = (k / 2 * TILE_ROWS + lane) * 4 + k % 2 * 2;
-                    tile[at..][..2].copy_from_slice(&bf16::from_f32(*value).to_ne_bytes());
+                    tile[at..][..2].copy_from_slice(&rounded.to_ne_bytes());
                 }
             }
             WeightFormat::Q8_0 | WeightFormat::Q4_0 => {

@@ -7,12 +7,15 @@
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crate::KernelError;
 
 /// How long a thread spins before it sleeps: longer than the gaps inside a forward pass, shorter than a scheduler tick.
 pub const DEFAULT_SPIN: Duration = Duration::from_micros(30);
@@ -60,12 +63,31 @@ thread_local! {
 
 impl ThreadPool {
     /// A pool of `threads` workers (at least one, the caller) that spin for [`DEFAULT_SPIN`].
-    pub fn new(threads: usize) -> Self {
+    ///
+    /// Error: the system refused a thread. Those already started have then ended.
+    pub fn try_new(threads: usize) -> Result<Self, KernelError> {
         ThreadPool::with_spin(threads, DEFAULT_SPIN)
     }
 
-    /// As [`ThreadPool::new`] with another spin limit; zero means always sleep.
-    pub fn with_spin(threads: usize, spin: Duration) -> Self {
+    /// As [`ThreadPool::try_new`] for tests, benches and probes with a handful of threads: panics where that fails.
+    pub fn new(threads: usize) -> Self {
+        ThreadPool::try_new(threads).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`ThreadPool::try_new`] with another spin limit; zero means always sleep.
+    pub fn with_spin(threads: usize, spin: Duration) -> Result<Self, KernelError> {
+        ThreadPool::start(threads, spin, |worker, shared| {
+            let work = move || shared.work(worker);
+            std::thread::Builder::new().name(format!("kernel-{worker}")).spawn(work)
+        })
+    }
+
+    /// `spawn` starts the thread of one worker.
+    fn start(
+        threads: usize,
+        spin: Duration,
+        mut spawn: impl FnMut(usize, Arc<Shared>) -> io::Result<JoinHandle<()>>,
+    ) -> Result<Self, KernelError> {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
             epoch: Padded(AtomicU32::new(0)),
@@ -77,17 +99,17 @@ impl ThreadPool {
             done: Bell::default(),
             spin,
         });
-        let handles = (1..threads)
-            .map(|worker| {
-                let shared = Arc::clone(&shared);
-                std::thread::Builder::new()
-                    .name(format!("kernel-{worker}"))
-                    .spawn(move || shared.work(worker))
-                    .expect("the system refused a kernel thread")
-            })
-            .collect();
-        let cursors = (0..threads).map(|_| Padded(AtomicUsize::new(0))).collect();
-        ThreadPool { shared, handles, dispatch: Mutex::new(()), cursors }
+        // A pool from the start, so that leaving early drops it, which ends the threads it has.
+        let mut pool =
+            ThreadPool { shared, handles: Vec::new(), dispatch: Mutex::new(()), cursors: Box::default() };
+        for worker in 1..threads {
+            let handle = spawn(worker, Arc::clone(&pool.shared)).map_err(|error| {
+                KernelError::ThreadRefused { thread: worker + 1, threads, reason: error.to_string() }
+            })?;
+            pool.handles.push(handle);
+        }
+        pool.cursors = (0..threads).map(|_| Padded(AtomicUsize::new(0))).collect();
+        Ok(pool)
     }
 
     /// Number of workers, the caller included.
@@ -272,7 +294,7 @@ mod tests {
     fn every_worker_runs_every_job_once() {
         for spin in [Duration::ZERO, DEFAULT_SPIN] {
             for threads in [1, 2, 5] {
-                let pool = ThreadPool::with_spin(threads, spin);
+                let pool = ThreadPool::with_spin(threads, spin).unwrap();
                 let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
                 for round in 1..=10_000 {
                     pool.run(&|worker| {
@@ -336,6 +358,26 @@ mod tests {
         let pool = ThreadPool::new(2);
         let result = catch_unwind(AssertUnwindSafe(|| pool.run(&|_| pool.run(&|_| {}))));
         assert!(result.unwrap_err().downcast_ref::<&str>().unwrap().contains("must not dispatch"));
+    }
+
+    #[test]
+    fn a_refused_thread_is_an_error_and_ends_those_already_started() {
+        for spin in [Duration::ZERO, DEFAULT_SPIN] {
+            let ended = Arc::new(AtomicUsize::new(0));
+            let result = ThreadPool::start(4, spin, |worker, shared| {
+                if worker == 3 {
+                    return Err(io::Error::from(io::ErrorKind::WouldBlock));
+                }
+                let ended = Arc::clone(&ended);
+                std::thread::Builder::new().spawn(move || {
+                    shared.work(worker);
+                    ended.fetch_add(1, Ordering::SeqCst);
+                })
+            });
+            let error = result.err().unwrap();
+            assert!(matches!(error, KernelError::ThreadRefused { thread: 4, threads: 4, .. }), "{error}");
+            assert_eq!(ended.load(Ordering::SeqCst), 2);
+        }
     }
 
     #[test]

@@ -245,6 +245,12 @@ fn bad_matrices_are_refused_with_the_reason() {
     let mut weights = [0.0; 96];
     weights[67] = f32::INFINITY;
     assert_eq!(pack(WeightFormat::Bf16, 3, 32, &weights), KernelError::NonFinite { row: 2, col: 3 });
+    // Finite as f32, infinite as bf16; the largest weight that rounds down to the largest bf16 is packed.
+    weights[67] = -f32::MAX;
+    assert_eq!(pack(WeightFormat::Bf16, 3, 32, &weights), KernelError::NonFinite { row: 2, col: 3 });
+    assert!(PackedMatrix::pack(WeightFormat::F32, 3, 32, &weights, Isa::Portable).is_ok());
+    weights[67] = f32::from_bits(0x7f7f_7fff);
+    assert!(PackedMatrix::pack(WeightFormat::Bf16, 3, 32, &weights, Isa::Portable).is_ok());
     weights[67] = 1e9;
     let overflow = KernelError::ScaleOverflow { format: WeightFormat::Q4_0, row: 2 };
     assert_eq!(pack(WeightFormat::Q4_0, 3, 32, &weights), overflow);

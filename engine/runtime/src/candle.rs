@@ -109,7 +109,7 @@ impl CandleExecutor {
         config: &RuntimeConfig,
     ) -> Result<Self, RuntimeError> {
         config.validate(spec)?;
-        let pool = ThreadPool::new(config.threads);
+        let pool = ThreadPool::try_new(config.threads).map_err(RuntimeError::Threads)?;
         let loader = Loader { source, format: config.weights, isa: Isa::detect(), pool: &pool };
         let (hidden, ffn, vocab) =
             (spec.hidden_size as usize, spec.intermediate_size as usize, spec.vocab_size as usize);

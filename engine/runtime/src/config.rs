@@ -26,6 +26,8 @@ pub enum RuntimeError {
     Model(#[from] ModelError),
     #[error("tensor {tensor}: {source}")]
     Pack { tensor: String, source: KernelError },
+    #[error("threads: {0}")]
+    Threads(KernelError),
     #[error("KV cache: {0}")]
     KvCache(KernelError),
     #[error("tensor {tensor} has {found} values, its shape needs {expected}")]

@@ -54,7 +54,7 @@ impl CpuExecutor {
         config: &RuntimeConfig,
     ) -> Result<Self, RuntimeError> {
         config.validate(spec)?;
-        let pool = ThreadPool::new(config.threads);
+        let pool = ThreadPool::try_new(config.threads).map_err(RuntimeError::Threads)?;
         let mut kv = KvCache::new(
             config.kv,
             spec.num_layers as usize,
