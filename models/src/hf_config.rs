@@ -23,6 +23,7 @@ const MAX_HEADS: u32 = 1024;
 const MAX_HEAD_DIM: u32 = 1024;
 const MAX_POSITIONS: u32 = 1 << 24;
 const MAX_EOS_TOKENS: usize = 256;
+const MAX_ROPE_THETA: f64 = 1e12;
 
 impl ModelSpec {
     /// Reads `json`, the text of `file` (used in errors, and for the model's name).
@@ -200,12 +201,6 @@ impl Keys<'_> {
             );
             return self.fail("quantization_config", problem);
         }
-        if let Some(scaling) = self.value("rope_scaling")
-            && rope_kind(scaling) != Some("default")
-        {
-            return self
-                .fail("rope_scaling", format!("{} is not supported yet; accepted is null", shown(scaling)));
-        }
         match self.value("hidden_act") {
             None => {}
             Some(Value::String(name)) if name == "silu" => {}
@@ -220,31 +215,50 @@ impl Keys<'_> {
         }
     }
 
-    /// `rope_theta` at the top, or inside transformers 5's `rope_parameters`.
+    /// `rope_theta` at the top, or inside transformers 5's `rope_parameters`, of which `rope_scaling` is the older name
+    /// and wins.
     fn rope_theta(&self) -> Result<f32, ModelError> {
-        const MAX_THETA: f64 = 1e12;
-        let theta = match self.value("rope_parameters") {
-            None => self.number("rope_theta", 10_000.0, MAX_THETA)?,
-            Some(parameters)
-                if matches!(rope_kind(parameters), None | Some("default")) && parameters.is_object() =>
-            {
-                match parameters.get("rope_theta") {
-                    Some(theta) => self.checked_number("rope_parameters.rope_theta", theta, MAX_THETA)?,
-                    None => self.number("rope_theta", 10_000.0, MAX_THETA)?,
-                }
-            }
-            Some(other) => {
-                let problem =
-                    format!("{} is not supported yet; accepted is the rope_type \"default\"", shown(other));
-                return self.fail("rope_parameters", problem);
-            }
+        let parameters = self.plain_rope("rope_parameters")?;
+        let theta = match self.plain_rope("rope_scaling")?.or(parameters) {
+            Some(theta) => theta,
+            None => self.number("rope_theta", 10_000.0, MAX_ROPE_THETA)?,
         };
         Ok(theta as f32)
     }
-}
 
-fn rope_kind(value: &Value) -> Option<&str> {
-    value.get("rope_type").or_else(|| value.get("type")).and_then(Value::as_str)
+    /// The theta of one of the tables, which may say nothing else than that the rotary embedding is the plain one.
+    fn plain_rope(&self, table: &str) -> Result<Option<f64>, ModelError> {
+        let Some(value) = self.value(table) else { return Ok(None) };
+        let Value::Object(entries) = value else {
+            let problem = format!("{} is not supported yet; accepted is null or an object", shown(value));
+            return self.fail(table, problem);
+        };
+        let mut theta = None;
+        for (name, value) in entries {
+            let key = format!("{table}.{name}");
+            let accepted = match name.as_str() {
+                "rope_theta" => {
+                    theta = Some(self.checked_number(&key, value, MAX_ROPE_THETA)?);
+                    continue;
+                }
+                // Both are looked at: a null `rope_type` does not take back what the older `type` says.
+                "rope_type" | "type" if value.is_null() || value == "default" => continue,
+                "rope_type" | "type" => "\"default\"",
+                "partial_rotary_factor" if value.as_f64() == Some(1.0) => continue,
+                "partial_rotary_factor" => "1.0",
+                _ => {
+                    let name = shown(&Value::String(name.clone()));
+                    let problem = format!(
+                        "the key {name} is not supported yet; accepted are rope_type \"default\" and rope_theta"
+                    );
+                    return self.fail(table, problem);
+                }
+            };
+            let problem = format!("{} is not supported yet; accepted is {accepted}", shown(value));
+            return self.fail(&key, problem);
+        }
+        Ok(theta)
+    }
 }
 
 /// A value as it stands in the file, cut short so that an error stays one line.

@@ -65,6 +65,45 @@ fn missing_keys_take_the_defaults_of_the_reference() {
     assert!(parse(&with("rope_scaling", json!({ "rope_type": "default" }))).is_ok());
 }
 
+/// A rotary embedding other than the plain one is refused wherever and however it is written.
+#[test]
+fn only_the_plain_rotary_embedding_is_accepted() {
+    for table in ["rope_parameters", "rope_scaling"] {
+        let plain = [
+            json!({}),
+            json!({ "rope_type": null }),
+            json!({ "type": "default" }),
+            json!({ "rope_type": null, "type": "default", "partial_rotary_factor": 1 }),
+        ];
+        for value in plain {
+            assert_eq!(parse(&with(table, value)).unwrap().rope_theta, 10_000.0);
+        }
+        let theta = json!({ "rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 1.0 });
+        assert_eq!(parse(&with(table, theta)).unwrap().rope_theta, 500_000.0);
+        let long = "x".repeat(100_000);
+        for (named, value) in [
+            (".rope_type: \"yarn\"", json!({ "rope_type": "yarn" })),
+            (".rope_type: 3", json!({ "rope_type": 3 })),
+            (".rope_type: [\"default\"]", json!({ "rope_type": ["default"] })),
+            (".type: \"linear\"", json!({ "rope_type": null, "type": "linear" })),
+            (".type: \"linear\"", json!({ "rope_type": "default", "type": "linear" })),
+            (".partial_rotary_factor: 0.5", json!({ "partial_rotary_factor": 0.5 })),
+            (".partial_rotary_factor: \"1.0\"", json!({ "partial_rotary_factor": "1.0" })),
+            (": the key \"factor\"", json!({ "rope_type": "default", "factor": 8.0 })),
+            (": the key \"full_attention\"", json!({ "full_attention": { "rope_type": "default" } })),
+            (": the key \"a\\nb\"", json!({ "a\nb": 1 })),
+            (": the key \"xxx", json!({ long: 1 })),
+            (": \"default\"", json!("default")),
+            (": [{", json!([{ "rope_type": "default" }])),
+        ] {
+            let error = parse(&with(table, value)).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("models/tiny/config.json: {table}{named}")), "{error:.400}");
+            assert!(error.contains("not supported yet"), "{error:.400}");
+            assert!(error.len() < 400 && !error.contains('\n'), "{} bytes: {error:.400}", error.len());
+        }
+    }
+}
+
 #[test]
 fn an_unknown_architecture_lists_the_accepted_ones() {
     for (value, shown) in [
