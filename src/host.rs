@@ -11,9 +11,10 @@ use time::format_description::well_known::Rfc3339;
 /// A calibration older than this is measured again: clouds move machines under a running image.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The one place of this package that reads the wall clock.
+/// The one place of this package that reads the wall clock. Whole seconds: it dates things, it times nothing.
 pub fn utc_now() -> OffsetDateTime {
-    OffsetDateTime::now_utc()
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(0).unwrap_or(now)
 }
 
 pub fn rfc3339(at: OffsetDateTime) -> String {
@@ -90,7 +91,7 @@ fn stored_roofline(threads: u32) -> Option<HostRoofline> {
     let known: HostRoofline = serde_json::from_str(&text).ok()?;
     let measured = OffsetDateTime::parse(&known.measured_at, &Rfc3339).ok()?;
     let age = utc_now() - measured;
-    (known.threads == threads && age.is_positive() && age < MAX_AGE).then_some(known)
+    (known.threads == threads && !age.is_negative() && age < MAX_AGE).then_some(known)
 }
 
 pub fn measure_roofline(threads: u32) -> HostRoofline {

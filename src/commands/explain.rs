@@ -151,7 +151,8 @@ pub fn arrivals_in_words(plan: &Plan) -> String {
         ArrivalSpec::Gamma { rate: r, cv } => format!("gamma with cv {cv} at {}", rate(r)),
         ArrivalSpec::Constant { rate: r } => format!("evenly spaced at {}", rate(r)),
         ArrivalSpec::Closed { users, think_time } => {
-            format!("closed loop, {users} users, {think_time:?} between requests")
+            let pause = if think_time.is_zero() { "no pause".into() } else { format!("{think_time:?}") };
+            format!("closed loop, {users} users, {pause} between requests")
         }
         ArrivalSpec::Trace { speed } => format!("as in the trace, {speed} x faster"),
     }

@@ -5,6 +5,7 @@ mod plan;
 mod probe;
 mod progress;
 mod trial;
+mod workload;
 
 use std::io::IsTerminal;
 use std::sync::Arc;

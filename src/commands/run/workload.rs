@@ -1,0 +1,100 @@
+//! The workload of a plan: the scenario's words turned into what the load generator draws from.
+
+use std::time::Duration;
+
+use llmlab_loadgen::{Arrivals, LengthDist, Lengths, TraceRow, Workload, WorkloadConfig};
+use llmlab_scenarios::spec::{ArrivalSpec, LengthDist as SpecDist, LengthSpec, RateSpec};
+
+use super::plan::Plan;
+use crate::exit::Failure;
+
+impl Plan {
+    /// Does the rate depend on a saturation still to be measured?
+    pub fn needs_probe(&self) -> bool {
+        self.load_share().is_some()
+    }
+
+    pub fn load_share(&self) -> Option<f64> {
+        match &self.spec.workload.arrivals {
+            ArrivalSpec::Poisson { rate }
+            | ArrivalSpec::Gamma { rate, .. }
+            | ArrivalSpec::Constant { rate } => match rate {
+                RateSpec::Load { share } => Some(*share),
+                RateSpec::PerSecond { .. } => None,
+            },
+            ArrivalSpec::Closed { .. } | ArrivalSpec::Trace { .. } => None,
+        }
+    }
+
+    /// The arrival process at `load_rps`, which stands in for a rate given as a share of saturation.
+    fn arrivals(&self, load_rps: f64) -> Arrivals {
+        let rps = |rate: &RateSpec| match rate {
+            RateSpec::PerSecond { rps } => *rps,
+            RateSpec::Load { .. } => load_rps,
+        };
+        match &self.spec.workload.arrivals {
+            ArrivalSpec::Poisson { rate } => Arrivals::Poisson { rate_rps: rps(rate) },
+            ArrivalSpec::Gamma { rate, cv } => Arrivals::Gamma { rate_rps: rps(rate), cv: *cv },
+            ArrivalSpec::Constant { rate } => Arrivals::Constant { rate_rps: rps(rate) },
+            ArrivalSpec::Closed { users, think_time } => {
+                Arrivals::Closed { users: *users, think_time: *think_time }
+            }
+            ArrivalSpec::Trace { speed } => Arrivals::Trace { speed: *speed },
+        }
+    }
+
+    pub fn workload_config(&self, load_rps: f64) -> WorkloadConfig {
+        let w = &self.spec.workload;
+        let limit = self.max_tokens_per_request;
+        // Output gets at most half of what a request may hold, the prompt the rest, so no draw is impossible.
+        let output_max = w.output_range.1.min(limit / 2).max(1);
+        let input_max = w.input_range.1.min(limit - output_max).max(1);
+        WorkloadConfig {
+            seed: self.spec.seed,
+            requests: u64::from(w.requests),
+            lengths: lengths(&w.lengths),
+            scale_input: w.scale_input,
+            scale_output: w.scale_output,
+            input_range: (w.input_range.0.min(input_max), input_max),
+            output_range: (w.output_range.0.min(output_max), output_max),
+            arrivals: self.arrivals(load_rps),
+            prompts: self.prompts.clone(),
+            shared_prefix_tokens: w.shared_prefix_tokens.min(input_max),
+        }
+    }
+
+    pub fn workload(&self, load_rps: f64) -> Result<Workload, Failure> {
+        llmlab_loadgen::generate(&self.workload_config(load_rps)).map_err(Failure::bad_input)
+    }
+}
+
+fn lengths(spec: &LengthSpec) -> Lengths {
+    match spec {
+        LengthSpec::Quantiles { input, output, rank_correlation, .. } => Lengths::Quantiles {
+            input: input.values,
+            output: output.values,
+            rank_correlation: *rank_correlation,
+        },
+        LengthSpec::Distributions { input, output } => {
+            Lengths::Independent { input: length_dist(input), output: length_dist(output) }
+        }
+        LengthSpec::Trace { rows, .. } => Lengths::Trace {
+            rows: rows
+                .iter()
+                .map(|row| TraceRow {
+                    input_tokens: row.input_tokens,
+                    output_tokens: row.output_tokens,
+                    arrival: row.arrival_s.map(Duration::from_secs_f64),
+                })
+                .collect(),
+        },
+    }
+}
+
+fn length_dist(dist: &SpecDist) -> LengthDist {
+    match dist {
+        SpecDist::Fixed { tokens } => LengthDist::Fixed { tokens: *tokens },
+        SpecDist::Uniform { min, max } => LengthDist::Uniform { min: *min, max: *max },
+        SpecDist::Lognormal { median, p95 } => LengthDist::Lognormal { median: *median, p95: *p95 },
+    }
+}
