@@ -82,7 +82,7 @@ fn a_killed_run_keeps_every_finished_request_and_leaves_no_server() {
 #[test]
 fn an_engine_that_dies_fails_the_run() {
     let dir = tempfile::tempdir().unwrap();
-    tiny_scenario(dir.path(), 100_000);
+    tiny_scenario(dir.path(), 5_000);
     let child = llmlab(dir.path())
         .args(["run", "tiny.toml"])
         .stdout(Stdio::null())
