@@ -366,6 +366,10 @@ fn target_warnings(
     warnings: &mut Vec<Warning>,
 ) {
     let name = || facts.name.clone();
+    for slo in target.slo.iter().filter(|slo| slo.judged == 0) {
+        let limit = format!("the {} limit at p{}", slo.limit.metric.label(), slo.limit.percentile);
+        warnings.push(Warning::SloNotJudged { target: name(), limit });
+    }
     if target.token_sources.chunk_count > 0 {
         warnings
             .push(Warning::CountsFromChunks { target: name(), requests: target.token_sources.chunk_count });

@@ -34,6 +34,11 @@ pub enum Warning {
     FewRequests {
         measured: u64,
     },
+    /// No repeat has the latency that a limit is on, a TPOT of answers that came in one event for example.
+    SloNotJudged {
+        target: String,
+        limit: String,
+    },
     /// Stopped, killed or failed before its last trial.
     RunNotComplete {
         status: RunStatus,
@@ -125,6 +130,12 @@ impl fmt::Display for Warning {
                 f,
                 "{target}: no repeat was completed by both this target and the baseline, so they are not compared. Run again."
             ),
+            Warning::SloNotJudged { target, limit } => {
+                write!(
+                    f,
+                    "{target}: nothing was measured that {limit} could be judged by; it counts as neither met nor missed."
+                )
+            }
             Warning::RunNotComplete { status } => {
                 let how = match status {
                     RunStatus::Running => "was killed, or is still going on",

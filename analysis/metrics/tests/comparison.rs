@@ -114,6 +114,18 @@ fn what_is_missing_is_not_vouched_for() {
 }
 
 #[test]
+fn a_limit_on_what_was_never_measured_is_told() {
+    let mut m = manifest(&["base"]);
+    m.slo.tpot = vec![(95.0, 50 * MS)];
+    // One token an answer: there is a TTFT and no TPOT.
+    let single = analyse(&m, &[trial("base", 1, vec![record(0, 0, &[100])])]);
+    let warning = Warning::SloNotJudged { target: "base".into(), limit: "the TPOT limit at p95".into() };
+    assert!(single.warnings.contains(&warning), "{:?}", single.warnings);
+    let several = analyse(&m, &[trial("base", 1, vec![record(0, 0, &[100, 130])])]);
+    assert!(!several.warnings.contains(&warning));
+}
+
+#[test]
 fn shedding_load_never_looks_good() {
     // The second target answers one of two requests, ten times faster.
     let base: Vec<Trial> = (1..4)
