@@ -139,6 +139,25 @@ pub struct TargetFacts {
     pub block_size: Option<u32>,
 }
 
+impl TargetFacts {
+    /// A live server, of whose insides nothing is known.
+    pub fn endpoint(name: &str, description: String) -> TargetFacts {
+        TargetFacts {
+            name: name.to_string(),
+            kind: TargetKind::Endpoint,
+            description,
+            saturation_rps: None,
+            weight_format: None,
+            weight_bytes: 0,
+            kv_bytes_per_token: 0,
+            threads: None,
+            max_num_seqs: None,
+            kv_blocks: None,
+            block_size: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrialKind {

@@ -303,19 +303,7 @@ fn target_list(
     for trial in trials {
         if !targets.iter().any(|t| t.name == trial.target) {
             warnings.push(Warning::UnknownTarget { target: trial.target.clone() });
-            targets.push(TargetFacts {
-                name: trial.target.clone(),
-                kind: TargetKind::Endpoint,
-                description: "not in the manifest".into(),
-                saturation_rps: None,
-                weight_format: None,
-                weight_bytes: 0,
-                kv_bytes_per_token: 0,
-                threads: None,
-                max_num_seqs: None,
-                kv_blocks: None,
-                block_size: None,
-            });
+            targets.push(TargetFacts::endpoint(&trial.target, "not in the manifest".into()));
         }
     }
     targets

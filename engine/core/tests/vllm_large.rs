@@ -1,6 +1,5 @@
-//! Policy `vllm` under load, against a recording too large for the repository: thousands of steps with batches of up to
-//! 157 and hundreds of preemptions. Run it with
-//! `LLMLAB_GOLDEN_DIR=<folder> cargo test --release -p llmlab-core --test vllm_large -- --ignored`.
+//! Policy `vllm` under load, against a recording of 50 to 200 requests a scenario: thousands of steps with batches of up to
+//! 157 and more than a hundred preemptions.
 
 mod common;
 
@@ -11,7 +10,6 @@ use llmlab_core::{Planned, Scheduler};
 use serde_json::{Value, json};
 
 #[test]
-#[ignore = "needs vllm_scheduler_large.jsonl in LLMLAB_GOLDEN_DIR"]
 fn every_recorded_iteration_is_reproduced() {
     let lines = golden_lines("vllm_scheduler_large.jsonl");
     let synchronous = lines.iter().filter(|line| line["scenario"]["async"] == false);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use llmlab_core::config::PolicyConfig;
 use llmlab_loadgen::{PromptStyle, Protocol};
 use llmlab_models::ModelSpec;
-use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts, TargetKind};
+use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts};
 use llmlab_scenarios::spec::{
     ArrivalSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SloSpec,
     TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
@@ -207,19 +207,8 @@ fn plan_target(
                 )));
             }
             target_key(endpoint)?;
-            let facts = TargetFacts {
-                name: target.name.clone(),
-                kind: TargetKind::Endpoint,
-                description: format!("live server at {}, protocol {}", endpoint.url, endpoint.protocol),
-                saturation_rps: None,
-                weight_format: None,
-                weight_bytes: 0,
-                kv_bytes_per_token: 0,
-                threads: None,
-                max_num_seqs: None,
-                kv_blocks: None,
-                block_size: None,
-            };
+            let description = format!("live server at {}, protocol {}", endpoint.url, endpoint.protocol);
+            let facts = TargetFacts::endpoint(&target.name, description);
             Ok(PlannedTarget { facts, how: How::Endpoint(endpoint.clone()) })
         }
     }
