@@ -97,6 +97,11 @@ impl Live {
         let mut state = self.lock();
         let elapsed = state.started.elapsed().as_secs_f64();
         let progress = state.progress();
+        // Here and not as values arrive: a percentile walks the whole histogram, and values arrive on the timed thread.
+        let State { snapshot, latencies, .. } = &mut *state;
+        for (target, seen) in snapshot.targets.iter_mut().zip(latencies.iter()) {
+            (target.ttft, target.tpot) = (percentiles(&seen.ttft_us), percentiles(&seen.tpot_us));
+        }
         state.snapshot.elapsed_s = elapsed;
         state.snapshot.progress = progress;
         // Too early, an ETA is noise.
@@ -200,7 +205,6 @@ impl Observer for Live {
         let mut state = self.lock();
         let current = state.snapshot.current;
         state.latencies[current].ttft_us.saturating_record(ttft.as_micros() as u64);
-        state.snapshot.targets[current].ttft = percentiles(&state.latencies[current].ttft_us);
     }
 
     fn tokens(&self, n: u32) {
@@ -216,7 +220,6 @@ impl Observer for Live {
         {
             let per_token_ns = (last - first.at_ns) / u64::from(record.output_tokens - first.tokens);
             state.latencies[current].tpot_us.saturating_record(per_token_ns / 1_000);
-            state.snapshot.targets[current].tpot = percentiles(&state.latencies[current].tpot_us);
         }
         let target = state.target();
         target.in_flight = target.in_flight.saturating_sub(u64::from(record.sent_ns.is_some()));
