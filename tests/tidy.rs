@@ -6,11 +6,12 @@ use std::path::Path;
 /// Allowed edges inside the workspace. A missing crate or a new edge is a design decision: change this table with it.
 const EDGES: &[(&str, &str, &[&str])] = &[
     ("scenarios", "llmlab-scenarios", &[]),
-    ("models", "llmlab-models", &[]),
+    ("models", "llmlab-models", &["llmlab-quant"]),
     ("results", "llmlab-results", &[]),
     ("engine/core", "llmlab-core", &[]),
-    ("engine/kernels", "llmlab-kernels", &[]),
-    ("engine/runtime", "llmlab-runtime", &["llmlab-core", "llmlab-kernels", "llmlab-models"]),
+    ("engine/quant", "llmlab-quant", &[]),
+    ("engine/kernels", "llmlab-kernels", &["llmlab-quant"]),
+    ("engine/runtime", "llmlab-runtime", &["llmlab-core", "llmlab-kernels", "llmlab-models", "llmlab-quant"]),
     ("engine/server", "llmlab-server", &["llmlab-core", "llmlab-models"]),
     ("loadgen", "llmlab-loadgen", &["llmlab-results"]),
     ("analysis/metrics", "llmlab-metrics", &["llmlab-results"]),
