@@ -6,7 +6,7 @@ use llmlab_core::config::{
 use llmlab_core::executor::Executor;
 use llmlab_kernels::WeightFormat;
 use llmlab_kernels::attention::KvFormat;
-use llmlab_models::{LoadedModel, ModelSpec, StorageFormat};
+use llmlab_models::{LoadedModel, ModelSpec, WeightFormat as StorageFormat};
 use llmlab_results::manifest::{ModelFacts, Slo, TargetFacts, TargetKind};
 use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeConfig};
 use llmlab_scenarios::spec::{EngineSpec, PolicySpec, SloSpec};
@@ -280,7 +280,7 @@ pub fn model_info(model: LoadedModel) -> Result<ModelInfo, Failure> {
 pub fn model_facts(source: &str, model: &ModelSpec, max_model_len: u32) -> ModelFacts {
     ModelFacts {
         source: source.to_string(),
-        architecture: model.architecture.clone(),
+        architecture: model.family.to_string(),
         parameters: model.parameters(),
         linear_flops_per_token: model.linear_flops_per_token(),
         attention_flops_per_token_per_context: model.attention_flops_per_token_per_context(),

@@ -3,8 +3,9 @@
 //! A multiply-add counts as 2 FLOPs, the convention of data sheets. Norms, activations, softmax and rotary embedding are
 //! not counted: together they are under 1 % of the matrix work at any size that matters.
 
-use crate::format::StorageFormat;
-use crate::spec::{ModelSpec, TensorRole};
+use llmlab_quant::WeightFormat;
+
+use crate::spec::{ModelSpec, TensorRole, TensorSpec};
 
 impl ModelSpec {
     /// Trainable values. A tied output projection is the embedding table and counts once.
@@ -13,25 +14,21 @@ impl ModelSpec {
     }
 
     /// FLOPs of all matrix products for one token, output projection included: 2 per weight. The embedding is a look-up
-    /// and costs none; tied, the same table is also the output projection and is counted as that.
+    /// and costs none; tied, the same table is also the output projection and is counted as that. Of experts, those one
+    /// token uses.
     ///
     /// A prompt token whose logits nobody reads needs no output projection; subtract `2 * vocab * hidden` for those.
     pub fn linear_flops_per_token(&self) -> f64 {
-        let weights: u64 = self
-            .tensors()
-            .iter()
-            .filter(|tensor| match tensor.role {
-                TensorRole::Linear | TensorRole::ResidualLinear | TensorRole::LmHead => true,
-                TensorRole::Embedding => self.tie_word_embeddings,
-                TensorRole::Norm => false,
-            })
-            .map(|tensor| tensor.elements())
-            .sum();
-        2.0 * weights as f64
+        let tensors = self.tensors();
+        let weights = tensors.iter().filter(|tensor| match tensor.role {
+            TensorRole::Embedding => self.tie_word_embeddings,
+            role => !role.is_vector(),
+        });
+        2.0 * weights.map(|tensor| self.share(tensor) * tensor.elements() as f64).sum::<f64>()
     }
 
     /// FLOPs of attention for one token, per token it attends to, over all layers: `q·k` and `p·v`, each
-    /// `2 * num_heads * head_dim`. Grouped queries share keys but not work.
+    /// `2 * num_heads * head_dim`. Grouped queries share keys but not work. Sliding windows are not taken off.
     pub fn attention_flops_per_token_per_context(&self) -> f64 {
         4.0 * f64::from(self.num_layers) * self.query_width() as f64
     }
@@ -40,14 +37,18 @@ impl ModelSpec {
     /// projection, and the norms in f32.
     ///
     /// The embedding table counts only when it is tied, because then it is the output projection and is read whole. An
-    /// untied table is looked up, one row a token, and is left out; [`Self::stored_weight_bytes`] has it.
-    pub fn weight_bytes(&self, format: StorageFormat) -> u64 {
-        self.sum_bytes(format, |role| role != TensorRole::Embedding || self.tie_word_embeddings)
+    /// untied table is looked up, one row a token, and is left out; [`Self::stored_weight_bytes`] has it. Of experts, those
+    /// one token uses: the least a step reads, reached at batch 1.
+    pub fn weight_bytes(&self, format: WeightFormat) -> u64 {
+        let tensors = self.tensors();
+        let read =
+            tensors.iter().filter(|tensor| tensor.role != TensorRole::Embedding || self.tie_word_embeddings);
+        read.map(|tensor| (self.share(tensor) * tensor_bytes(format, tensor) as f64) as u64).sum()
     }
 
     /// Bytes of all weights in memory: what must fit on the device.
-    pub fn stored_weight_bytes(&self, format: StorageFormat) -> u64 {
-        self.sum_bytes(format, |_| true)
+    pub fn stored_weight_bytes(&self, format: WeightFormat) -> u64 {
+        self.tensors().iter().map(|tensor| tensor_bytes(format, tensor)).sum()
     }
 
     /// Bytes one token adds to the KV cache over all layers, keys and values, rounded up.
@@ -56,15 +57,25 @@ impl ModelSpec {
         (values as f64 * bytes_per_value).ceil() as u64
     }
 
-    fn sum_bytes(&self, format: StorageFormat, counted: impl Fn(TensorRole) -> bool) -> u64 {
-        self.tensors()
-            .iter()
-            .filter(|tensor| counted(tensor.role))
-            .map(|tensor| match tensor.shape[..] {
-                [rows, cols] => format.matrix_bytes(rows, cols),
-                _ => StorageFormat::F32.matrix_bytes(1, tensor.elements()),
-            })
-            .sum()
+    /// The part of a tensor that one token needs, on average over the experts of its layer.
+    fn share(&self, tensor: &TensorSpec) -> f64 {
+        match &self.moe {
+            Some(moe) if tensor.routed => f64::from(moe.experts_per_token) / f64::from(moe.experts),
+            _ => 1.0,
+        }
+    }
+}
+
+/// Vectors and routers stay f32 in every format: together they are under 0.1 % of a model, and rounding them is the one
+/// rounding every later layer sees. A row that does not fill its last block pays for all of it.
+fn tensor_bytes(format: WeightFormat, tensor: &TensorSpec) -> u64 {
+    match tensor.shape[..] {
+        [rows, cols] if !tensor.role.is_router() => {
+            let blocks = cols.div_ceil(format.block() as u64) * format.block_bytes() as u64;
+            let row_scale = if matches!(format, WeightFormat::Int8 | WeightFormat::Fp8) { 4 } else { 0 };
+            rows * (blocks + row_scale)
+        }
+        _ => 4 * tensor.elements(),
     }
 }
 
@@ -86,6 +97,7 @@ mod tests {
             tie_word_embeddings: false,
             ..Preset::Llama1_1b.spec()
         }
+        .with_plain_attention(10_000.0)
     }
 
     /// Llama-1 and 2 7B: 6,738,415,616 parameters by the published checkpoints.
@@ -93,7 +105,7 @@ mod tests {
     fn llama_7b_has_the_published_size() {
         let model = llama(4096, 11008, 32, 32, 32, 32000);
         assert_eq!(model.parameters(), 6_738_415_616);
-        let stored = model.stored_weight_bytes(StorageFormat::F16) as f64;
+        let stored = model.stored_weight_bytes(WeightFormat::F16) as f64;
         assert!((stored / 13.5e9 - 1.0).abs() < 0.005, "13.5 GB in fp16, got {stored}");
         assert_eq!(model.kv_bytes_per_token(2.0), 524_288);
         let at_4096 = (model.kv_bytes_per_token(2.0) * 4096) as f64;
@@ -122,13 +134,14 @@ mod tests {
     #[test]
     fn an_untied_embedding_is_stored_but_not_read_each_step() {
         let model = llama(4096, 11008, 32, 32, 32, 32000);
-        for format in StorageFormat::ALL {
-            let table = format.matrix_bytes(32000, 4096);
+        for format in WeightFormat::ALL {
+            let row_scale = if matches!(format, WeightFormat::Int8 | WeightFormat::Fp8) { 4 } else { 0 };
+            let table = 32000 * (format.row_bytes(4096) + row_scale) as u64;
             assert_eq!(model.stored_weight_bytes(format) - model.weight_bytes(format), table, "{format}");
         }
         let tied = ModelSpec { tie_word_embeddings: true, ..model.clone() };
-        assert_eq!(tied.stored_weight_bytes(StorageFormat::Bf16), tied.weight_bytes(StorageFormat::Bf16));
-        assert_eq!(tied.weight_bytes(StorageFormat::Bf16), model.weight_bytes(StorageFormat::Bf16));
+        assert_eq!(tied.stored_weight_bytes(WeightFormat::Bf16), tied.weight_bytes(WeightFormat::Bf16));
+        assert_eq!(tied.weight_bytes(WeightFormat::Bf16), model.weight_bytes(WeightFormat::Bf16));
         assert_eq!(tied.linear_flops_per_token(), model.linear_flops_per_token());
     }
 
@@ -136,7 +149,7 @@ mod tests {
     fn norms_stay_f32_in_every_format() {
         let model = llama(4096, 11008, 32, 32, 32, 32000);
         let matrices = model.parameters() - 65 * 4096;
-        assert_eq!(model.stored_weight_bytes(StorageFormat::Q4_0), matrices / 32 * 18 + 65 * 4096 * 4);
+        assert_eq!(model.stored_weight_bytes(WeightFormat::Q4_0), matrices / 32 * 18 + 65 * 4096 * 4);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::files::{UniqueMap, parse_json};
-use crate::spec::ModelSpec;
+use crate::spec::{Activation, Family, ModelSpec};
 
 /// `architectures` entries with a forward pass here.
 pub const ACCEPTED_ARCHITECTURES: [&str; 1] = ["LlamaForCausalLM"];
@@ -64,7 +64,7 @@ impl ModelSpec {
         let bos_token_id = keys.token_ids("bos_token_id", vocab_size)?.first().copied();
         Ok(ModelSpec {
             name: folder_name(file),
-            architecture: "llama".into(),
+            family: Family::Llama,
             vocab_size,
             hidden_size,
             intermediate_size: keys.required("intermediate_size", MAX_FFN)?,
@@ -74,12 +74,26 @@ impl ModelSpec {
             head_dim,
             max_position_embeddings: keys.optional("max_position_embeddings", MAX_POSITIONS)?.unwrap_or(2048),
             rms_norm_eps: keys.number("rms_norm_eps", 1e-6, 0.1)? as f32,
-            rope_theta: keys.rope_theta()?,
             tie_word_embeddings: keys.flag("tie_word_embeddings")?,
             bos_token_id,
             eos_token_ids: keys.token_ids("eos_token_id", vocab_size)?,
             dtype: keys.dtype()?,
-        })
+            activation: Activation::Silu,
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            norm_plus_one: false,
+            sandwich_norms: false,
+            embedding_scale: 1.0,
+            attention_scale: 1.0,
+            attention_softcap: None,
+            logit_softcap: None,
+            layers: Vec::new(),
+            ropes: Vec::new(),
+            moe: None,
+        }
+        .with_plain_attention(keys.rope_theta()?))
     }
 }
 
@@ -217,13 +231,13 @@ impl Keys<'_> {
 
     /// `rope_theta` at the top, or inside transformers 5's `rope_parameters`, of which `rope_scaling` is the older name
     /// and wins.
-    fn rope_theta(&self) -> Result<f32, ModelError> {
+    fn rope_theta(&self) -> Result<f64, ModelError> {
         let parameters = self.plain_rope("rope_parameters")?;
         let theta = match self.plain_rope("rope_scaling")?.or(parameters) {
             Some(theta) => theta,
             None => self.number("rope_theta", 10_000.0, MAX_ROPE_THETA)?,
         };
-        Ok(theta as f32)
+        Ok(theta)
     }
 
     /// The theta of one of the tables, which may say nothing else than that the rotary embedding is the plain one.

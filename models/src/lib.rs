@@ -7,7 +7,7 @@
 //!
 //! Must not know: kernels and their packed layouts, the scheduler, HTTP, clocks.
 //!
-//! Reading order: [`spec`] (a model's shape) and [`hf_config`] (where it is read), [`arithmetic`] and [`mod@format`] (what it
+//! Reading order: [`spec`] (a model's shape) and [`hf_config`] (where it is read), [`arithmetic`] (what it
 //! costs), [`weights`] and [`synthetic`] (the values), [`tokenizer`] and [`chat`] (text), [`mod@load`] (all of it together),
 //! [`catalogue`] (devices and prices).
 
@@ -16,7 +16,6 @@ pub mod catalogue;
 pub mod chat;
 mod error;
 mod files;
-pub mod format;
 pub mod hf_config;
 pub mod load;
 pub mod spec;
@@ -26,9 +25,12 @@ pub mod weights;
 
 pub use chat::{ChatMessage, ChatTemplate};
 pub use error::ModelError;
-pub use format::StorageFormat;
+pub use llmlab_quant::WeightFormat;
 pub use load::{LoadedModel, load, load_spec};
-pub use spec::{ModelSpec, TensorRole, TensorSpec};
+pub use spec::{
+    Activation, Family, FeedForward, LayerNames, LayerSpec, Linear, MlpNames, ModelSpec, MoeNames, MoeSpec,
+    RopeScaling, RopeSpec, TensorRole, TensorSpec,
+};
 pub use synthetic::{Preset, write_synthetic_hf};
 pub use tokenizer::{StreamDecoder, Tokenizer};
 pub use weights::WeightSource;

@@ -36,10 +36,10 @@ fn without(key: &str) -> Value {
 #[test]
 fn a_published_config_reads_as_it_is() {
     let spec = parse(&tinyllama()).unwrap();
-    assert_eq!((spec.name.as_str(), spec.architecture.as_str()), ("tiny", "llama"));
+    assert_eq!((spec.name.as_str(), spec.family.name()), ("tiny", "llama"));
     assert_eq!((spec.num_heads, spec.num_kv_heads, spec.head_dim), (32, 4, 64));
     assert_eq!((spec.bos_token_id, spec.eos_token_ids.as_slice()), (Some(1), &[2][..]));
-    assert_eq!((spec.rms_norm_eps, spec.rope_theta, spec.dtype.as_str()), (1e-5, 10_000.0, "bfloat16"));
+    assert_eq!((spec.rms_norm_eps, spec.ropes[0].theta, spec.dtype.as_str()), (1e-5, 10_000.0, "bfloat16"));
     assert_eq!(spec.parameters(), 1_100_048_384);
     let shapes: Vec<_> = spec.tensors().into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
     assert_eq!(shapes.len(), 3 + 22 * 9);
@@ -56,12 +56,12 @@ fn missing_keys_take_the_defaults_of_the_reference() {
         4096,
         "need not be the hidden size"
     );
-    assert_eq!(parse(&without("rope_theta")).unwrap().rope_theta, 10_000.0);
+    assert_eq!(parse(&without("rope_theta")).unwrap().ropes[0].theta, 10_000.0);
     assert_eq!(parse(&without("eos_token_id")).unwrap().eos_token_ids, [0u32; 0]);
     assert_eq!(parse(&with("eos_token_id", json!([2, 5]))).unwrap().eos_token_ids, [2, 5]);
     assert!(!parse(&without("tie_word_embeddings")).unwrap().tie_word_embeddings);
     let new_style = with("rope_parameters", json!({ "rope_type": "default", "rope_theta": 500000.0 }));
-    assert_eq!(parse(&new_style).unwrap().rope_theta, 500_000.0);
+    assert_eq!(parse(&new_style).unwrap().ropes[0].theta, 500_000.0);
     assert!(parse(&with("rope_scaling", json!({ "rope_type": "default" }))).is_ok());
 }
 
@@ -76,10 +76,10 @@ fn only_the_plain_rotary_embedding_is_accepted() {
             json!({ "rope_type": null, "type": "default", "partial_rotary_factor": 1 }),
         ];
         for value in plain {
-            assert_eq!(parse(&with(table, value)).unwrap().rope_theta, 10_000.0);
+            assert_eq!(parse(&with(table, value)).unwrap().ropes[0].theta, 10_000.0);
         }
         let theta = json!({ "rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 1.0 });
-        assert_eq!(parse(&with(table, theta)).unwrap().rope_theta, 500_000.0);
+        assert_eq!(parse(&with(table, theta)).unwrap().ropes[0].theta, 500_000.0);
         let long = "x".repeat(100_000);
         for (named, value) in [
             (".rope_type: \"yarn\"", json!({ "rope_type": "yarn" })),
@@ -208,7 +208,7 @@ proptest::proptest! {
             "num_key_value_heads", "head_dim", "max_position_embeddings", "eos_token_id"];
         // Shifted by its own low bits, so that small numbers come up as often as large ones.
         if let Ok(spec) = parse(&with(keys[key], json!(number >> (number % 64)))) {
-            let bytes = spec.stored_weight_bytes(llmlab_models::StorageFormat::F32);
+            let bytes = spec.stored_weight_bytes(llmlab_models::WeightFormat::F32);
             proptest::prop_assert!(bytes >= spec.parameters());
             proptest::prop_assert!(spec.tensors().len() < 10_000);
         }

@@ -4,7 +4,7 @@ mod plain;
 
 use std::collections::HashSet;
 
-use llmlab_models::{Preset, StorageFormat, load};
+use llmlab_models::{Preset, WeightFormat, load};
 use plain::Plain;
 
 fn argmax(logits: &[f32]) -> u32 {
@@ -72,6 +72,6 @@ fn presets_have_the_announced_sizes_and_aligned_shapes() {
         }
         assert_eq!(spec.query_width(), u64::from(spec.hidden_size));
         assert_eq!(preset.name().parse::<Preset>(), Ok(preset));
-        assert!(spec.weight_bytes(StorageFormat::Q4_0) < spec.weight_bytes(StorageFormat::Bf16));
+        assert!(spec.weight_bytes(WeightFormat::Q4_0) < spec.weight_bytes(WeightFormat::Bf16));
     }
 }

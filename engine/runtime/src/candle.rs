@@ -338,8 +338,7 @@ fn causal_mask(rows: usize, context: usize) -> CandleResult<Tensor> {
 fn rotary_table(spec: &ModelSpec, positions: usize) -> CandleResult<(Tensor, Tensor)> {
     let half = spec.head_dim as usize / 2;
     let exponent = |i: usize| -2.0 * i as f64 / f64::from(spec.head_dim);
-    let frequencies: Vec<f32> =
-        (0..half).map(|i| f64::from(spec.rope_theta).powf(exponent(i)) as f32).collect();
+    let frequencies: Vec<f32> = (0..half).map(|i| spec.ropes[0].theta.powf(exponent(i)) as f32).collect();
     let frequencies = Tensor::from_vec(frequencies, (1, half), &Device::Cpu)?;
     let positions = Tensor::arange(0u32, positions as u32, &Device::Cpu)?
         .to_dtype(candle_core::DType::F32)?

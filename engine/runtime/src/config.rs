@@ -2,7 +2,7 @@
 
 use llmlab_kernels::attention::KvFormat;
 use llmlab_kernels::{KernelError, WeightFormat};
-use llmlab_models::{ModelError, ModelSpec};
+use llmlab_models::{Family, ModelError, ModelSpec};
 
 /// Sizes and formats of an executor. Blocks must be those of the scheduler whose plans it executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +61,8 @@ impl RuntimeConfig {
             return fail("max_model_len", problem);
         }
         let unsupported = |problem| Err(RuntimeError::Unsupported { model: spec.name.clone(), problem });
-        if spec.architecture != "llama" {
-            return unsupported(format!("no forward pass for the architecture {:?}", spec.architecture));
+        if spec.family != Family::Llama {
+            return unsupported(format!("no forward pass for the family {}", spec.family));
         }
         if spec.head_dim == 0 || !spec.head_dim.is_multiple_of(2) {
             return unsupported(format!("head_dim {} must be even and positive", spec.head_dim));

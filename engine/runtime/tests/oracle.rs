@@ -8,7 +8,7 @@ use llmlab_core::request::RequestId;
 use llmlab_core::step::StepPlan;
 use llmlab_kernels::WeightFormat;
 use llmlab_kernels::attention::KvFormat;
-use llmlab_models::ModelSpec;
+use llmlab_models::{Family, ModelError, ModelSpec};
 use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeError};
 
 /// How far logits are from the oracle's, relative to the oracle's spread in the same row.
@@ -96,7 +96,8 @@ fn a_bf16_cache_costs_its_rounding_and_no_more() {
 #[test]
 fn other_shapes_agree_too() {
     let untied = ModelSpec { tie_word_embeddings: false, num_kv_heads: 1, ..tiny_spec() };
-    let odd_heads = ModelSpec { head_dim: 40, num_heads: 6, num_kv_heads: 3, ..tiny_spec() };
+    let odd_heads = ModelSpec { head_dim: 40, num_heads: 6, num_kv_heads: 3, ..tiny_spec() }
+        .with_plain_attention(10_000.0);
     for spec in [untied, odd_heads] {
         let error = compare(&spec, WeightFormat::F32, KvFormat::F32);
         assert!(error.within(tolerance(WeightFormat::F32)), "{error:?}");
@@ -146,7 +147,7 @@ fn recomputing_gives_the_same_logits() {
 fn weights_that_are_not_finite_or_of_the_wrong_size_are_refused_by_name() {
     struct Broken(fn(&str, Vec<f32>) -> Vec<f32>);
     impl llmlab_models::WeightSource for Broken {
-        fn tensor(&self, name: &str) -> Result<Vec<f32>, llmlab_models::ModelError> {
+        fn tensor(&self, name: &str) -> Result<Vec<f32>, ModelError> {
             Ok((self.0)(name, tiny_weights(&tiny_spec()).tensor(name)?))
         }
     }
@@ -175,7 +176,7 @@ fn weights_that_are_not_finite_or_of_the_wrong_size_are_refused_by_name() {
 fn a_nan_in_the_logits_names_the_request() {
     struct HugeNorm;
     impl llmlab_models::WeightSource for HugeNorm {
-        fn tensor(&self, name: &str) -> Result<Vec<f32>, llmlab_models::ModelError> {
+        fn tensor(&self, name: &str) -> Result<Vec<f32>, ModelError> {
             let values = tiny_weights(&tiny_spec()).tensor(name)?;
             let huge = name.ends_with("post_attention_layernorm.weight");
             Ok(if huge { values.iter().map(|_| 3e38).collect() } else { values })
@@ -200,6 +201,6 @@ fn sizes_that_cannot_work_are_refused_by_key() {
     assert_eq!(key(llmlab_runtime::RuntimeConfig { block_size: 0, ..good }), "block_size");
     assert_eq!(key(llmlab_runtime::RuntimeConfig { num_blocks: 1 << 30, ..good }), "num_blocks");
     assert_eq!(key(llmlab_runtime::RuntimeConfig { max_model_len: 129, ..good }), "max_model_len");
-    assert!(good.validate(&ModelSpec { architecture: "gpt2".into(), ..spec.clone() }).is_err());
+    assert!(good.validate(&ModelSpec { family: Family::Gemma2, ..spec.clone() }).is_err());
     assert!(good.validate(&ModelSpec { num_kv_heads: 3, ..spec.clone() }).is_err());
 }

@@ -6,13 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use half::{bf16, f16};
+use llmlab_quant::WeightFormat;
 use rayon::prelude::*;
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
 use crate::error::ModelError;
 use crate::files::read_error;
-use crate::format::StorageFormat;
 use crate::spec::{ModelSpec, TensorSpec};
 use crate::synthetic::values::SyntheticWeights;
 use crate::synthetic::{CHAT_TEMPLATE, Preset};
@@ -25,13 +25,13 @@ pub fn write_synthetic_hf(
     preset: Preset,
     seed: u64,
     folder: &Path,
-    dtype: StorageFormat,
+    dtype: WeightFormat,
 ) -> Result<(), ModelError> {
     let (st_dtype, dtype_name) = match dtype {
-        StorageFormat::F32 => (Dtype::F32, "float32"),
-        StorageFormat::Bf16 => (Dtype::BF16, "bfloat16"),
-        StorageFormat::F16 => (Dtype::F16, "float16"),
-        StorageFormat::Q8_0 | StorageFormat::Q4_0 => {
+        WeightFormat::F32 => (Dtype::F32, "float32"),
+        WeightFormat::Bf16 => (Dtype::BF16, "bfloat16"),
+        WeightFormat::F16 => (Dtype::F16, "float16"),
+        _ => {
             let problem =
                 format!("{dtype} weights cannot be written as safetensors; accepted are f32, bf16, f16");
             return Err(ModelError::Weights { path: folder.to_path_buf(), problem });
@@ -114,7 +114,7 @@ fn config(spec: &ModelSpec, dtype: &str) -> Value {
         "hidden_act": "silu",
         "max_position_embeddings": spec.max_position_embeddings,
         "rms_norm_eps": short(spec.rms_norm_eps),
-        "rope_theta": short(spec.rope_theta),
+        "rope_theta": spec.ropes[0].theta,
         "rope_scaling": null,
         "tie_word_embeddings": spec.tie_word_embeddings,
         "attention_bias": false,

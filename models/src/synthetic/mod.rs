@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub use export::write_synthetic_hf;
 pub use values::SyntheticWeights;
 
-use crate::spec::ModelSpec;
+use crate::spec::{Activation, Family, ModelSpec};
 use crate::tokenizer::byte_level::{BOS_TOKEN_ID, EOS_TOKEN_ID};
 
 /// The prefix of a synthetic source, as in `synthetic:llama-15m`.
@@ -47,7 +47,7 @@ impl Preset {
     pub fn spec(self) -> ModelSpec {
         let base = ModelSpec {
             name: self.name().into(),
-            architecture: "llama".into(),
+            family: Family::Llama,
             vocab_size: 32000,
             hidden_size: 0,
             intermediate_size: 0,
@@ -57,13 +57,26 @@ impl Preset {
             head_dim: 64,
             max_position_embeddings: 2048,
             rms_norm_eps: 1e-5,
-            rope_theta: 10_000.0,
             tie_word_embeddings: true,
             bos_token_id: Some(BOS_TOKEN_ID),
             eos_token_ids: vec![EOS_TOKEN_ID],
             dtype: "float32".into(),
+            activation: Activation::Silu,
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            norm_plus_one: false,
+            sandwich_norms: false,
+            embedding_scale: 1.0,
+            attention_scale: 1.0,
+            attention_softcap: None,
+            logit_softcap: None,
+            layers: Vec::new(),
+            ropes: Vec::new(),
+            moe: None,
         };
-        match self {
+        let spec = match self {
             Preset::Llama15m => ModelSpec {
                 vocab_size: 512,
                 hidden_size: 512,
@@ -92,7 +105,8 @@ impl Preset {
                 tie_word_embeddings: false,
                 ..base
             },
-        }
+        };
+        spec.with_plain_attention(10_000.0)
     }
 }
 

@@ -29,7 +29,7 @@ impl SyntheticWeights {
     /// The values of `tensor`, row-major.
     pub fn generate(&self, tensor: &TensorSpec) -> Vec<f32> {
         let elements = tensor.elements() as usize;
-        if tensor.role == TensorRole::Norm {
+        if tensor.role.is_vector() {
             return vec![1.0; elements];
         }
         let key = key(self.seed, &tensor.name);
@@ -68,17 +68,11 @@ impl WeightSource for SyntheticWeights {
 fn standard_deviation(tensor: &TensorSpec) -> f32 {
     let inputs = *tensor.shape.last().expect("a tensor has at least one dimension") as f32;
     let gain = match tensor.role {
-        TensorRole::Embedding | TensorRole::LmHead => 2.0,
-        TensorRole::Linear if is_query_or_key(&tensor.name) => 1.25,
-        TensorRole::Linear => 2.0,
-        TensorRole::ResidualLinear => 1.0,
-        TensorRole::Norm => 0.0,
+        TensorRole::Query | TensorRole::Key => 1.25,
+        TensorRole::AttentionOutput | TensorRole::Down => 1.0,
+        _ => 2.0,
     };
     gain / inputs.sqrt()
-}
-
-fn is_query_or_key(name: &str) -> bool {
-    name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")
 }
 
 /// Of the sum of four independent uniform 16-bit integers: sqrt(4 * (2^32 - 1) / 12).

@@ -5,6 +5,10 @@ mod shards;
 
 pub use shards::SafetensorsWeights;
 
+use std::borrow::Cow;
+
+use llmlab_quant::{StoredMatrix, WeightFormat};
+
 use crate::error::ModelError;
 
 /// Values by Hugging Face tensor name, produced when asked for, so that a model larger than memory in f32 can be packed
@@ -14,4 +18,15 @@ pub trait WeightSource: Send + Sync {
     ///
     /// Fails when the name is not one of the model's, or when the file changed or cannot be read any more.
     fn tensor(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+
+    /// The matrix as the checkpoint holds it, without any rounding: [`Self::tensor`] is its dequantised form. Only for
+    /// tensors of two dimensions.
+    fn stored(&self, name: &str) -> Result<StoredMatrix<'_>, ModelError> {
+        Ok(StoredMatrix::Floats(Cow::Owned(self.tensor(name)?)))
+    }
+
+    /// The format in which the checkpoint holds the tensor, known without reading its values; that of [`Self::stored`].
+    fn format(&self, _name: &str) -> Result<WeightFormat, ModelError> {
+        Ok(WeightFormat::F32)
+    }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
+use llmlab_quant::WeightFormat;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -87,6 +88,16 @@ impl SafetensorsFile {
             Dtype::F32 => self.read_as(name, f32::from_le_bytes),
             Dtype::F16 => self.read_as(name, |raw| f16::from_le_bytes(raw).to_f32()),
             Dtype::BF16 => self.read_as(name, |raw| bf16::from_le_bytes(raw).to_f32()),
+            other => Err(self.tensor_error(name, format!("dtype {other}; accepted are F32, F16, BF16"))),
+        }
+    }
+
+    /// The float format of `name`.
+    pub fn format(&self, name: &str) -> Result<WeightFormat, ModelError> {
+        match self.info(name)?.dtype {
+            Dtype::F32 => Ok(WeightFormat::F32),
+            Dtype::F16 => Ok(WeightFormat::F16),
+            Dtype::BF16 => Ok(WeightFormat::Bf16),
             other => Err(self.tensor_error(name, format!("dtype {other}; accepted are F32, F16, BF16"))),
         }
     }

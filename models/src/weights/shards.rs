@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
+use llmlab_quant::WeightFormat;
 use serde::Deserialize;
 
 use crate::error::ModelError;
@@ -77,9 +78,19 @@ impl SafetensorsWeights {
 
 impl WeightSource for SafetensorsWeights {
     fn tensor(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        self.file_of(name)?.read(name)
+    }
+
+    fn format(&self, name: &str) -> Result<WeightFormat, ModelError> {
+        self.file_of(name)?.format(name)
+    }
+}
+
+impl SafetensorsWeights {
+    fn file_of(&self, name: &str) -> Result<&SafetensorsFile, ModelError> {
         let file =
             self.place.get(name).ok_or_else(|| ModelError::NoSuchTensor { tensor: name.to_string() })?;
-        self.files[*file].read(name)
+        Ok(&self.files[*file])
     }
 }
 

@@ -42,8 +42,8 @@ impl Plain {
             let mut q = self.project(&normed, &name("self_attn.q_proj"));
             let mut k = self.project(&normed, &name("self_attn.k_proj"));
             let v = self.project(&normed, &name("self_attn.v_proj"));
-            q.chunks_mut(head_dim).for_each(|head| rotate(head, position, self.spec.rope_theta));
-            k.chunks_mut(head_dim).for_each(|head| rotate(head, position, self.spec.rope_theta));
+            q.chunks_mut(head_dim).for_each(|head| rotate(head, position, self.spec.ropes[0].theta as f32));
+            k.chunks_mut(head_dim).for_each(|head| rotate(head, position, self.spec.ropes[0].theta as f32));
             self.keys[layer].extend(k);
             self.values[layer].extend(v);
             let attended = self.attend(layer, &q);

@@ -1,6 +1,6 @@
 //! The Llama forward pass (Touvron et al. 2023) over a ragged batch.
 
-use llmlab_kernels::attention::{AttentionScratch, AttentionSeq, KvCache, paged_attention};
+use llmlab_kernels::attention::{AttentionParams, AttentionScratch, AttentionSeq, KvCache, paged_attention};
 use llmlab_kernels::ops::{RopeTable, RowsMut, RowsRef, add_rms_norm, rms_norm, silu_mul_fused};
 use llmlab_kernels::{Activations, PackedMatrix, ThreadPool, matmul};
 use llmlab_models::ModelSpec;
@@ -52,7 +52,7 @@ impl Llama {
     pub fn new(spec: &ModelSpec, weights: LlamaWeights, max_positions: usize) -> Self {
         Llama {
             weights,
-            rope: RopeTable::new(spec.head_dim as usize, max_positions, spec.rope_theta),
+            rope: RopeTable::new(spec.head_dim as usize, max_positions, spec.ropes[0].theta as f32),
             hidden: spec.hidden_size as usize,
             ffn: spec.intermediate_size as usize,
             vocab: spec.vocab_size as usize,
@@ -60,7 +60,7 @@ impl Llama {
             query_width: spec.query_width() as usize,
             kv_width: spec.kv_width() as usize,
             eps: spec.rms_norm_eps,
-            attention_scale: 1.0 / (spec.head_dim as f32).sqrt(),
+            attention_scale: spec.attention_scale,
         }
     }
 
@@ -128,7 +128,8 @@ impl Llama {
         let v = RowsRef::strided(qkv, width, self.query_width + self.kv_width, self.kv_width);
         kv.write(pool, index, &batch.slots, k, v);
         let out = &mut work.attended[..real * self.query_width];
-        paged_attention(pool, kv, index, seqs, q, self.heads, self.attention_scale, out, &mut work.attention);
+        let params = AttentionParams::plain(self.attention_scale);
+        paged_attention(pool, kv, index, seqs, q, self.heads, params, out, &mut work.attention);
         linear(pool, &layer.o, &work.attended, &mut work.update, &mut work.activations);
     }
 

@@ -27,6 +27,7 @@ pub fn tiny_spec() -> ModelSpec {
         max_position_embeddings: MAX_MODEL_LEN,
         ..Preset::Llama15m.spec()
     }
+    .with_plain_attention(10_000.0)
 }
 
 pub fn tiny_weights(spec: &ModelSpec) -> SyntheticWeights {
