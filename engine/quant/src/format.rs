@@ -131,10 +131,7 @@ impl WeightFormat {
 
     /// Whether GGUF files can hold it.
     pub fn is_gguf(self) -> bool {
-        !matches!(
-            self,
-            WeightFormat::Int8 | WeightFormat::Fp8 | WeightFormat::Int4 | WeightFormat::Int8Group
-        )
+        !matches!(self, WeightFormat::Int8 | WeightFormat::Fp8 | WeightFormat::Int4 | WeightFormat::Int8Group)
     }
 
     fn name(self) -> &'static str {
