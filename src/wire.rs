@@ -106,10 +106,8 @@ pub fn resolve_engine(
             ));
         }
     };
-    let bytes_per_value = match kv {
-        KvFormat::F32 => 4.0,
-        KvFormat::Bf16 => 2.0,
-    };
+    let head_dim = model.head_dim as usize;
+    let bytes_per_value = kv.bytes_per_row(head_dim) as f64 / head_dim as f64;
     let kv_bytes_per_token = model.kv_bytes_per_token(bytes_per_value);
     let max_model_len =
         max_model_len.unwrap_or(model.max_position_embeddings).min(model.max_position_embeddings);

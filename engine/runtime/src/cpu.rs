@@ -66,7 +66,7 @@ impl CpuExecutor {
         .map_err(RuntimeError::KvCache)?;
         kv.touch();
         let weights = LlamaWeights::load(spec, source, config.weights, Isa::detect(), &pool)?;
-        let kv_values = 2 * u64::from(spec.num_layers) * spec.kv_width();
+        let kv_rows = 2 * u64::from(spec.num_layers) * u64::from(spec.num_kv_heads);
         Ok(CpuExecutor {
             model: Llama::new(spec, weights, config.max_model_len as usize),
             kv,
@@ -74,7 +74,7 @@ impl CpuExecutor {
             limits: Limits::new(spec, config),
             vocab: spec.vocab_size as usize,
             embedding_row_bytes: config.weights.bytes(spec.hidden_size as usize) as u64,
-            kv_token_bytes: kv_values * config.kv.bytes_per_value() as u64,
+            kv_token_bytes: kv_rows * config.kv.bytes_per_row(spec.head_dim as usize) as u64,
             batch: Batch::default(),
             work: Workspace::default(),
             sampler: Sampler::default(),

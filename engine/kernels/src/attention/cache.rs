@@ -1,59 +1,20 @@
 //! Keys and values of all sequences, in blocks of `block_size` tokens.
 
-use std::fmt;
 use std::ops::Range;
-use std::str::FromStr;
 
 use crate::arena::AlignedBuf;
+use crate::attention::format::{KvFormat, decode_row, encode_row};
 use crate::ops::RowsRef;
-use crate::ops::rows::{for_rows, multiversion};
+use crate::ops::rows::for_rows;
 use crate::shared_mut::SharedMut;
 use crate::{Isa, KernelError, ThreadPool};
-
-/// How one key or value number is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum KvFormat {
-    F32,
-    /// The upper half of an f32, rounded to nearest even: half the memory and bandwidth.
-    Bf16,
-}
-
-impl KvFormat {
-    pub fn bytes_per_value(self) -> usize {
-        match self {
-            KvFormat::F32 => 4,
-            KvFormat::Bf16 => 2,
-        }
-    }
-}
-
-impl fmt::Display for KvFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            KvFormat::F32 => "f32",
-            KvFormat::Bf16 => "bf16",
-        })
-    }
-}
-
-impl FromStr for KvFormat {
-    type Err = KernelError;
-
-    fn from_str(name: &str) -> Result<Self, KernelError> {
-        match name {
-            "f32" => Ok(KvFormat::F32),
-            "bf16" => Ok(KvFormat::Bf16),
-            _ => {
-                Err(KernelError::UnknownName { what: "kv format", name: name.into(), expected: "f32, bf16" })
-            }
-        }
-    }
-}
 
 /// The paged cache. Keys and values are two arrays [layer][block][kv_head][block_size][head_dim]: within a block the
 /// rows of one head follow each other, because attention reads one head at a time.
 pub struct KvCache {
-    store: Store,
+    format: KvFormat,
+    keys: Store,
+    values: Store,
     layers: usize,
     num_blocks: usize,
     block_size: usize,
@@ -62,9 +23,10 @@ pub struct KvCache {
     isa: Isa,
 }
 
-enum Store {
-    F32 { k: AlignedBuf<f32>, v: AlignedBuf<f32> },
-    Bf16 { k: AlignedBuf<u16>, v: AlignedBuf<u16> },
+struct Store {
+    data: AlignedBuf<u8>,
+    /// One per row; empty for formats without scales.
+    scales: AlignedBuf<f32>,
 }
 
 #[derive(Clone, Copy)]
@@ -107,40 +69,36 @@ impl KvCache {
                  {head_dim}: sizes must be positive and the head size even"
             )));
         }
-        let values = sizes
+        let rows = [layers, num_blocks, block_size, kv_heads]
             .iter()
             .try_fold(1usize, |product, size| product.checked_mul(*size))
             .ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?;
-        let store = match format {
-            KvFormat::F32 => Store::F32 { k: AlignedBuf::zeroed(values)?, v: AlignedBuf::zeroed(values)? },
-            KvFormat::Bf16 => Store::Bf16 { k: AlignedBuf::zeroed(values)?, v: AlignedBuf::zeroed(values)? },
-        };
-        Ok(KvCache { store, layers, num_blocks, block_size, kv_heads, head_dim, isa })
+        let row_bytes = head_dim.checked_mul(format.bytes_per_value());
+        let bytes = row_bytes
+            .and_then(|row_bytes| row_bytes.checked_mul(rows))
+            .ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?;
+        let scales = if format.has_scales() { rows } else { 0 };
+        let store = || Ok(Store { data: AlignedBuf::zeroed(bytes)?, scales: AlignedBuf::zeroed(scales)? });
+        let (keys, values) = (store()?, store()?);
+        Ok(KvCache { format, keys, values, layers, num_blocks, block_size, kv_heads, head_dim, isa })
     }
 
     /// Takes the memory now instead of at each block's first write: a server calls it before the first request, so that
     /// no measured step pays for page faults.
     pub fn touch(&mut self) {
-        match &mut self.store {
-            Store::F32 { k, v } => [k, v].into_iter().for_each(AlignedBuf::touch),
-            Store::Bf16 { k, v } => [k, v].into_iter().for_each(AlignedBuf::touch),
+        for store in [&mut self.keys, &mut self.values] {
+            store.data.touch();
+            store.scales.touch();
         }
     }
 
     /// Keys and values of the whole pool.
     pub fn bytes(&self) -> u64 {
-        let (k, v) = match &self.store {
-            Store::F32 { k, v } => (k.bytes(), v.bytes()),
-            Store::Bf16 { k, v } => (k.bytes(), v.bytes()),
-        };
-        (k + v) as u64
+        [&self.keys, &self.values].iter().map(|s| (s.data.bytes() + s.scales.bytes()) as u64).sum()
     }
 
     pub fn format(&self) -> KvFormat {
-        match self.store {
-            Store::F32 { .. } => KvFormat::F32,
-            Store::Bf16 { .. } => KvFormat::Bf16,
-        }
+        self.format
     }
 
     pub fn layers(&self) -> usize {
@@ -190,17 +148,9 @@ impl KvCache {
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
         };
-        match &mut self.store {
-            Store::F32 { k: keys, v: values } => {
-                store(pool, place, slots, k, SharedMut::new(keys), |row, to| to.copy_from_slice(row));
-                store(pool, place, slots, v, SharedMut::new(values), |row, to| to.copy_from_slice(row));
-            }
-            Store::Bf16 { k: keys, v: values } => {
-                let isa = self.isa;
-                store(pool, place, slots, k, SharedMut::new(keys), |row, to| narrow(isa, row, to));
-                store(pool, place, slots, v, SharedMut::new(values), |row, to| narrow(isa, row, to));
-            }
-        }
+        let (isa, format) = (self.isa, self.format);
+        store(pool, place, isa, format, slots, k, &mut self.keys);
+        store(pool, place, isa, format, slots, v, &mut self.values);
     }
 
     /// Copies the keys or values of `positions` of one sequence into `out` [positions][padded], as f32. Columns from
@@ -217,20 +167,22 @@ impl KvCache {
     ) {
         let mut done = 0;
         self.runs(layer, kv_head, blocks, positions, |span| {
-            let rows = span.len() / self.head_dim;
-            let out = &mut out[done * padded..][..rows * padded];
-            match (&self.store, side) {
-                (Store::F32 { k, .. }, Side::Keys) => copy_rows(&k[span], self.head_dim, padded, out),
-                (Store::F32 { v, .. }, Side::Values) => copy_rows(&v[span], self.head_dim, padded, out),
-                (Store::Bf16 { k, .. }, Side::Keys) => {
-                    widen_rows(self.isa, &k[span], self.head_dim, padded, out);
-                }
-                (Store::Bf16 { v, .. }, Side::Values) => {
-                    widen_rows(self.isa, &v[span], self.head_dim, padded, out);
-                }
+            let store = self.store(side);
+            for row in span {
+                let bytes = self.head_dim * self.format.bytes_per_value();
+                let scale = store.scales.get(row).copied().unwrap_or(1.0);
+                let out = &mut out[done * padded..][..self.head_dim];
+                decode_row(self.isa, self.format, &store.data[row * bytes..][..bytes], scale, out);
+                done += 1;
             }
-            done += rows;
         });
+    }
+
+    fn store(&self, side: Side) -> &Store {
+        match side {
+            Side::Keys => &self.keys,
+            Side::Values => &self.values,
+        }
     }
 
     /// Asks for the memory that [`KvCache::gather`] of the same arguments will read. Blocks lie anywhere, so the
@@ -243,15 +195,13 @@ impl KvCache {
         blocks: &[u32],
         positions: Range<usize>,
     ) {
-        self.runs(layer, kv_head, blocks, positions, |span| match (&self.store, side) {
-            (Store::F32 { k, .. }, Side::Keys) => prefetch_slice(&k[span]),
-            (Store::F32 { v, .. }, Side::Values) => prefetch_slice(&v[span]),
-            (Store::Bf16 { k, .. }, Side::Keys) => prefetch_slice(&k[span]),
-            (Store::Bf16 { v, .. }, Side::Values) => prefetch_slice(&v[span]),
+        let bytes = self.head_dim * self.format.bytes_per_value();
+        self.runs(layer, kv_head, blocks, positions, |rows| {
+            prefetch_slice(&self.store(side).data[rows.start * bytes..rows.end * bytes]);
         });
     }
 
-    /// Calls `visit` with the stretches of the store that hold one head's rows of `positions`, in order.
+    /// Calls `visit` with the rows of the store that hold one head's `positions`, in order.
     fn runs(
         &self,
         layer: usize,
@@ -268,7 +218,7 @@ impl KvCache {
             assert!(block < self.num_blocks, "block {block} of {}", self.num_blocks);
             let row =
                 ((layer * self.num_blocks + block) * self.kv_heads + kv_head) * self.block_size + offset;
-            visit(row * self.head_dim..(row + rows) * self.head_dim);
+            visit(row..row + rows);
             position += rows;
         }
     }
@@ -296,93 +246,45 @@ struct Place {
 }
 
 impl Place {
-    /// Where the row of a head starts.
+    /// The number of a head's row.
     fn row(&self, slot: usize, head: usize) -> usize {
         let block = self.layer * self.num_blocks + slot / self.block_size;
-        let row = (block * self.kv_heads + head) * self.block_size + slot % self.block_size;
-        row * self.head_dim
+        (block * self.kv_heads + head) * self.block_size + slot % self.block_size
     }
 }
 
 /// Shared out by head, not by token: two tokens may name one slot, two heads never share a row.
-fn store<T: Send>(
+fn store(
     pool: &ThreadPool,
     place: Place,
+    isa: Isa,
+    format: KvFormat,
     slots: &[u32],
     rows: RowsRef<'_>,
-    to: SharedMut<'_, T>,
-    put: impl Fn(&[f32], &mut [T]) + Sync,
+    to: &mut Store,
 ) {
+    let bytes = place.head_dim * format.bytes_per_value();
+    let (data, scales) = (SharedMut::new(&mut to.data), SharedMut::new(&mut to.scales));
     for_rows(pool, place.kv_heads, slots.len() * place.head_dim, |heads| {
         for (token, slot) in slots.iter().enumerate() {
             for head in heads.clone() {
                 let from = &rows.row(token)[head * place.head_dim..][..place.head_dim];
+                let row = place.row(*slot as usize, head);
                 // SAFETY: rows of different heads do not overlap, and each head belongs to one worker.
-                put(from, unsafe { to.slice(place.row(*slot as usize, head), place.head_dim) });
+                let scale = encode_row(isa, format, from, unsafe { data.slice(row * bytes, bytes) });
+                if format.has_scales() {
+                    // SAFETY: as above.
+                    unsafe { scales.slice(row, 1)[0] = scale };
+                }
             }
         }
     });
 }
 
-multiversion! { fn narrow(row: &[f32], out: &mut [u16]) = narrow_body }
-multiversion! { fn widen_rows(rows: &[u16], head_dim: usize, padded: usize, out: &mut [f32]) = widen_rows_body }
-
-/// Rounds to nearest even; a NaN stays one.
-#[inline(always)]
-fn narrow_body(row: &[f32], out: &mut [u16]) {
-    for (value, out) in row.iter().zip(out) {
-        let bits = value.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        *out = if value.is_nan() { 0x7fc0 } else { rounded as u16 };
-    }
-}
-
-#[inline(always)]
-fn widen_rows_body(rows: &[u16], head_dim: usize, padded: usize, out: &mut [f32]) {
-    for (row, out) in rows.chunks_exact(head_dim).zip(out.chunks_exact_mut(padded)) {
-        for (value, out) in row.iter().zip(out) {
-            *out = f32::from_bits(u32::from(*value) << 16);
-        }
-    }
-}
-
-fn copy_rows(rows: &[f32], head_dim: usize, padded: usize, out: &mut [f32]) {
-    for (row, out) in rows.chunks_exact(head_dim).zip(out.chunks_exact_mut(padded)) {
-        out[..head_dim].copy_from_slice(row);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{every_isa, random};
-
-    #[test]
-    fn bf16_rounding_is_that_of_the_half_crate() {
-        let mut values = random(1000, 1);
-        values.extend([
-            0.0,
-            -0.0,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            f32::NAN,
-            f32::MAX,
-            1.0 + 1.0 / 256.0,
-            1e-40,
-        ]);
-        for isa in every_isa() {
-            let mut out = vec![0u16; values.len()];
-            narrow(isa, &values, &mut out);
-            for (value, bits) in values.iter().zip(&out) {
-                let expected = half::bf16::from_f32(*value);
-                if value.is_nan() {
-                    assert!(half::bf16::from_bits(*bits).is_nan());
-                } else {
-                    assert_eq!(*bits, expected.to_bits(), "{value} on {isa}");
-                }
-            }
-        }
-    }
+    use crate::ops::testing::random;
 
     #[test]
     fn gather_returns_what_was_written_through_any_block_table() {
@@ -407,11 +309,10 @@ mod tests {
     }
 
     #[test]
-    fn bad_shapes_and_names_are_errors() {
+    fn bad_shapes_are_errors() {
         assert!(KvCache::new(KvFormat::F32, 1, 1, 1, 1, 7).is_err());
         assert!(KvCache::new(KvFormat::F32, 1, 0, 1, 1, 8).is_err());
         assert!(KvCache::new(KvFormat::Bf16, usize::MAX, 3, 1, 1, 8).is_err());
-        assert!("int8".parse::<KvFormat>().unwrap_err().to_string().contains("f32, bf16"));
         let cache = KvCache::new(KvFormat::Bf16, 2, 3, 4, 5, 6).unwrap();
         assert_eq!(cache.bytes(), 2 * 2 * 2 * 3 * 4 * 5 * 6);
     }

@@ -5,10 +5,11 @@
 //! into splits of [`tile::SPLIT`] positions that are merged in order, and no thread shares a row within a split.
 //! So block size, prefill chunking, batch mix, prefix caching and the number of threads change no bit.
 //!
-//! Reading order: [`cache`] is the memory, [`paged`] the division of work, `tile` the arithmetic (online softmax) and
+//! Reading order: [`format`](mod@format) is how a number is stored, [`cache`] the memory, [`paged`] the division of work, `tile` the arithmetic (online softmax) and
 //! `simd` its two inner products per instruction set.
 
 pub mod cache;
+pub mod format;
 pub mod paged;
 mod simd;
 mod tile;
@@ -16,5 +17,6 @@ mod tile;
 #[cfg(test)]
 mod tests;
 
-pub use cache::{KvCache, KvFormat};
-pub use paged::{AttentionScratch, AttentionSeq, paged_attention};
+pub use cache::KvCache;
+pub use format::KvFormat;
+pub use paged::{AttentionParams, AttentionScratch, AttentionSeq, paged_attention};

@@ -20,6 +20,24 @@ pub struct AttentionSeq<'a> {
     pub blocks: &'a [u32],
 }
 
+/// What a layer does to its scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionParams {
+    /// Multiplies every score.
+    pub scale: f32,
+    /// A scaled score s becomes `softcap * tanh(s / softcap)` (Gemma 2). Positive.
+    pub softcap: Option<f32>,
+    /// The query at position p sees the last `window` positions up to and including its own. At least 1.
+    pub window: Option<usize>,
+}
+
+impl AttentionParams {
+    /// Scaled scores over all earlier positions.
+    pub fn plain(scale: f32) -> Self {
+        AttentionParams { scale, softcap: None, window: None }
+    }
+}
+
 /// Buffers kept between calls; nothing is allocated once they have grown to the largest step.
 #[derive(Default)]
 pub struct AttentionScratch {
@@ -44,7 +62,7 @@ const SERIAL_MACS: usize = 64 * 1024;
 /// Partial results of one step with a shared-out context at most, in values.
 const MAX_PARTIALS: usize = 1 << 20;
 
-/// Causal attention: row i of a sequence sees positions `0..=context + i`, and query head h reads KV head
+/// Causal attention: row i of a sequence sees positions `0..=context + i`, as far as `params.window` reaches, and query head h reads KV head
 /// `h / (heads / kv_heads)`. `q` is rows of [heads, head_dim], `out` is [rows, heads * head_dim]; rows of no sequence
 /// are not written. Sequences must come in the order of their rows and not overlap.
 pub fn paged_attention(
@@ -54,7 +72,7 @@ pub fn paged_attention(
     seqs: &[AttentionSeq<'_>],
     q: RowsRef<'_>,
     heads: usize,
-    scale: f32,
+    params: AttentionParams,
     out: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
@@ -66,6 +84,8 @@ pub fn paged_attention(
         q.len(),
         q.width()
     );
+    assert!(params.window != Some(0), "a window of 0 positions");
+    assert!(params.softcap.is_none_or(|cap| cap > 0.0), "soft cap {:?}", params.softcap);
     assert!(layer < cache.layers(), "layer {layer} of {}", cache.layers());
     let group = heads / cache.kv_heads();
     let rows_per_item = (MAX_QUERIES / group).max(1);
@@ -95,7 +115,7 @@ pub fn paged_attention(
     scratch.workers.resize_with(pool.threads().max(scratch.workers.len()), Workspace::default);
 
     let padded = head_dim.next_multiple_of(16);
-    let call = Call { cache, layer, seqs, q, scale, group, padded, out: SharedMut::new(out) };
+    let call = Call { cache, layer, seqs, q, params, group, padded, out: SharedMut::new(out) };
     let items = scratch.items.len();
     let partial_values = rows_per_item * group * (padded + 2);
     if splits > 1 && items < 2 * pool.threads() && items * splits * partial_values <= MAX_PARTIALS {
@@ -124,7 +144,7 @@ struct Call<'a> {
     layer: usize,
     seqs: &'a [AttentionSeq<'a>],
     q: RowsRef<'a>,
-    scale: f32,
+    params: AttentionParams,
     /// Query heads per KV head.
     group: usize,
     padded: usize,
@@ -140,10 +160,11 @@ impl Call<'_> {
             let from = self.q.row(seq.q_start + item.row + row);
             for head in 0..self.group {
                 let query = row * self.group + head;
-                work.visible[query] = seq.context + item.row + row + 1;
+                let end = seq.context + item.row + row + 1;
+                work.visible[query] = end.saturating_sub(self.params.window.unwrap_or(end))..end;
                 let from = &from[(item.kv_head * self.group + head) * head_dim..][..head_dim];
                 for (to, from) in work.q[query * self.padded..].iter_mut().zip(from) {
-                    *to = from * self.scale;
+                    *to = from * self.params.scale;
                 }
             }
         }
@@ -151,7 +172,8 @@ impl Call<'_> {
     }
 
     fn attend(&self, item: &Item, work: &mut Workspace, positions: Range<usize>) {
-        work.attend(self.cache, self.layer, item.kv_head, self.seqs[item.seq].blocks, positions);
+        let blocks = self.seqs[item.seq].blocks;
+        work.attend(self.cache, self.layer, item.kv_head, blocks, positions, self.params.softcap);
     }
 
     fn store(&self, item: &Item, state: &State) {

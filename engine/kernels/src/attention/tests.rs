@@ -1,6 +1,9 @@
-//! Every variant against a full softmax in f64, and the promise that cutting the work differently changes no bit.
+//! Every variant against a full softmax in f64 over what the cache stores, and the promise that cutting the work
+//! differently changes no bit.
 
+use super::format::{decode_row, encode_row};
 use super::*;
+use crate::arena::AlignedBuf;
 use crate::ops::RowsRef;
 use crate::ops::testing::{every_isa, random};
 use crate::{Isa, ThreadPool};
@@ -11,6 +14,7 @@ struct Case {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    params: AttentionParams,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -23,40 +27,49 @@ impl Case {
             heads,
             kv_heads,
             head_dim,
+            params: AttentionParams::plain(1.0 / (head_dim as f32).sqrt()),
             q: random(positions * heads * head_dim, seed).iter().map(|x| x * 3.0).collect(),
             k: random(positions * kv_heads * head_dim, seed + 1),
             v: random(positions * kv_heads * head_dim, seed + 2),
         }
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
+    /// Keys or values as the cache gives them back.
+    fn stored(&self, format: KvFormat, data: &[f32]) -> Vec<f64> {
+        let mut bytes = AlignedBuf::<u8>::zeroed(self.head_dim * format.bytes_per_value()).unwrap();
+        let mut back = vec![0.0; self.head_dim];
+        let mut out = Vec::new();
+        for row in data.chunks(self.head_dim) {
+            let scale = encode_row(Isa::Portable, format, row, &mut bytes);
+            decode_row(Isa::Portable, format, &bytes, scale, &mut back);
+            out.extend(back.iter().map(|x| f64::from(*x)));
+        }
+        out
     }
 
     /// Softmax over all scores at once, in f64, with keys and values as the cache stores them.
     fn expected(&self, format: KvFormat) -> Vec<f64> {
-        let stored = |x: f32| match format {
-            KvFormat::F32 => f64::from(x),
-            KvFormat::Bf16 => half::bf16::from_f32(x).to_f64(),
-        };
+        let (k, v) = (self.stored(format, &self.k), self.stored(format, &self.v));
         let mut out = Vec::new();
         for row in 0..self.positions {
             for head in 0..self.heads {
                 let kv_head = head / (self.heads / self.kv_heads);
                 let at = |p: usize| (p * self.kv_heads + kv_head) * self.head_dim;
                 let q = &self.q[(row * self.heads + head) * self.head_dim..][..self.head_dim];
-                let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * stored(*k)).sum::<f64>();
-                let scores: Vec<f64> = (0..=row)
-                    .map(|p| dot(&self.k[at(p)..][..self.head_dim]) * f64::from(self.scale()))
-                    .collect();
+                let score = |p: usize| {
+                    let k = &k[at(p)..][..self.head_dim];
+                    let score = q.iter().zip(k).map(|(q, k)| f64::from(*q) * k).sum::<f64>();
+                    let score = score * f64::from(self.params.scale);
+                    self.params.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+                };
+                let first = self.params.window.map_or(0, |window| (row + 1).saturating_sub(window));
+                let scores: Vec<f64> = (first..=row).map(score).collect();
                 let max = scores.iter().copied().fold(f64::MIN, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                 let sum: f64 = weights.iter().sum();
-                out.extend(
-                    (0..self.head_dim).map(|d| {
-                        (0..=row).map(|p| weights[p] * stored(self.v[at(p) + d])).sum::<f64>() / sum
-                    }),
-                );
+                out.extend((0..self.head_dim).map(|d| {
+                    (first..=row).zip(&weights).map(|(p, weight)| weight * v[at(p) + d]).sum::<f64>() / sum
+                }));
             }
         }
         out
@@ -84,7 +97,7 @@ impl Case {
         let q = RowsRef::packed(&self.q[chunk.start * width..chunk.end * width], width);
         let mut out = vec![0.0; chunk.len() * width];
         let seq = AttentionSeq { q_start: 0, q_len: chunk.len(), context: chunk.start, blocks };
-        paged_attention(pool, cache, 0, &[seq], q, self.heads, self.scale(), &mut out, scratch);
+        paged_attention(pool, cache, 0, &[seq], q, self.heads, self.params, &mut out, scratch);
         out
     }
 
@@ -106,20 +119,47 @@ impl Case {
     }
 }
 
+/// The largest error against [`Case::expected`], which is what the arithmetic adds to the rounding of the format.
+fn worst_error(out: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(out.len(), expected.len());
+    out.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
+}
+
+/// Values are in -1..1; the error is that of f32 sums of up to 70 products.
+fn tolerance(_format: KvFormat) -> f64 {
+    2e-6
+}
+
 #[test]
 fn every_variant_agrees_with_full_softmax() {
     for (positions, heads, kv_heads, head_dim) in
         [(1, 1, 1, 2), (33, 4, 4, 64), (70, 8, 2, 80), (40, 6, 1, 10), (65, 2, 2, 128), (50, 4, 2, 96)]
     {
         let case = Case::new(positions, heads, kv_heads, head_dim, head_dim as u64);
-        for format in [KvFormat::F32, KvFormat::Bf16] {
+        for format in KvFormat::ALL {
             let expected = case.expected(format);
             for isa in every_isa() {
-                let out = case.run(format, isa, 16, positions, 2);
-                let worst =
-                    out.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
-                // Values are in -1..1; the error is that of f32 sums of up to 70 products.
-                assert!(worst < 2e-6, "{isa} {format} head_dim {head_dim}: {worst:e}");
+                let worst = worst_error(&case.run(format, isa, 16, positions, 2), &expected);
+                assert!(worst < tolerance(format), "{isa} {format} head_dim {head_dim}: {worst:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_and_soft_caps_agree_with_full_softmax() {
+    for (window, softcap) in
+        [(Some(1), None), (Some(7), None), (Some(64), Some(2.0)), (None, Some(1.0)), (Some(500), None)]
+    {
+        let mut case = Case::new(150, 4, 2, 32, 21);
+        (case.params.window, case.params.softcap) = (window, softcap);
+        for format in KvFormat::ALL {
+            let expected = case.expected(format);
+            for isa in every_isa() {
+                for (block_size, chunk) in [(16, 150), (5, 40)] {
+                    let worst = worst_error(&case.run(format, isa, block_size, chunk, 2), &expected);
+                    assert!(worst < tolerance(format), "{isa} {format} {:?}: {worst:e}", case.params);
+                }
             }
         }
     }
@@ -131,23 +171,37 @@ fn a_long_context_crosses_splits_and_still_agrees() {
     let expected = case.expected(KvFormat::F32);
     for isa in every_isa() {
         let out = case.run(KvFormat::F32, isa, 32, 1100, 2);
-        let worst = out.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+        let worst = worst_error(&out, &expected);
         assert!(worst < 4e-6, "{isa}: {worst:e}");
     }
 }
 
 #[test]
 fn block_size_chunking_and_threads_change_no_bit() {
-    for (positions, heads, kv_heads, head_dim) in [(150, 4, 2, 32), (90, 3, 3, 20), (1060, 4, 2, 16)] {
-        let case = Case::new(positions, heads, kv_heads, head_dim, 11);
-        for isa in every_isa() {
-            let expected = case.run(KvFormat::Bf16, isa, 16, positions, 1);
-            for (block_size, chunk, threads) in
-                [(1, positions, 1), (4, 7, 2), (16, 64, 3), (32, 16, 1), (48, positions, 2), (16, 1, 8)]
-            {
-                let out = case.run(KvFormat::Bf16, isa, block_size, chunk, threads);
+    for (positions, heads, kv_heads, head_dim, window, softcap) in [
+        (150, 4, 2, 32, None, None),
+        (90, 3, 3, 20, Some(33), Some(3.0)),
+        (1060, 4, 2, 16, None, None),
+        (600, 2, 1, 16, Some(100), None),
+    ] {
+        let mut case = Case::new(positions, heads, kv_heads, head_dim, 11);
+        (case.params.window, case.params.softcap) = (window, softcap);
+        for (format, isa) in
+            KvFormat::ALL.into_iter().flat_map(|f| every_isa().into_iter().map(move |i| (f, i)))
+        {
+            let expected = case.run(format, isa, 16, positions, 1);
+            for (block_size, chunk, threads) in [
+                (1, positions, 1),
+                (8, 7, 2),
+                (16, 64, 3),
+                (32, 16, 1),
+                (48, positions, 2),
+                (11, 33, 2),
+                (16, 1, 8),
+            ] {
+                let out = case.run(format, isa, block_size, chunk, threads);
                 let same = out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{isa}: blocks of {block_size}, chunks of {chunk}, {threads} threads");
+                assert!(same, "{isa} {format}: blocks of {block_size}, chunks of {chunk}, {threads} threads");
             }
         }
     }
@@ -183,7 +237,7 @@ fn a_mixed_batch_gives_each_sequence_what_it_gets_alone() {
         ];
         let mut out = vec![7.0; 27 * width];
         let q = RowsRef::strided(&q, stride, 3, width);
-        paged_attention(&pool, &cache, 0, &seqs, q, heads, cases[0].scale(), &mut out, &mut scratch);
+        paged_attention(&pool, &cache, 0, &seqs, q, heads, cases[0].params, &mut out, &mut scratch);
         assert_eq!(out[..25 * width], alone[0]);
         assert!(out[25 * width..26 * width].iter().all(|x| *x == 7.0));
         assert_eq!(out[26 * width..], alone[1]);
@@ -204,7 +258,7 @@ fn a_block_table_that_is_too_short_is_refused() {
         &[seq],
         q,
         1,
-        1.0,
+        AttentionParams::plain(1.0),
         &mut out,
         &mut AttentionScratch::default(),
     );

@@ -7,8 +7,8 @@ use std::ops::Range;
 use crate::attention::cache::{KvCache, Side};
 use crate::attention::simd;
 use crate::ops::exp::exp;
-use crate::ops::lanes;
 use crate::ops::rows::multiversion;
+use crate::ops::{lanes, tanh};
 
 /// Positions per step of the online softmax. Keys and values of a tile stay in the first-level cache while every
 /// query row of the work item uses them.
@@ -32,8 +32,8 @@ pub(crate) struct State {
 pub(crate) struct Workspace {
     /// Scaled query vectors [queries][padded].
     pub q: Vec<f32>,
-    /// How many positions, from 0, each query vector may see.
-    pub visible: Vec<usize>,
+    /// The positions that each query vector sees.
+    pub visible: Vec<Range<usize>>,
     /// The state of the split in progress.
     pub split: State,
     /// The merged state of the splits before it.
@@ -42,7 +42,8 @@ pub(crate) struct Workspace {
     values: Vec<f32>,
     /// Scores, then softmax weights [queries][TILE].
     weights: Vec<f32>,
-    /// Valid entries in each row of `weights`.
+    /// Entries of each row of `weights` before the first visible position, and up to the last one.
+    hidden: Vec<usize>,
     counts: Vec<usize>,
     /// By how much the tile rescales what each row had before.
     rescale: Vec<f32>,
@@ -87,13 +88,14 @@ impl Workspace {
         self.q.clear();
         self.q.resize(queries * padded, 0.0);
         self.visible.clear();
-        self.visible.resize(queries, 0);
+        self.visible.resize(queries, 0..0);
         if self.keys.len() != TILE * padded {
             // Only a change of head size comes here, so the padding columns of the tiles stay zero.
             self.keys = vec![0.0; TILE * padded];
             self.values = vec![0.0; TILE * padded];
         }
         self.weights.resize(queries * TILE, 0.0);
+        self.hidden.resize(queries, 0);
         self.counts.resize(queries, 0);
         self.rescale.resize(queries, 0.0);
         self.total.reset(queries, padded);
@@ -107,6 +109,7 @@ impl Workspace {
         kv_head: usize,
         blocks: &[u32],
         positions: Range<usize>,
+        softcap: Option<f32>,
     ) {
         let (isa, queries) = (cache.isa(), self.visible.len());
         let padded = self.q.len() / queries;
@@ -119,12 +122,17 @@ impl Workspace {
             cache.gather(Side::Keys, layer, kv_head, blocks, tile.clone(), padded, &mut self.keys);
             cache.prefetch(Side::Keys, layer, kv_head, blocks, next);
             cache.gather(Side::Values, layer, kv_head, blocks, tile, padded, &mut self.values);
-            for (count, visible) in self.counts.iter_mut().zip(&self.visible) {
-                *count = visible.saturating_sub(start).min(keys);
+            for (query, visible) in self.visible.iter().enumerate() {
+                self.hidden[query] = visible.start.saturating_sub(start).min(keys);
+                self.counts[query] = visible.end.saturating_sub(start).min(keys);
             }
             simd::scores(isa, &self.q, &self.keys, padded, keys, &mut self.weights);
             let State { max, sum, acc } = &mut self.split;
-            softmax(isa, &mut self.weights, &self.counts, max, sum, &mut self.rescale);
+            if let Some(cap) = softcap {
+                tanh::cap_values(isa, &mut self.weights[..queries * TILE], cap);
+            }
+            let (hidden, counts) = (&self.hidden, &self.counts);
+            softmax(isa, &mut self.weights, hidden, counts, max, sum, &mut self.rescale);
             simd::accumulate(isa, &self.weights, &self.counts, &self.rescale, &self.values, padded, acc);
         }
     }
@@ -136,16 +144,17 @@ impl Workspace {
 }
 
 multiversion! {
-    /// Turns the first `counts[q]` scores of each row into `e^(score - max)` (the rest into 0) with the running
+    /// Turns the scores `hidden[q]..counts[q]` of each row into `e^(score - max)` (the rest into 0) with the running
     /// maximum updated, adds them to `sum`, and says in `rescale` what older contributions must be multiplied by.
     fn softmax(
-        weights: &mut [f32], counts: &[usize], max: &mut [f32], sum: &mut [f32], rescale: &mut [f32],
+        weights: &mut [f32], hidden: &[usize], counts: &[usize], max: &mut [f32], sum: &mut [f32], rescale: &mut [f32],
     ) = softmax_body
 }
 
 #[inline(always)]
 fn softmax_body(
     weights: &mut [f32],
+    hidden: &[usize],
     counts: &[usize],
     max: &mut [f32],
     sum: &mut [f32],
@@ -153,11 +162,13 @@ fn softmax_body(
 ) {
     for (query, row) in weights.chunks_exact_mut(TILE).enumerate().take(counts.len()) {
         let count = counts[query];
-        if count == 0 {
+        if count <= hidden[query] {
+            row.fill(0.0);
             rescale[query] = 1.0;
             continue;
         }
         let row: &mut [f32; TILE] = row.try_into().expect("rows are TILE long");
+        row[..hidden[query]].fill(f32::NEG_INFINITY);
         row[count..].fill(f32::NEG_INFINITY);
         // A NaN that the maximum loses comes back in its own weight below.
         let high = lanes::max(from_fn(|i| lanes::larger(row[i], row[i + 16])));

@@ -6,17 +6,21 @@
 //!
 //! Reading order: [`rows`] (who computes which rows), [`exp`] and [`lanes`], then one file per operation.
 
+mod bias;
 pub(crate) mod exp;
+mod gated;
 pub(crate) mod lanes;
 mod norm;
 mod rope;
 pub(crate) mod rows;
-mod silu;
+pub(crate) mod tanh;
 
-pub use norm::{add_rms_norm, rms_norm};
+pub use bias::add_bias;
+pub use gated::{gelu_tanh_mul_fused, silu_mul, silu_mul_fused};
+pub use norm::{add_rms_norm, rms_norm, rms_norm_heads};
 pub use rope::RopeTable;
 pub use rows::{RowsMut, RowsRef};
-pub use silu::{silu_mul, silu_mul_fused};
+pub use tanh::soft_cap;
 
 #[cfg(test)]
 pub(crate) mod testing {

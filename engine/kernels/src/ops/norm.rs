@@ -2,7 +2,7 @@
 
 use crate::ThreadPool;
 use crate::ops::lanes;
-use crate::ops::rows::{for_rows, isa, multiversion};
+use crate::ops::rows::{RowsMut, for_rows, isa, multiversion};
 use crate::shared_mut::SharedMut;
 
 /// `out[t] = norm(x[t]) * weight`; `x` and `out` are [tokens, dim], `weight` is [dim].
@@ -42,16 +42,47 @@ pub fn add_rms_norm(
     });
 }
 
+/// Normalises every head of every row on its own, in place: a row is [heads, head_dim] and `weight` is [head_dim]. The
+/// query and key norm of Qwen 3 and Gemma 3.
+pub fn rms_norm_heads(pool: &ThreadPool, rows: RowsMut<'_>, weight: &[f32], eps: f32) {
+    let (count, width, dim) = (rows.len(), rows.width(), weight.len());
+    assert!(dim > 0 && width.is_multiple_of(dim), "rows of {width} are not heads of {dim}");
+    let isa = isa();
+    let (data, start_of) = rows.share();
+    for_rows(pool, count, width, |range| {
+        for row in range {
+            // SAFETY: every row belongs to one worker.
+            norm_heads(isa, unsafe { data.slice(start_of(row), width) }, weight, eps);
+        }
+    });
+}
+
+multiversion! { fn norm_heads(heads: &mut [f32], weight: &[f32], eps: f32) = norm_heads_body }
 multiversion! { fn norm_rows(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = norm_rows_body }
 multiversion! {
     fn add_norm_rows(residual: &mut [f32], x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = add_norm_rows_body
 }
 
 #[inline(always)]
+fn norm_heads_body(heads: &mut [f32], weight: &[f32], eps: f32) {
+    for head in heads.chunks_exact_mut(weight.len()) {
+        let scale = scale_of(head, eps);
+        for (x, weight) in head.iter_mut().zip(weight) {
+            *x = *x * scale * weight;
+        }
+    }
+}
+
+#[inline(always)]
+fn scale_of(x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt()
+}
+
+#[inline(always)]
 fn norm_rows_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let dim = weight.len();
     for (x, out) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
-        let scale = 1.0 / (sum_of_squares(x) / dim as f32 + eps).sqrt();
+        let scale = scale_of(x, eps);
         for i in 0..dim {
             out[i] = x[i] * scale * weight[i];
         }
@@ -131,6 +162,31 @@ mod tests {
             let mut out = vec![0.0; x.len()];
             norm_rows(isa, &x, &weight, 1e-6, &mut out);
             assert_eq!(out, expected, "{isa:?}");
+        }
+    }
+
+    #[test]
+    fn heads_are_normed_one_by_one_and_neighbours_are_left_alone() {
+        let (rows, stride, first, heads, dim) = (200, 200, 10, 4, 40);
+        let (before, weight) = (random(rows * stride, 8), random(dim, 9));
+        for threads in [1, 3] {
+            let pool = ThreadPool::new(threads);
+            let mut out = before.clone();
+            rms_norm_heads(&pool, RowsMut::strided(&mut out, stride, first, heads * dim), &weight, 1e-6);
+            for (before, out) in before.chunks(stride).zip(out.chunks(stride)) {
+                let columns = first..first + heads * dim;
+                let mut expected = vec![0.0; heads * dim];
+                rms_norm(&ThreadPool::new(1), &before[columns.clone()], &weight, 1e-6, &mut expected);
+                assert_eq!(out[columns.clone()], expected);
+                assert_eq!(out[..first], before[..first]);
+                assert_eq!(out[columns.end..], before[columns.end..]);
+            }
+        }
+        for isa in every_isa() {
+            let (mut a, mut b) = (before[..120].to_vec(), before[..120].to_vec());
+            norm_heads(isa, &mut a, &weight, 1e-6);
+            norm_heads(Isa::Portable, &mut b, &weight, 1e-6);
+            assert_eq!(a, b, "{isa:?}");
         }
     }
 

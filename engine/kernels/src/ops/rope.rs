@@ -3,9 +3,11 @@
 use crate::ThreadPool;
 use crate::ops::rows::{RowsMut, for_rows, isa, multiversion};
 
-/// cos and sin of every position and frequency, [max_positions, head_dim / 2] each.
+/// cos and sin of every position and frequency, [max_positions, rotary_dim / 2] each.
 pub struct RopeTable {
+    /// Half of the leading values of a head that turn; the rest stay.
     half: usize,
+    head_dim: usize,
     max_positions: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -15,15 +17,33 @@ impl RopeTable {
     /// Frequency i is `theta^(-2i / head_dim)`; the angle is `position * frequency`, both rounded to f32 as
     /// Hugging Face does, because that is what a checkpoint was trained with. `head_dim` must be even.
     pub fn new(head_dim: usize, max_positions: usize, theta: f32) -> Self {
+        let frequency = |i| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32;
+        let frequencies: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
+        RopeTable::from_inv_freq(head_dim, head_dim, max_positions, &frequencies, 1.0)
+    }
+
+    /// The first `rotary_dim` values of every head turn by `position * inv_freq[i]`, rounded to f32 as Hugging Face does;
+    /// `inv_freq` is [rotary_dim / 2]. cos and sin are multiplied by `magnitude` (the attention factor of YaRN and
+    /// LongRoPE). Both dimensions must be even.
+    pub fn from_inv_freq(
+        rotary_dim: usize,
+        head_dim: usize,
+        max_positions: usize,
+        inv_freq: &[f32],
+        magnitude: f32,
+    ) -> Self {
         assert!(head_dim >= 2 && head_dim.is_multiple_of(2), "head_dim {head_dim} must be even");
-        let half = head_dim / 2;
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32).collect();
-        let angles = (0..max_positions).flat_map(|position| {
-            frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency))
-        });
-        let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        RopeTable { half, max_positions, cos, sin }
+        let half = rotary_dim / 2;
+        assert!(
+            rotary_dim <= head_dim && rotary_dim == 2 * inv_freq.len() && half > 0,
+            "{rotary_dim} of {head_dim} values turn by {} frequencies",
+            inv_freq.len()
+        );
+        let angles = (0..max_positions)
+            .flat_map(|position| inv_freq.iter().map(move |f| f64::from(position as f32 * f)));
+        let scaled = |x: f64| x as f32 * magnitude;
+        let (cos, sin) = angles.map(|angle| (scaled(angle.cos()), scaled(angle.sin()))).unzip();
+        RopeTable { half, head_dim, max_positions, cos, sin }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -31,11 +51,11 @@ impl RopeTable {
     }
 
     /// Rotates every head of row t by `positions[t]`, in place. A row is [heads, head_dim]; within a head, value i is
-    /// paired with value `i + head_dim / 2` ("rotate half").
+    /// paired with value `i + rotary_dim / 2` ("rotate half").
     pub fn apply(&self, pool: &ThreadPool, x: RowsMut<'_>, positions: &[u32]) {
         assert_eq!(x.len(), positions.len(), "one position per row");
         let width = x.width();
-        assert!(width.is_multiple_of(2 * self.half), "rows of {width} are not heads of {}", 2 * self.half);
+        assert!(width.is_multiple_of(self.head_dim), "rows of {width} are not heads of {}", self.head_dim);
         if let Some(position) = positions.iter().find(|p| **p as usize >= self.max_positions) {
             panic!("position {position} beyond the table's {}", self.max_positions);
         }
@@ -46,19 +66,19 @@ impl RopeTable {
                 let angles = positions[row] as usize * self.half..(positions[row] as usize + 1) * self.half;
                 // SAFETY: every row belongs to one worker.
                 let heads = unsafe { x.slice(start_of(row), width) };
-                rotate(isa, heads, &self.cos[angles.clone()], &self.sin[angles]);
+                rotate(isa, heads, self.head_dim, &self.cos[angles.clone()], &self.sin[angles]);
             }
         });
     }
 }
 
-multiversion! { fn rotate(heads: &mut [f32], cos: &[f32], sin: &[f32]) = rotate_body }
+multiversion! { fn rotate(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) = rotate_body }
 
 #[inline(always)]
-fn rotate_body(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
+fn rotate_body(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     let half = cos.len();
-    for head in heads.chunks_exact_mut(2 * half) {
-        let (first, second) = head.split_at_mut(half);
+    for head in heads.chunks_exact_mut(head_dim) {
+        let (first, second) = head[..2 * half].split_at_mut(half);
         for i in 0..half {
             let (a, b) = (first[i], second[i]);
             first[i] = a * cos[i] - b * sin[i];
@@ -93,6 +113,28 @@ mod tests {
                     assert!((f64::from(out[at + head_dim / 2]) - expected.1).abs() < 1e-5);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn only_the_rotary_part_of_a_head_turns_and_magnitude_multiplies_it() {
+        let (heads, head_dim, rotary_dim, magnitude) = (2, 20, 8, 1.25f32);
+        let inv_freq = [1.0, 0.3, 0.05, 0.002];
+        let x = random(3 * heads * head_dim, 9);
+        let mut out = x.clone();
+        let table = RopeTable::from_inv_freq(rotary_dim, head_dim, 40, &inv_freq, magnitude);
+        let positions = [0u32, 7, 39];
+        table.apply(&ThreadPool::new(1), RowsMut::packed(&mut out, heads * head_dim), &positions);
+        for (head, (x, out)) in x.chunks(head_dim).zip(out.chunks(head_dim)).enumerate() {
+            let position = f64::from(positions[head / heads]);
+            for i in 0..rotary_dim / 2 {
+                let (sin, cos) = (position * f64::from(inv_freq[i])).sin_cos();
+                let (a, b) = (f64::from(x[i]), f64::from(x[i + rotary_dim / 2]));
+                let expected = [(a * cos - b * sin) * 1.25, (b * cos + a * sin) * 1.25];
+                assert!((f64::from(out[i]) - expected[0]).abs() < 1e-5);
+                assert!((f64::from(out[i + rotary_dim / 2]) - expected[1]).abs() < 1e-5);
+            }
+            assert_eq!(out[rotary_dim..], x[rotary_dim..]);
         }
     }
 
@@ -133,10 +175,10 @@ mod tests {
         let (cos, sin) = (random(40, 5), random(40, 6));
         let mut expected = random(160, 7);
         let start = expected.clone();
-        rotate(Isa::Portable, &mut expected, &cos, &sin);
+        rotate(Isa::Portable, &mut expected, 80, &cos, &sin);
         for isa in every_isa() {
             let mut out = start.clone();
-            rotate(isa, &mut out, &cos, &sin);
+            rotate(isa, &mut out, 80, &cos, &sin);
             assert_eq!(out, expected, "{isa:?}");
         }
     }
