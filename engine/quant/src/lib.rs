@@ -5,13 +5,14 @@
 //! models, threads, instruction sets, packed tiles. Everything here is the reference that kernels are tested against.
 //!
 //! Reading order: [`format`] (the names and sizes), [`stored`] (a matrix as a checkpoint holds it), [`block`] (the structs
-//! of GGUF), [`fp8`], [`quantize`] (f32 to any format), `rows` (taking rows of a stored matrix), [`recipe`] (which matrix
-//! gets which format).
+//! of GGUF), [`fp8`], [`quantize`] (f32 to any format), `rows` (taking rows of a stored matrix), [`packed`] (GPTQ, AWQ,
+//! compressed-tensors), [`recipe`] (which matrix gets which format).
 
 pub mod block;
 mod error;
 pub mod format;
 pub mod fp8;
+pub mod packed;
 pub mod quantize;
 pub mod recipe;
 mod rows;

@@ -83,7 +83,7 @@ impl StoredMatrix<'_> {
                 finite("weight", values, cols)
             }
             StoredMatrix::Blocks { format, bytes } => validate_blocks(*format, bytes, rows, cols),
-            StoredMatrix::Grouped(grouped) => grouped.validate(rows, cols, count),
+            StoredMatrix::Grouped(grouped) => grouped.validate(rows, cols),
             StoredMatrix::Int8(channel) => {
                 length("int8 weights", channel.q.len(), count)?;
                 length("row scales", channel.scales.len(), rows)?;
@@ -132,7 +132,9 @@ impl StoredMatrix<'_> {
 }
 
 impl Grouped {
-    fn validate(&self, rows: usize, cols: usize, count: usize) -> Result<(), QuantError> {
+    /// As [`StoredMatrix::validate`].
+    pub fn validate(&self, rows: usize, cols: usize) -> Result<(), QuantError> {
+        let count = rows.checked_mul(cols).ok_or(QuantError::TooLarge { what: "weights", rows, cols })?;
         if !matches!(self.bits, 4 | 8) {
             return Err(QuantError::Unsupported {
                 what: "bits per weight",
