@@ -65,15 +65,15 @@ fn missing_keys_take_the_defaults_of_the_reference() {
     assert!(parse(&with("rope_scaling", json!({ "rope_type": "default" }))).is_ok());
 }
 
-/// A rotary embedding other than the plain one is refused wherever and however it is written.
+/// A rotary embedding that is not computed is refused wherever and however it is written.
 #[test]
-fn only_the_plain_rotary_embedding_is_accepted() {
+fn an_unknown_rotary_embedding_is_refused() {
     for table in ["rope_parameters", "rope_scaling"] {
         let plain = [
             json!({}),
             json!({ "rope_type": null }),
             json!({ "type": "default" }),
-            json!({ "rope_type": null, "type": "default", "partial_rotary_factor": 1 }),
+            json!({ "rope_type": null, "type": "default", "partial_rotary_factor": 1.0 }),
         ];
         for value in plain {
             assert_eq!(parse(&with(table, value)).unwrap().ropes[0].theta, 10_000.0);
@@ -82,11 +82,13 @@ fn only_the_plain_rotary_embedding_is_accepted() {
         assert_eq!(parse(&with(table, theta)).unwrap().ropes[0].theta, 500_000.0);
         let long = "x".repeat(100_000);
         for (named, value) in [
-            (".rope_type: \"yarn\"", json!({ "rope_type": "yarn" })),
+            (".rope_type: \"dynamic\"", json!({ "rope_type": "dynamic", "factor": 2.0 })),
             (".rope_type: 3", json!({ "rope_type": 3 })),
             (".rope_type: [\"default\"]", json!({ "rope_type": ["default"] })),
-            (".type: \"linear\"", json!({ "rope_type": null, "type": "linear" })),
-            (".type: \"linear\"", json!({ "rope_type": "default", "type": "linear" })),
+            (".type: \"dynamic\"", json!({ "rope_type": null, "type": "dynamic" })),
+            (".type: \"su\"", json!({ "type": "su" })),
+            (": the key \"finetuned\"", json!({ "type": "yarn", "factor": 4.0, "finetuned": true })),
+            (": the key \"mscale\"", json!({ "type": "linear", "factor": 4.0, "mscale": 1.0 })),
             (".partial_rotary_factor: 0.5", json!({ "partial_rotary_factor": 0.5 })),
             (".partial_rotary_factor: \"1.0\"", json!({ "partial_rotary_factor": "1.0" })),
             (": the key \"factor\"", json!({ "rope_type": "default", "factor": 8.0 })),
@@ -107,7 +109,7 @@ fn only_the_plain_rotary_embedding_is_accepted() {
 #[test]
 fn an_unknown_architecture_lists_the_accepted_ones() {
     for (value, shown) in [
-        (json!(["MixtralForCausalLM"]), "MixtralForCausalLM"),
+        (json!(["FalconForCausalLM"]), "FalconForCausalLM"),
         (json!([]), "[]"),
         (json!("LlamaForCausalLM"), "\"LlamaForCausalLM\""),
         (Value::Null, "(missing)"),
@@ -158,26 +160,91 @@ fn nonsense_names_its_key() {
         ("bos_token_id", json!("<s>")),
         ("tie_word_embeddings", json!("yes")),
         ("torch_dtype", json!(16)),
-        ("rope_scaling", json!({ "type": "linear", "factor": 2.0 })),
+        ("rope_scaling", json!({ "type": "linear" })),
+        ("rope_scaling", json!({ "type": "linear", "factor": 0.0 })),
+        ("rope_scaling", json!({ "type": "linear", "factor": 1e300 })),
+        ("rope_scaling.type", json!({ "rope_type": "default", "type": "linear" })),
         ("rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 })),
+        (
+            "rope_scaling.high_freq_factor",
+            json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0 }),
+        ),
+        ("rope_scaling", json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 0 })),
+        ("rope_scaling", json!({ "type": "yarn", "factor": 4.0, "truncate": 1 })),
+        ("rope_scaling.short_factor", json!({ "type": "longrope", "factor": 4.0 })),
+        (
+            "rope_scaling.short_factor",
+            json!({ "type": "longrope", "factor": 4.0, "short_factor": [1, 2], "long_factor": [1, 2] }),
+        ),
+        (
+            "rope_scaling.long_factor",
+            json!({ "type": "longrope", "factor": 4.0, "short_factor": vec![1; 32], "long_factor": vec![0; 32] }),
+        ),
         ("rope_scaling", json!(true)),
-        ("rope_parameters", json!({ "rope_type": "yarn" })),
+        ("rope_theta", json!(true)),
         ("rope_parameters", json!({ "rope_theta": -1 })),
-        ("attention_bias", json!(true)),
-        ("mlp_bias", json!(true)),
+        ("attention_bias", json!("yes")),
+        ("mlp_bias", json!(1)),
+        ("layer_types", json!("full_attention")),
+        ("layer_types", json!(["full_attention"])),
+        ("layer_types", json!(vec!["chunked_attention"; 22])),
         ("hidden_act", json!("gelu")),
         ("partial_rotary_factor", json!(0.5)),
-        ("quantization_config", json!({ "quant_method": "gptq" })),
     ];
     for (key, value) in cases {
-        let error = parse(&with(key, value.clone())).expect_err(&format!("{key} = {value:.60}")).to_string();
+        let top = key.split('.').next().unwrap();
+        let error = parse(&with(top, value.clone())).expect_err(&format!("{key} = {value:.60}")).to_string();
         assert!(error.starts_with(&format!("models/tiny/config.json: {key}")), "{error}");
         assert!(error.len() < 400 && !error.contains('\n'), "{} bytes: {:.400}", error.len(), error);
     }
-    for scaling in [json!({ "type": "linear" }), json!("linear")] {
-        let error = parse(&with("rope_scaling", scaling)).unwrap_err().to_string();
-        assert!(error.contains("not supported yet"), "{error}");
+}
+
+/// The same for the keys that only some families have.
+#[test]
+fn nonsense_of_a_family_names_its_key() {
+    let dense = [
+        ("MistralForCausalLM", "sliding_window", json!(0)),
+        ("MistralForCausalLM", "attention_bias", json!(true)),
+        ("MistralForCausalLM", "layer_types", json!(vec!["full_attention"; 22])),
+        ("Phi3ForCausalLM", "partial_rotary_factor", json!(1.5)),
+        ("Phi3ForCausalLM", "partial_rotary_factor", json!(0.05)),
+        ("Phi3ForCausalLM", "partial_rotary_factor", json!(0.001)),
+        ("Phi3ForCausalLM", "rope_scaling.type", json!({ "type": "linear", "factor": 2.0 })),
+        ("Qwen2ForCausalLM", "use_sliding_window", json!(1)),
+        ("Qwen2ForCausalLM", "max_window_layers", json!(-1)),
+        ("Qwen3ForCausalLM", "layer_types", json!(vec![0; 22])),
+        ("Gemma2ForCausalLM", "use_bidirectional_attention", json!(true)),
+        ("Gemma2ForCausalLM", "attn_logit_softcapping", json!(0.0)),
+        ("Gemma2ForCausalLM", "query_pre_attn_scalar", json!(-1)),
+        ("Gemma2ForCausalLM", "sliding_window", Value::Null),
+        ("Gemma3ForCausalLM", "sliding_window_pattern", json!(0)),
+        ("Gemma3ForCausalLM", "rope_local_base_freq", json!(0)),
+        ("Gemma3ForCausalLM", "rope_parameters", json!({ "rope_type": "default" })),
+        ("Gemma3ForCausalLM", "rope_parameters", json!({ "full_attention": 3 })),
+    ];
+    let experts = [
+        ("MixtralForCausalLM", "num_local_experts", json!(0)),
+        ("MixtralForCausalLM", "num_local_experts", json!(1_000_000)),
+        ("MixtralForCausalLM", "num_experts_per_tok", json!(9)),
+        ("MixtralForCausalLM", "num_experts_per_tok", json!(0)),
+        ("Qwen2MoeForCausalLM", "moe_intermediate_size", json!(1u64 << 40)),
+        ("Qwen2MoeForCausalLM", "shared_expert_intermediate_size", json!(0)),
+        ("Qwen3MoeForCausalLM", "decoder_sparse_step", json!(0)),
+        ("Qwen3MoeForCausalLM", "mlp_only_layers", json!([-1])),
+        ("Qwen3MoeForCausalLM", "mlp_only_layers", json!(3)),
+        ("Qwen3MoeForCausalLM", "norm_topk_prob", json!("true")),
+    ];
+    for (architecture, key, value) in dense.into_iter().chain(experts) {
+        let mut config = with("architectures", json!([architecture]));
+        assert!(parse(&config).is_ok(), "{architecture}");
+        config[key.split('.').next().unwrap()] = value.clone();
+        let error = parse(&config).expect_err(&format!("{architecture}: {key} = {value:.60}")).to_string();
+        assert!(error.starts_with(&format!("models/tiny/config.json: {key}")), "{error}");
+        assert!(error.len() < 400 && !error.contains('\n'), "{} bytes: {:.400}", error.len(), error);
     }
+    let mut deep = with("architectures", json!(["Qwen3MoeForCausalLM"]));
+    (deep["num_hidden_layers"], deep["num_experts"]) = (json!(1024), json!(1024));
+    assert!(parse(&deep).unwrap_err().to_string().contains("num_experts: 1024 in 1024 layers"));
 }
 
 #[test]

@@ -75,6 +75,42 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// A model of no size with the choices of Llama, to be completed: by struct update, then
+    /// [`Self::with_plain_attention`].
+    pub fn neutral() -> Self {
+        ModelSpec {
+            name: String::new(),
+            family: Family::Llama,
+            vocab_size: 0,
+            hidden_size: 0,
+            intermediate_size: 0,
+            num_layers: 0,
+            num_heads: 0,
+            num_kv_heads: 0,
+            head_dim: 0,
+            max_position_embeddings: 0,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: false,
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+            dtype: "float32".into(),
+            activation: Activation::Silu,
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            norm_plus_one: false,
+            sandwich_norms: false,
+            embedding_scale: 1.0,
+            attention_scale: 1.0,
+            attention_softcap: None,
+            logit_softcap: None,
+            layers: Vec::new(),
+            ropes: Vec::new(),
+            moe: None,
+        }
+    }
+
     /// The same model with attention as in Llama: `num_layers` layers that see everything through one unscaled rotary
     /// embedding of whole heads, scores divided by `sqrt(head_dim)`. For specs derived from another by changing sizes.
     pub fn with_plain_attention(self, rope_theta: f64) -> Self {

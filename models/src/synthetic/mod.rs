@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub use export::write_synthetic_hf;
 pub use values::SyntheticWeights;
 
-use crate::spec::{Activation, Family, ModelSpec};
+use crate::spec::ModelSpec;
 use crate::tokenizer::byte_level::{BOS_TOKEN_ID, EOS_TOKEN_ID};
 
 /// The prefix of a synthetic source, as in `synthetic:llama-15m`.
@@ -47,34 +47,13 @@ impl Preset {
     pub fn spec(self) -> ModelSpec {
         let base = ModelSpec {
             name: self.name().into(),
-            family: Family::Llama,
             vocab_size: 32000,
-            hidden_size: 0,
-            intermediate_size: 0,
-            num_layers: 0,
-            num_heads: 0,
-            num_kv_heads: 0,
             head_dim: 64,
             max_position_embeddings: 2048,
-            rms_norm_eps: 1e-5,
             tie_word_embeddings: true,
             bos_token_id: Some(BOS_TOKEN_ID),
             eos_token_ids: vec![EOS_TOKEN_ID],
-            dtype: "float32".into(),
-            activation: Activation::Silu,
-            qkv_bias: false,
-            o_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            norm_plus_one: false,
-            sandwich_norms: false,
-            embedding_scale: 1.0,
-            attention_scale: 1.0,
-            attention_softcap: None,
-            logit_softcap: None,
-            layers: Vec::new(),
-            ropes: Vec::new(),
-            moe: None,
+            ..ModelSpec::neutral()
         };
         let spec = match self {
             Preset::Llama15m => ModelSpec {
