@@ -64,6 +64,10 @@ fn check_shape(rows: usize, cols: usize, x: &[f32]) -> Result<(), QuantError> {
     finite("weight", x, cols)
 }
 
+/// The largest weight of Q6_K, which reaches furthest: the largest half-precision number, times 128, times 32. Far beyond,
+/// squares in the searches overflow and would leave zeros.
+const LARGEST_IN_BLOCKS: f32 = 65504.0 * 128.0 * 32.0;
+
 fn blocks(
     format: WeightFormat,
     rows: usize,
@@ -71,7 +75,11 @@ fn blocks(
     x: &[f32],
 ) -> Result<StoredMatrix<'static>, QuantError> {
     let mut bytes = Vec::with_capacity(rows * format.row_bytes(cols));
-    for x in x.chunks_exact(cols.max(1)) {
+    for (row, x) in x.chunks_exact(cols.max(1)).enumerate() {
+        let magnitude = largest_magnitude(x);
+        if magnitude > LARGEST_IN_BLOCKS && format != WeightFormat::Bf16 {
+            return Err(QuantError::ScaleOverflow { format, row, magnitude });
+        }
         append_row(format, x, &mut bytes)?;
     }
     let matrix = StoredMatrix::Blocks { format, bytes: Cow::Owned(bytes) };
