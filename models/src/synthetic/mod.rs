@@ -2,6 +2,7 @@
 //! time they take is that of a trained model of the same shape.
 
 mod export;
+mod tiny;
 mod values;
 
 use std::str::FromStr;
@@ -9,7 +10,7 @@ use std::str::FromStr;
 pub use export::write_synthetic_hf;
 pub use values::SyntheticWeights;
 
-use crate::spec::ModelSpec;
+use crate::spec::{Family, ModelSpec};
 use crate::tokenizer::byte_level::{BOS_TOKEN_ID, EOS_TOKEN_ID};
 
 /// The prefix of a synthetic source, as in `synthetic:llama-15m`.
@@ -20,7 +21,7 @@ pub const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
     {{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}\
     {% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
-/// The shapes on offer. All widths are multiples of 256 and all heads are 64 wide.
+/// The shapes on offer. All widths are multiples of 256, as K-quants need, and all heads are 64 wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
     /// 14.4 M parameters, 512 tokens, tied: a decode step fits a laptop's last-level cache in 8 bits.
@@ -29,10 +30,26 @@ pub enum Preset {
     Llama110m,
     /// 1,100,048,384 parameters: the shape of TinyLlama 1.1B.
     Llama1_1b,
+    /// A few million parameters with what published checkpoints of the family have, for tests of correctness.
+    Tiny(Family),
 }
 
 impl Preset {
-    pub const ALL: [Preset; 3] = [Preset::Llama15m, Preset::Llama110m, Preset::Llama1_1b];
+    pub const ALL: [Preset; 13] = [
+        Preset::Llama15m,
+        Preset::Llama110m,
+        Preset::Llama1_1b,
+        Preset::Tiny(Family::Llama),
+        Preset::Tiny(Family::Mistral),
+        Preset::Tiny(Family::Qwen2),
+        Preset::Tiny(Family::Qwen3),
+        Preset::Tiny(Family::Gemma2),
+        Preset::Tiny(Family::Gemma3),
+        Preset::Tiny(Family::Phi3),
+        Preset::Tiny(Family::Mixtral),
+        Preset::Tiny(Family::Qwen2Moe),
+        Preset::Tiny(Family::Qwen3Moe),
+    ];
 
     /// The name after `synthetic:`.
     pub fn name(self) -> &'static str {
@@ -40,6 +57,16 @@ impl Preset {
             Preset::Llama15m => "llama-15m",
             Preset::Llama110m => "llama-110m",
             Preset::Llama1_1b => "llama-1.1b",
+            Preset::Tiny(Family::Llama) => "llama-tiny",
+            Preset::Tiny(Family::Mistral) => "mistral-tiny",
+            Preset::Tiny(Family::Qwen2) => "qwen2-tiny",
+            Preset::Tiny(Family::Qwen3) => "qwen3-tiny",
+            Preset::Tiny(Family::Gemma2) => "gemma2-tiny",
+            Preset::Tiny(Family::Gemma3) => "gemma3-tiny",
+            Preset::Tiny(Family::Phi3) => "phi3-tiny",
+            Preset::Tiny(Family::Mixtral) => "mixtral-tiny",
+            Preset::Tiny(Family::Qwen2Moe) => "qwen2moe-tiny",
+            Preset::Tiny(Family::Qwen3Moe) => "qwen3moe-tiny",
         }
     }
 
@@ -84,6 +111,7 @@ impl Preset {
                 tie_word_embeddings: false,
                 ..base
             },
+            Preset::Tiny(family) => return tiny::spec(family, base),
         };
         spec.with_plain_attention(10_000.0)
     }

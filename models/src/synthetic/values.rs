@@ -6,10 +6,13 @@
 //! summed: the Irwin-Hall distribution, within 0.01 of a normal's density and cut at 3.46 sigma, for a tenth of the cost of a
 //! Box-Muller transform. All of it is integer arithmetic until one multiply, so results do not depend on the platform.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 
 use crate::error::ModelError;
-use crate::spec::{ModelSpec, TensorRole, TensorSpec};
+use crate::spec::names::FINAL_NORM;
+use crate::spec::{Family, ModelSpec, TensorRole, TensorSpec};
 use crate::weights::WeightSource;
 
 /// Values one task makes: enough to hide the cost of handing it out.
@@ -18,27 +21,29 @@ const CHUNK: usize = 1 << 16;
 /// Weights of a shape, from a seed.
 pub struct SyntheticWeights {
     spec: ModelSpec,
+    tensors: HashMap<String, TensorSpec>,
     seed: u64,
 }
 
 impl SyntheticWeights {
     pub fn new(spec: ModelSpec, seed: u64) -> Self {
-        SyntheticWeights { spec, seed }
+        let tensors = spec.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+        SyntheticWeights { spec, tensors, seed }
     }
 
     /// The values of `tensor`, row-major.
     pub fn generate(&self, tensor: &TensorSpec) -> Vec<f32> {
-        let elements = tensor.elements() as usize;
-        if tensor.role.is_vector() {
-            return vec![1.0; elements];
-        }
         let key = key(self.seed, &tensor.name);
-        let scale = standard_deviation(tensor) / SUM_STANDARD_DEVIATION;
-        let mut values = vec![0.0f32; elements];
+        let Distribution { mean, deviation } = distribution(&self.spec, tensor);
+        let scale = deviation / SUM_STANDARD_DEVIATION;
+        let mut values = vec![mean; tensor.elements() as usize];
+        if deviation == 0.0 {
+            return values;
+        }
         values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
             let first = (chunk * CHUNK) as u64;
             for (offset, out) in out.iter_mut().enumerate() {
-                *out = centred_sum(key, first + offset as u64) as f32 * scale;
+                *out += centred_sum(key, first + offset as u64) as f32 * scale;
             }
         });
         values
@@ -47,14 +52,20 @@ impl SyntheticWeights {
 
 impl WeightSource for SyntheticWeights {
     fn tensor(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let tensors = self.spec.tensors();
-        let tensor = tensors.iter().find(|tensor| tensor.name == name);
-        let tensor = tensor.ok_or_else(|| ModelError::NoSuchTensor { tensor: name.to_string() })?;
-        Ok(self.generate(tensor))
+        match self.tensors.get(name) {
+            Some(tensor) => Ok(self.generate(tensor)),
+            None => Err(ModelError::NoSuchTensor { tensor: name.to_string() }),
+        }
     }
 }
 
-/// The spread of a tensor's values: a gain over 1/sqrt(inputs), which alone would keep the size of what passes through.
+struct Distribution {
+    mean: f32,
+    /// Standard deviation; 0 for a constant.
+    deviation: f32,
+}
+
+/// How a tensor's values lie. For matrices a gain over 1/sqrt(inputs), which alone would keep the size of what passes.
 ///
 /// The gains were chosen by what the models then write and by how much rounding moves it (`tests/synthetic_text.rs`):
 /// - With the usual initialisation (0.02 everywhere, residual projections divided by sqrt(2 * layers)) a tied model repeats
@@ -64,15 +75,37 @@ impl WeightSource for SyntheticWeights {
 /// - Larger queries and keys also amplify rounding: a gain of 2 moves the logits of the 110M model by 6 % when weights are
 ///   rounded to bf16, 1.25 by 2 %.
 /// - Output rows of length 2 give logits with a spread of 2, about that of a trained model, so that sampling by temperature
-///   means something.
-fn standard_deviation(tensor: &TensorSpec) -> f32 {
+///   means something. Where embeddings are scaled up, rows are shorter for the same reason as above, and the final norm
+///   makes up for it.
+fn distribution(spec: &ModelSpec, tensor: &TensorSpec) -> Distribution {
     let inputs = *tensor.shape.last().expect("a tensor has at least one dimension") as f32;
+    let scaled_embedding = spec.embedding_scale != 1.0;
     let gain = match tensor.role {
+        TensorRole::Norm | TensorRole::HeadNorm => return norm(spec, tensor),
+        // Large enough that a forgotten bias moves every logit.
+        TensorRole::Bias => return Distribution { mean: 0.0, deviation: 0.25 },
+        TensorRole::Embedding if scaled_embedding => 4.0 / spec.embedding_scale,
         TensorRole::Query | TensorRole::Key => 1.25,
-        TensorRole::AttentionOutput | TensorRole::Down => 1.0,
+        TensorRole::Qkv => 1.5,
+        TensorRole::AttentionOutput | TensorRole::Down | TensorRole::SharedGate => 1.0,
         _ => 2.0,
     };
-    gain / inputs.sqrt()
+    Distribution { mean: 0.0, deviation: gain / inputs.sqrt() }
+}
+
+/// Norms of Llama are 1, as its archived results have them. Elsewhere they vary, so that a norm that is forgotten, swapped or
+/// off by one shows; those of heads are larger, so that attention chooses.
+fn norm(spec: &ModelSpec, tensor: &TensorSpec) -> Distribution {
+    if spec.family == Family::Llama {
+        return Distribution { mean: 1.0, deviation: 0.0 };
+    }
+    let factor = match tensor.role {
+        TensorRole::HeadNorm => 1.5,
+        _ if tensor.name == FINAL_NORM && spec.embedding_scale != 1.0 => spec.embedding_scale / 2.0,
+        _ => 1.0,
+    };
+    let mean = if spec.norm_plus_one { factor - 1.0 } else { factor };
+    Distribution { mean, deviation: 0.2 * factor }
 }
 
 /// Of the sum of four independent uniform 16-bit integers: sqrt(4 * (2^32 - 1) / 12).
@@ -128,7 +161,7 @@ mod tests {
         for tensor in spec.tensors().iter().filter(|tensor| tensor.role != TensorRole::Norm) {
             let values = weights.generate(tensor);
             let n = values.len() as f64;
-            let scale = f64::from(standard_deviation(tensor));
+            let scale = f64::from(distribution(&spec, tensor).deviation);
             let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / n / scale;
             let square =
                 values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>() / n / scale.powi(2);
@@ -144,7 +177,20 @@ mod tests {
     }
 
     #[test]
-    fn norms_are_one_and_an_unknown_name_is_an_error() {
+    fn norms_of_other_families_vary_around_what_acts_as_one() {
+        for (family, plus_one) in [(Family::Qwen3, false), (Family::Gemma3, true)] {
+            let spec = Preset::Tiny(family).spec();
+            let weights = SyntheticWeights::new(spec.clone(), 0);
+            assert_eq!(spec.norm_plus_one, plus_one);
+            let norm = weights.tensor("model.layers.2.input_layernorm.weight").unwrap();
+            let mean = norm.iter().sum::<f32>() / norm.len() as f32 + f32::from(u8::from(plus_one));
+            assert!((mean - 1.0).abs() < 0.1, "{family}: {mean}");
+            assert!(norm.iter().any(|value| (value - norm[0]).abs() > 0.1), "{family}");
+        }
+    }
+
+    #[test]
+    fn norms_of_llama_are_one_and_an_unknown_name_is_an_error() {
         let weights = SyntheticWeights::new(Preset::Llama15m.spec(), 0);
         assert!(weights.tensor("model.norm.weight").unwrap().iter().all(|&value| value == 1.0));
         assert!(matches!(weights.tensor("lm_head.weight"), Err(ModelError::NoSuchTensor { .. })));
