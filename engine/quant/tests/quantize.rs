@@ -28,26 +28,26 @@ fn relative_error(x: &[f32], y: &[f32]) -> f64 {
     (square(&mut x.iter().zip(y).map(|(x, y)| x - y)) / square(&mut x.iter().copied())).sqrt()
 }
 
-/// Formats and the relative error that bell-shaped weights may have in them, from a few percent above what they show.
+/// Formats and the relative error that bell-shaped weights may have in them: a tenth above the largest seen.
 const ERRORS: [(WeightFormat, f64); 18] = [
     (WeightFormat::F32, 0.0),
-    (WeightFormat::F16, 0.0003),
+    (WeightFormat::F16, 0.00025),
     (WeightFormat::Bf16, 0.002),
-    (WeightFormat::Q8_0, 0.006),
-    (WeightFormat::Q4_0, 0.1),
-    (WeightFormat::Q4_1, 0.1),
-    (WeightFormat::Q5_0, 0.05),
-    (WeightFormat::Q5_1, 0.05),
-    (WeightFormat::Iq4Nl, 0.1),
-    (WeightFormat::Q2K, 0.4),
-    (WeightFormat::Q3K, 0.2),
-    (WeightFormat::Q4K, 0.1),
-    (WeightFormat::Q5K, 0.05),
-    (WeightFormat::Q6K, 0.03),
-    (WeightFormat::Int8, 0.01),
-    (WeightFormat::Fp8, 0.03),
-    (WeightFormat::Int4, 0.12),
-    (WeightFormat::Int8Group, 0.007),
+    (WeightFormat::Q8_0, 0.0058),
+    (WeightFormat::Q4_0, 0.093),
+    (WeightFormat::Q4_1, 0.085),
+    (WeightFormat::Q5_0, 0.046),
+    (WeightFormat::Q5_1, 0.0425),
+    (WeightFormat::Iq4Nl, 0.084),
+    (WeightFormat::Q2K, 0.34),
+    (WeightFormat::Q3K, 0.166),
+    (WeightFormat::Q4K, 0.078),
+    (WeightFormat::Q5K, 0.04),
+    (WeightFormat::Q6K, 0.023),
+    (WeightFormat::Int8, 0.0072),
+    (WeightFormat::Fp8, 0.031),
+    (WeightFormat::Int4, 0.105),
+    (WeightFormat::Int8Group, 0.0063),
 ];
 
 proptest! {
@@ -221,7 +221,7 @@ fn a_symmetric_range_has_its_zero_in_the_middle_and_groups_may_end_early() {
         assert!(grouped.zeros.iter().all(|zero| *zero == 1 << (bits - 1)));
         let matrix = StoredMatrix::Grouped(grouped);
         matrix.validate(3, 40).unwrap();
-        assert!(relative_error(&x, &matrix.dequantize(3, 40)) < if bits == 4 { 0.12 } else { 0.01 });
+        assert!(relative_error(&x, &matrix.dequantize(3, 40)) < if bits == 4 { 0.105 } else { 0.0063 });
     }
 }
 
