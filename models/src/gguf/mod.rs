@@ -4,17 +4,24 @@
 //! file's size and against the other fields. Tensors are read at their offsets and not through a memory map (see
 //! [`crate::read_at`] for why).
 //!
-//! Reading order: `cursor`, [`value`] and `header` (the container, read), `container` (the same, written), `tensor_type`,
-//! [`file`] (an open file).
+//! Reading order: `cursor`, [`value`] and `header` (the container, read), [`container`] (the same, written), [`file`] (an open
+//! file); `keys`, `arch`, `spec` and `rope` (metadata to shape), `names` and [`weights`] (tensors).
 
+mod arch;
 pub mod container;
 mod cursor;
 pub mod file;
 mod header;
+mod keys;
+mod names;
+mod rope;
+mod spec;
 mod tensor_type;
 pub mod value;
+pub mod weights;
 
 pub use container::{NewTensor, NewValue, write_container};
 pub use file::GgufFile;
 pub use header::Tensor;
 pub use value::{Array, Kind, Value};
+pub use weights::GgufWeights;
