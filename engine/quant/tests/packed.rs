@@ -181,6 +181,8 @@ fn compressed_tensors_mean_what_they_should_and_pack_to_the_same_words() {
             let error = compressed::unpack(&wrong, rows, cols).unwrap_err().to_string();
             assert!(error.contains(what), "{what}: {error}");
         }
+        let unset = CompressedTensors { weight_g_idx: Some(&[-1; 44]), ..tensors };
+        assert!(compressed::unpack(&unset, rows, cols).unwrap().group_of.is_none());
         let mut infinite = weight_scale.clone();
         infinite[groups] = f32::INFINITY;
         let error = compressed::unpack(&CompressedTensors { weight_scale: &infinite, ..tensors }, rows, cols);

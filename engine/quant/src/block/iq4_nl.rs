@@ -46,38 +46,54 @@ impl BlockIq4Nl {
     }
 }
 
+/// Inverse scales that are tried; independent of each other, so one lane each, every lane summing in index order.
+const TRIALS: usize = 16;
+
 fn best_scale(x: &[f32; BLOCK]) -> f32 {
     let extreme = extreme(x);
     if extreme.abs() < NOTHING {
         return 0.0;
     }
     let lowest = f32::from(IQ4_NL_VALUES[0]);
-    // Sums of `w q x` and `w q q` over the assignment that an inverse scale gives.
-    let fit = |inverse: f32| {
-        x.iter().fold((0f32, 0f32), |(qx, qq), &v| {
-            let q = f32::from(IQ4_NL_VALUES[usize::from(nearest_code(inverse * v))]);
-            let w = v * v;
-            (qx + w * q * v, qq + w * q * q)
-        })
-    };
-    let (qx, qq) = fit(1.0 / (-extreme / lowest));
-    let mut d = if qq > 0.0 { qx / qq } else { 0.0 };
-    let mut best = d * qx;
-    for shift in -7..=7 {
-        let (qx, qq) = fit((shift as f32 + lowest) / extreme);
-        if qq > 0.0 && qx * qx > best * qq {
-            d = qx / qq;
-            best = d * qx;
+    let inverse: [f32; TRIALS] = std::array::from_fn(|t| match t {
+        0 => 1.0 / (-extreme / lowest),
+        _ => (t as f32 - 8.0 + lowest) / extreme,
+    });
+    let (mut qx, mut qq) = ([0f32; TRIALS], [0f32; TRIALS]);
+    for &v in x {
+        let w = v * v;
+        for t in 0..TRIALS {
+            let q = nearest_value(inverse[t] * v);
+            qx[t] += w * q * v;
+            qq[t] += w * q * q;
+        }
+    }
+    let mut d = if qq[0] > 0.0 { qx[0] / qq[0] } else { 0.0 };
+    let mut best = d * qx[0];
+    for t in 1..TRIALS {
+        if qq[t] > 0.0 && qx[t] * qx[t] > best * qq[t] {
+            d = qx[t] / qq[t];
+            best = d * qx[t];
         }
     }
     d
 }
 
-/// The code whose value is nearest; the upper one of two equally near.
+/// Midpoint of the values of code `i` and the next: from it on, the next is taken.
+const fn middle(i: usize) -> f32 {
+    (IQ4_NL_VALUES[i] as f32 + IQ4_NL_VALUES[i + 1] as f32) / 2.0
+}
+
 fn nearest_code(x: f32) -> u8 {
-    // Number of values at or below x, except the first: where a search for the interval of x would end.
-    let above = IQ4_NL_VALUES[1..15].iter().fold(1, |n, &value| n + usize::from(x >= f32::from(value)));
-    let (low, high) = (f32::from(IQ4_NL_VALUES[above - 1]), f32::from(IQ4_NL_VALUES[above]));
-    // Beyond the ends the nearest is the end itself, whatever the differences are.
-    if x <= low || (x < high && x - low < high - x) { above as u8 - 1 } else { above as u8 }
+    (0..15).map(|i| u8::from(x >= middle(i))).sum()
+}
+
+/// The value of the nearest code: the lowest one, plus every step up to it. All are small integers, so the sum is exact.
+fn nearest_value(x: f32) -> f32 {
+    let mut value = f32::from(IQ4_NL_VALUES[0]);
+    for i in 0..15 {
+        let step = f32::from(IQ4_NL_VALUES[i + 1]) - f32::from(IQ4_NL_VALUES[i]);
+        value += if x >= middle(i) { step } else { 0.0 };
+    }
+    value
 }

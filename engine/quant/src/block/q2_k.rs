@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 use half::f16;
 
-use super::search::{Affine, Grid, Loss, affine, nearest};
+use super::search::{Grid, LANES, Loss, affine, nearest};
 use crate::SUPER_BLOCK;
 
 const GROUPS: usize = 16;
@@ -31,16 +31,16 @@ impl BlockQ2K {
     /// again with what was stored.
     pub fn quantize(x: &[f32; SUPER_BLOCK]) -> Self {
         let groups = x.as_chunks::<GROUP>().0;
-        let fits: [Affine<GROUP>; GROUPS] =
-            std::array::from_fn(|j| affine(&groups[j], &groups[j].map(f32::abs), GRID));
-        let (scales, d) = four_bits(fits.each_ref().map(|fit| fit.scale));
-        let (mins, dmin) = four_bits(fits.each_ref().map(|fit| fit.min));
+        let fit = |half: &[[f32; GROUP]]| affine(half, &std::array::from_fn(|j| half[j].map(f32::abs)), GRID);
+        let fits = [fit(&groups[..LANES]), fit(&groups[LANES..])];
+        let (scales, d) = four_bits(std::array::from_fn(|j| fits[j / LANES].scale[j % LANES]));
+        let (mins, dmin) = four_bits(std::array::from_fn(|j| fits[j / LANES].min[j % LANES]));
         let mut levels = [0; SUPER_BLOCK];
         for (j, levels) in levels.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
             let scale = d.to_f32() * f32::from(scales[j]);
             let min = dmin.to_f32() * f32::from(mins[j]);
             *levels = if scale == 0.0 {
-                fits[j].levels
+                fits[j / LANES].levels[j % LANES]
             } else {
                 groups[j].map(|v| nearest((v + min) / scale).clamp(0, 3) as u8)
             };

@@ -2,11 +2,11 @@
 
 use half::f16;
 
-use super::search::{Affine, Grid, affine, nearest};
+use super::search::{Grid, LANES, affine, nearest};
 use crate::SUPER_BLOCK;
 
 /// Groups per super-block.
-const GROUPS: usize = 8;
+const GROUPS: usize = LANES;
 const GROUP: usize = SUPER_BLOCK / GROUPS;
 
 /// A super-block before its levels are packed.
@@ -40,21 +40,16 @@ fn pack(scale: &[u8; GROUPS], min: &[u8; GROUPS]) -> [u8; 12] {
 /// again with what was stored.
 pub(super) fn quantize(x: &[f32; SUPER_BLOCK], grid: Grid) -> SuperBlock {
     let groups = x.as_chunks::<GROUP>().0;
-    let fits: [Affine<GROUP>; GROUPS] = std::array::from_fn(|j| {
-        let group = &groups[j];
+    let weights = std::array::from_fn(|j| {
+        let group: &[f32; GROUP] = &groups[j];
         let square = group.iter().fold(0f32, |sum, v| sum + v * v);
         let rms = (square / GROUP as f32).sqrt();
-        affine(group, &group.map(|v| rms + v.abs()), grid)
+        group.map(|v| rms + v.abs())
     });
-    let largest = |value: fn(&Affine<GROUP>) -> f32| {
-        fits.iter().map(value).fold(0f32, |largest, value| if value > largest { value } else { largest })
-    };
-    let (max_scale, max_min) = (largest(|fit| fit.scale), largest(|fit| fit.min));
-    let six_bits = |max: f32, value: fn(&Affine<GROUP>) -> f32| {
-        let inverse = if max > 0.0 { 63.0 / max } else { 0.0 };
-        std::array::from_fn(|j| (nearest(inverse * value(&fits[j])) as u8).min(63))
-    };
-    let scales = pack(&six_bits(max_scale, |fit| fit.scale), &six_bits(max_min, |fit| fit.min));
+    let fits = affine(groups, &weights, grid);
+    let (scales, max_scale) = six_bits(&fits.scale);
+    let (mins, max_min) = six_bits(&fits.min);
+    let scales = pack(&scales, &mins);
     let (d, dmin) = (f16::from_f32(max_scale / 63.0), f16::from_f32(max_min / 63.0));
 
     let mut levels = [0; SUPER_BLOCK];
@@ -63,12 +58,19 @@ pub(super) fn quantize(x: &[f32; SUPER_BLOCK], grid: Grid) -> SuperBlock {
         let scale = d.to_f32() * f32::from(scale);
         let min = dmin.to_f32() * f32::from(min);
         *levels = if scale == 0.0 {
-            fits[j].levels
+            fits.levels[j]
         } else {
             group.map(|v| nearest((v + min) / scale).clamp(0, i32::from(grid.top)) as u8)
         };
     }
     SuperBlock { d, dmin, scales, levels }
+}
+
+/// Sixty-thirds of the largest value, and that value. None is negative.
+fn six_bits(values: &[f32; GROUPS]) -> ([u8; GROUPS], f32) {
+    let largest = values.iter().fold(0f32, |largest, &value| if value > largest { value } else { largest });
+    let inverse = if largest > 0.0 { 63.0 / largest } else { 0.0 };
+    (values.map(|value| (nearest(inverse * value) as u8).min(63)), largest)
 }
 
 /// Weights from levels: `d * scale[j] * level - dmin * min[j]`.

@@ -6,10 +6,20 @@
 /// A group whose largest magnitude is below this is stored as zeros.
 pub(super) const NOTHING: f32 = 1e-15;
 
-/// The nearest integer, ties to even, of a number below 2^22 in magnitude: 1.5 * 2^23 leaves no fraction bits in the sum.
-/// Larger numbers give an arbitrary integer, which every caller clamps.
+/// 1.5 * 2^23: a float of this size has no fraction bits, so adding it rounds to nearest, ties to even.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// The nearest integer within bounds, ties to even; as a float, which needs no conversion instruction.
+fn level(x: f32, low: f32, high: f32) -> f32 {
+    let rounded = (x + ROUNDER) - ROUNDER;
+    let rounded = if rounded > low { rounded } else { low };
+    if rounded < high { rounded } else { high }
+}
+
+/// The nearest integer, ties to even, of a number below 2^22 in magnitude. Larger numbers give an arbitrary integer, which
+/// every caller clamps.
 pub(super) fn nearest(x: f32) -> i32 {
-    ((x + 12_582_912.0).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
+    ((x + ROUNDER).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
 }
 
 /// The first value of largest magnitude, with its sign.
@@ -36,6 +46,10 @@ fn symmetric_fit<const N: usize>(x: &[f32; N], half: i32, inverse: f32) -> ([i8;
     (levels, lx, ll)
 }
 
+/// Trials of [`symmetric`]: the scale that puts the extreme value on `-half`, nine below, nine above, and one to fill the
+/// last vector.
+const TRIALS: usize = 20;
+
 /// The scale of `x = scale * level` with levels in `-half..half`, and those levels plus `half`; of nineteen roundings around
 /// the one that puts the extreme value on `-half`, the one with the smallest error weighted by `x^2`.
 pub(super) fn symmetric<const N: usize>(x: &[f32; N], half: i32) -> (f32, [i8; N]) {
@@ -43,19 +57,30 @@ pub(super) fn symmetric<const N: usize>(x: &[f32; N], half: i32) -> (f32, [i8; N
     if extreme.abs() < NOTHING {
         return (0.0, [0; N]);
     }
-    let (mut best_levels, lx, ll) = symmetric_fit(x, half, -(half as f32) / extreme);
-    let mut scale = if ll != 0.0 { lx / ll } else { 0.0 };
-    let mut best = scale * lx;
-    for step in (-9..=9).filter(|step| *step != 0) {
-        let inverse = -(half as f32 + 0.1 * step as f32) / extreme;
-        let (levels, lx, ll) = symmetric_fit(x, half, inverse);
-        if ll > 0.0 && lx * lx > best * ll {
-            best_levels = levels;
-            scale = lx / ll;
-            best = scale * lx;
+    let top = half as f32;
+    // The trials do not depend on each other: one lane each, every lane summing in index order.
+    let inverse: [f32; TRIALS] = std::array::from_fn(|t| -(top + 0.1 * (t as f32 - 9.0)) / extreme);
+    let (mut lx, mut ll) = ([0f32; TRIALS], [0f32; TRIALS]);
+    for &v in x {
+        let w = v * v;
+        let wv = w * v;
+        for t in 0..TRIALS {
+            let level = level(inverse[t] * v, -top, top - 1.0);
+            lx[t] += wv * level;
+            ll[t] += w * level * level;
         }
     }
-    (scale, best_levels.map(|level| level + half as i8))
+    let mut taken = 9;
+    let mut scale = if ll[9] != 0.0 { lx[9] / ll[9] } else { 0.0 };
+    let mut best = scale * lx[9];
+    for t in (0..19).filter(|t| *t != 9) {
+        if ll[t] > 0.0 && lx[t] * lx[t] > best * ll[t] {
+            taken = t;
+            scale = lx[t] / ll[t];
+            best = scale * lx[t];
+        }
+    }
+    (scale, x.map(|v| (level(inverse[taken] * v, -top, top - 1.0) + top) as i8))
 }
 
 /// As [`symmetric`], but improving one level at a time, at most five rounds, instead of trying other scales (Q3_K).
@@ -110,67 +135,119 @@ pub(super) struct Grid {
     pub loss: Loss,
 }
 
-/// A group as `x = scale * level - min`, `min >= 0`.
+/// Groups that are searched side by side. Every array of this length below has one lane per group, and a lane sums in index
+/// order, so that the result is that of searching alone.
+pub(super) const LANES: usize = 8;
+
+type Lanes = [f32; LANES];
+
+/// Groups as `x = scale * level - min`, `min >= 0`.
 pub(super) struct Affine<const N: usize> {
-    pub scale: f32,
-    pub min: f32,
-    pub levels: [u8; N],
+    pub scale: Lanes,
+    pub min: Lanes,
+    pub levels: [[u8; N]; LANES],
 }
 
 /// Starts from the range of the values (extended to include 0) and, for each inverse scale of the grid, solves the weighted
 /// least squares for scale and minimum given the rounding it causes; keeps whichever has the smallest weighted loss. The
 /// grid is laid from the best minimum so far.
-pub(super) fn affine<const N: usize>(x: &[f32; N], weights: &[f32; N], grid: Grid) -> Affine<N> {
-    let (low, max) = range(x);
-    let (mut sum_w, mut sum_x) = (weights[0], weights[0] * x[0]);
-    for (w, v) in weights[1..].iter().zip(&x[1..]) {
-        sum_w += w;
-        sum_x += w * v;
+pub(super) fn affine<const N: usize>(
+    groups: &[[f32; N]],
+    weights: &[[f32; N]; LANES],
+    grid: Grid,
+) -> Affine<N> {
+    let x: [Lanes; N] = std::array::from_fn(|i| std::array::from_fn(|g| groups[g][i]));
+    let w: [Lanes; N] = std::array::from_fn(|i| std::array::from_fn(|g| weights[g][i]));
+    let (mut low, mut high, mut sum_w, mut sum_x) = (x[0], x[0], w[0], [0f32; LANES]);
+    for g in 0..LANES {
+        sum_x[g] = w[0][g] * x[0][g];
     }
-    let low = if low > 0.0 { 0.0 } else { low };
-    if max == low {
-        return Affine { scale: 0.0, min: -low, levels: [0; N] };
-    }
-    let top = i32::from(grid.top);
-    let round = |inverse: f32, min: f32| x.map(|v| nearest(inverse * (v - min)).clamp(0, top) as u8);
-    let loss = |scale: f32, min: f32, levels: &[u8; N]| {
-        let mut sum = 0f32;
-        for ((&v, &w), &level) in x.iter().zip(weights).zip(levels) {
-            let difference = scale * f32::from(level) + min - v;
-            sum += w * match grid.loss {
-                Loss::Absolute => difference.abs(),
-                Loss::Squared => difference * difference,
-            };
+    for i in 1..N {
+        for g in 0..LANES {
+            low[g] = if x[i][g] < low[g] { x[i][g] } else { low[g] };
+            high[g] = if x[i][g] > high[g] { x[i][g] } else { high[g] };
+            sum_w[g] += w[i][g];
+            sum_x[g] += w[i][g] * x[i][g];
         }
-        sum
-    };
-    let inverse = top as f32 / (max - low);
-    let (mut scale, mut min) = (1.0 / inverse, low);
-    let mut levels = round(inverse, min);
-    let mut best = loss(scale, min, &levels);
+    }
+    let low = low.map(|low| if low > 0.0 { 0.0 } else { low });
+    let top = f32::from(grid.top);
+
+    let (mut scale, mut min) = ([0f32; LANES], low);
+    let mut levels = [[0f32; LANES]; N];
+    for g in 0..LANES {
+        let inverse = top / (high[g] - low[g]);
+        scale[g] = 1.0 / inverse;
+        for i in 0..N {
+            levels[i][g] = level(inverse * (x[i][g] - low[g]), 0.0, top);
+        }
+    }
+    let mut best = losses(&x, &w, &levels, &scale, &min, grid.loss);
+    let mut tried = [[0f32; LANES]; N];
     for step in 0..=grid.steps {
-        let tried = round((grid.first + 0.1 * f32::from(step) + top as f32) / (max - min), min);
-        let (mut sum_l, mut sum_ll, mut sum_xl) = (0f32, 0f32, 0f32);
-        for ((&v, &w), &level) in x.iter().zip(weights).zip(&tried) {
-            let level = f32::from(level);
-            sum_l += w * level;
-            sum_ll += w * level * level;
-            sum_xl += w * level * v;
+        let mut inverse = [0f32; LANES];
+        for g in 0..LANES {
+            inverse[g] = (grid.first + 0.1 * f32::from(step) + top) / (high[g] - min[g]);
         }
-        let determinant = sum_w * sum_ll - sum_l * sum_l;
-        if determinant <= 0.0 || determinant.is_nan() {
-            continue;
+        let (mut sum_l, mut sum_ll, mut sum_xl) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+        for i in 0..N {
+            for g in 0..LANES {
+                let level = level(inverse[g] * (x[i][g] - min[g]), 0.0, top);
+                tried[i][g] = level;
+                sum_l[g] += w[i][g] * level;
+                sum_ll[g] += w[i][g] * level * level;
+                sum_xl[g] += w[i][g] * level * x[i][g];
+            }
         }
-        let mut tried_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
-        let mut tried_min = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
-        if tried_min > 0.0 {
-            tried_min = 0.0;
-            tried_scale = sum_xl / sum_ll;
+        let (mut determinant, mut tried_scale, mut tried_min) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+        for g in 0..LANES {
+            determinant[g] = sum_w[g] * sum_ll[g] - sum_l[g] * sum_l[g];
+            tried_scale[g] = (sum_w[g] * sum_xl[g] - sum_x[g] * sum_l[g]) / determinant[g];
+            tried_min[g] = (sum_ll[g] * sum_x[g] - sum_l[g] * sum_xl[g]) / determinant[g];
+            if tried_min[g] > 0.0 {
+                tried_min[g] = 0.0;
+                tried_scale[g] = sum_xl[g] / sum_ll[g];
+            }
         }
-        let tried_loss = loss(tried_scale, tried_min, &tried);
-        if tried_loss < best {
-            (best, scale, min, levels) = (tried_loss, tried_scale, tried_min, tried);
+        let loss = losses(&x, &w, &tried, &tried_scale, &tried_min, grid.loss);
+        let better: [bool; LANES] = std::array::from_fn(|g| determinant[g] > 0.0 && loss[g] < best[g]);
+        for g in (0..LANES).filter(|g| better[*g]) {
+            (best[g], scale[g], min[g]) = (loss[g], tried_scale[g], tried_min[g]);
+            for i in 0..N {
+                levels[i][g] = tried[i][g];
+            }
         }
     }
-    Affine { scale, min: -min, levels }
+    // Groups of one value (or only zeros) have no scale, and what was computed in their lanes means nothing.
+    let flat: [bool; LANES] = std::array::from_fn(|g| high[g] == low[g]);
+    Affine {
+        scale: std::array::from_fn(|g| if flat[g] { 0.0 } else { scale[g] }),
+        min: std::array::from_fn(|g| if flat[g] { -low[g] } else { -min[g] }),
+        levels: std::array::from_fn(|g| {
+            std::array::from_fn(|i| if flat[g] { 0 } else { levels[i][g] as u8 })
+        }),
+    }
+}
+
+/// Weighted losses of representing `x` as `scale * level + min`.
+fn losses<const N: usize>(
+    x: &[Lanes; N],
+    w: &[Lanes; N],
+    levels: &[Lanes; N],
+    scale: &Lanes,
+    min: &Lanes,
+    loss: Loss,
+) -> Lanes {
+    let mut sum = [0f32; LANES];
+    for i in 0..N {
+        for g in 0..LANES {
+            let difference = scale[g] * levels[i][g] + min[g] - x[i][g];
+            sum[g] += w[i][g]
+                * match loss {
+                    Loss::Absolute => difference.abs(),
+                    Loss::Squared => difference * difference,
+                };
+        }
+    }
+    sum
 }

@@ -18,7 +18,7 @@ pub struct CompressedTensors<'a> {
     /// `[rows.div_ceil(p)][groups]`: value `j` of word row `i` belongs to row `p i + j`. `None` where the scheme is
     /// symmetric.
     pub weight_zero_point: Option<&'a [i32]>,
-    /// `[cols]`, the group of each column.
+    /// `[cols]`, the group of each column; ignored, as compressed-tensors does, where it holds the -1 of "not set".
     pub weight_g_idx: Option<&'a [i32]>,
 }
 
@@ -41,7 +41,7 @@ pub fn unpack(tensors: &CompressedTensors<'_>, rows: usize, cols: usize) -> Resu
     length("weight_packed", tensors.weight_packed.len(), rows * words)?;
     length("weight_scale", tensors.weight_scale.len(), rows * groups)?;
     crate::stored::finite("weight_scale", tensors.weight_scale, groups)?;
-    let group_of = shape.group_of(tensors.weight_g_idx)?;
+    let group_of = shape.group_of(tensors.weight_g_idx.filter(|indices| !indices.contains(&-1)))?;
     let zeros = match tensors.weight_zero_point {
         None => vec![1 << (tensors.bits - 1); rows * groups],
         Some(packed) => {
