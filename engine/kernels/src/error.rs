@@ -22,6 +22,11 @@ pub enum KernelError {
     OutOfMemory { bytes: usize },
     #[error("the system refused thread {thread} of {threads}: {reason}")]
     ThreadRefused { thread: usize, threads: usize, reason: String },
+    #[error("{format} weights cannot be packed: {reason}")]
+    Unsupported { format: WeightFormat, reason: &'static str },
+    /// What a stored matrix, or a quantizer of [`llmlab_quant`], complained of.
+    #[error("{0}")]
+    BadWeights(String),
     #[error("{0}")]
     BadShape(String),
 }

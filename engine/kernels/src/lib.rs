@@ -29,8 +29,8 @@ mod shared_mut;
 
 pub use error::KernelError;
 pub use isa::Isa;
-pub use matmul::matmul;
+pub use llmlab_quant::{StoredMatrix, WeightFormat};
+pub use matmul::{matmul, matmul_many};
 pub use matrix::PackedMatrix;
 pub use pool::ThreadPool;
-pub use quant::WeightFormat;
 pub use quant::activations::Activations;

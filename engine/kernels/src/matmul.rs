@@ -28,11 +28,44 @@ pub fn matmul(
     out: &mut [f32],
     scratch: &mut Activations,
 ) {
-    assert_eq!(x.len(), tokens * w.cols(), "x must be {tokens} tokens x {} columns", w.cols());
-    assert_eq!(out.len(), tokens * w.rows(), "out must be {tokens} tokens x {} rows", w.rows());
+    matmul_many(pool, &[w], x, tokens, out, scratch);
+}
+
+/// Several products of the same activations: `out` is `[tokens, sum of rows]`, the rows of the matrices side by side.
+///
+/// Every element has the bits that [`matmul`] gives it. Panics when a slice does not have the stated length or the matrices
+/// differ in columns.
+pub fn matmul_many(
+    pool: &ThreadPool,
+    ws: &[&PackedMatrix],
+    x: &[f32],
+    tokens: usize,
+    out: &mut [f32],
+    scratch: &mut Activations,
+) {
+    let width: usize = ws.iter().map(|w| w.rows()).sum();
+    assert_eq!(out.len(), tokens * width, "out must be {tokens} tokens x {width} rows");
     if tokens == 0 {
         return;
     }
+    let mut first_row = 0;
+    for w in ws {
+        assert_eq!(x.len(), tokens * w.cols(), "x must be {tokens} tokens x {} columns", w.cols());
+        product(pool, w, x, tokens, out, (first_row, width), scratch);
+        first_row += w.rows();
+    }
+}
+
+/// One product into columns `first_row..` of an output of `width` columns.
+fn product(
+    pool: &ThreadPool,
+    w: &PackedMatrix,
+    x: &[f32],
+    tokens: usize,
+    out: &mut [f32],
+    (first_row, width): (usize, usize),
+    scratch: &mut Activations,
+) {
     let (format, isa) = (w.format(), w.isa());
     let plan = gemm::plan(format, isa, tokens);
     let tiles = TokenTiles::new(tokens, plan.tokens);
@@ -47,6 +80,8 @@ pub fn matmul(
         narrow: gemm::kernel(format, isa, &plan, tiles.width),
         wide: gemm::kernel(format, isa, &plan, plan.tokens.min(tiles.width + 1)),
         out: SharedMut::new(out),
+        first_row,
+        width,
         plan,
     };
     let groups = w.rows().div_ceil(TILE_ROWS * product.plan.tiles);
@@ -68,6 +103,9 @@ struct Product<'a> {
     narrow: Kernel,
     wide: Kernel,
     out: SharedMut<'a, f32>,
+    /// Where the rows of this matrix start in a row of the output, and how long that is.
+    first_row: usize,
+    width: usize,
 }
 
 impl Product<'_> {
@@ -89,8 +127,9 @@ impl Product<'_> {
         let rows = (self.plan.tiles * TILE_ROWS).min(self.w.rows() - first_row);
         let kernel = if width == self.tiles.width { self.narrow } else { self.wide };
         // Both ends of the output are in range, or these panic.
-        let out = self.out.at(token * self.w.rows() + first_row);
-        self.out.at((token + width - 1) * self.w.rows() + first_row + rows - 1);
+        let column = self.first_row + first_row;
+        let out = self.out.at(token * self.width + column);
+        self.out.at((token + width - 1) * self.width + column + rows - 1);
         // SAFETY: an existing group of row tiles and an existing token tile, inside buffers that `PackedMatrix` and
         // `Activations::prepare` sized from the same layout; scales and offsets are only read by kernels of the block
         // formats, for which they were filled. The CPU has the instruction set: packing checked it. The outputs belong to
@@ -107,7 +146,7 @@ impl Product<'_> {
                 x_scales: self.scratch.scales.as_ptr().wrapping_add(token * layout.units),
                 x_offsets: self.scratch.offsets.as_ptr().wrapping_add(token * layout.units),
                 out,
-                out_stride: self.w.rows(),
+                out_stride: self.width,
             });
         }
     }

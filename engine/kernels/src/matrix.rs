@@ -6,7 +6,7 @@ use crate::arena::AlignedBuf;
 use crate::gemm::TILE_ROWS;
 use crate::quant::{BLOCK, q4_0::BlockQ4_0, q8_0::BlockQ8_0};
 use crate::shared_mut::SharedMut;
-use crate::{Isa, KernelError, ThreadPool, WeightFormat};
+use crate::{Isa, KernelError, StoredMatrix, ThreadPool, WeightFormat};
 
 /// A weight matrix `[rows = output features, cols = input features]` in tiles of 16 rows.
 ///
@@ -31,6 +31,9 @@ pub struct PackedMatrix {
     data: AlignedBuf<u8>,
 }
 
+/// Fills one tile: `(layout, tile, first row, rows)`.
+type FillTile<'a> = dyn Fn(&TileLayout, &mut [u8], usize, usize) -> Result<(), KernelError> + Sync + 'a;
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileLayout {
     /// Units along the input dimension.
@@ -48,6 +51,7 @@ impl TileLayout {
             WeightFormat::Bf16 => (2, TILE_ROWS * 4, 0),
             WeightFormat::Q8_0 => (BLOCK, TILE_ROWS * BLOCK, TILE_ROWS * size_of::<f16>()),
             WeightFormat::Q4_0 => (BLOCK, TILE_ROWS * BLOCK / 2, TILE_ROWS * size_of::<f16>()),
+            _ => unreachable!("{format} is not packed"),
         };
         let units = cols.div_ceil(unit_cols);
         let scales_at = units * unit_bytes;
@@ -85,19 +89,50 @@ impl PackedMatrix {
         weights: &[f32],
         isa: Isa,
     ) -> Result<Self, KernelError> {
-        if rows == 0 || cols == 0 {
-            return Err(KernelError::EmptyShape { rows, cols });
+        check_shape(format, rows, cols, weights.len(), isa)?;
+        Self::fill(pool, format, rows, cols, isa, &|layout, tile, first, count| {
+            pack_tile(format, layout, tile, &weights[first * cols..][..count * cols], cols, first)
+        })
+    }
+
+    /// Packs a matrix as a checkpoint holds it, without rounding any value again.
+    ///
+    /// Errors: as [`PackedMatrix::pack`], and formats that have no packed layout yet.
+    pub fn from_stored(
+        pool: &ThreadPool,
+        rows: usize,
+        cols: usize,
+        stored: &StoredMatrix<'_>,
+        isa: Isa,
+    ) -> Result<Self, KernelError> {
+        match stored {
+            StoredMatrix::Floats(values) => {
+                Self::pack_parallel(pool, WeightFormat::F32, rows, cols, values, isa)
+            }
+            StoredMatrix::Blocks { format, bytes } => {
+                let format = *format;
+                let row_bytes = format.row_bytes(cols);
+                check_shape(format, rows, cols, bytes.len() / row_bytes.max(1) * cols, isa)?;
+                Self::fill(pool, format, rows, cols, isa, &|layout, tile, first, count| {
+                    let part = &bytes[first * row_bytes..][..count * row_bytes];
+                    pack_blocks(format, layout, tile, part, row_bytes, first)
+                })
+            }
+            StoredMatrix::Grouped(_) | StoredMatrix::Int8(_) | StoredMatrix::Fp8(_) => {
+                Err(KernelError::Unsupported { format: WeightFormat::Int4, reason: "no packed layout" })
+            }
         }
-        if rows.checked_mul(cols) != Some(weights.len()) {
-            let expected = rows.saturating_mul(cols);
-            return Err(KernelError::LengthMismatch { rows, cols, expected, got: weights.len() });
-        }
-        if !cols.is_multiple_of(format.block()) {
-            return Err(KernelError::NotBlockMultiple { format, block: format.block(), cols });
-        }
-        if !isa.is_available() {
-            return Err(KernelError::IsaUnavailable { isa });
-        }
+    }
+
+    /// Allocates a matrix and fills its tiles: `fill_tile(layout, tile, first row, rows)`.
+    fn fill(
+        pool: &ThreadPool,
+        format: WeightFormat,
+        rows: usize,
+        cols: usize,
+        isa: Isa,
+        fill_tile: &FillTile<'_>,
+    ) -> Result<Self, KernelError> {
         let layout = TileLayout::new(format, cols);
         let tiles = rows.div_ceil(TILE_ROWS);
         let mut data = AlignedBuf::<u8>::zeroed(tiles * layout.stride)?;
@@ -109,8 +144,7 @@ impl PackedMatrix {
                 let bytes = unsafe { shared.slice(tile * layout.stride, layout.stride) };
                 let first = tile * TILE_ROWS;
                 let count = TILE_ROWS.min(rows - first);
-                let part = &weights[first * cols..][..count * cols];
-                if let Err(error) = pack_tile(format, &layout, bytes, part, cols, first) {
+                if let Err(error) = fill_tile(&layout, bytes, first, count) {
                     failure.lock().expect("no panic while packing").get_or_insert(error);
                     return;
                 }
@@ -180,6 +214,7 @@ impl PackedMatrix {
                     *block = BlockQ4_0 { d: scale(unit), qs }.dequantize();
                 }
             }
+            _ => unreachable!("{} is not packed", self.format),
         }
     }
 
@@ -199,6 +234,66 @@ fn q_at(i: usize, lane: usize) -> usize {
 
 fn q_byte(tile: &[u8], i: usize, lane: usize) -> u8 {
     tile[q_at(i, lane)]
+}
+
+fn check_shape(
+    format: WeightFormat,
+    rows: usize,
+    cols: usize,
+    got: usize,
+    isa: Isa,
+) -> Result<(), KernelError> {
+    use WeightFormat::{Bf16, F32, Q4_0, Q8_0};
+    if !matches!(format, F32 | Bf16 | Q8_0 | Q4_0) {
+        return Err(KernelError::Unsupported { format, reason: "no packed layout" });
+    }
+    if rows == 0 || cols == 0 {
+        return Err(KernelError::EmptyShape { rows, cols });
+    }
+    if rows.checked_mul(cols) != Some(got) {
+        let expected = rows.saturating_mul(cols);
+        return Err(KernelError::LengthMismatch { rows, cols, expected, got });
+    }
+    if !cols.is_multiple_of(format.block()) {
+        return Err(KernelError::NotBlockMultiple { format, block: format.block(), cols });
+    }
+    if !isa.is_available() {
+        return Err(KernelError::IsaUnavailable { isa });
+    }
+    Ok(())
+}
+
+/// Fills one tile from the stored bytes of up to 16 rows.
+fn pack_blocks(
+    format: WeightFormat,
+    layout: &TileLayout,
+    tile: &mut [u8],
+    bytes: &[u8],
+    row_bytes: usize,
+    first_row: usize,
+) -> Result<(), KernelError> {
+    for (lane, row) in bytes.chunks_exact(row_bytes).enumerate() {
+        for (unit, block) in row.chunks_exact(format.block_bytes()).enumerate() {
+            match format {
+                WeightFormat::F32 => tile[(unit * TILE_ROWS + lane) * 4..][..4].copy_from_slice(block),
+                WeightFormat::Bf16 => {
+                    tile[(unit / 2 * TILE_ROWS + lane) * 4 + unit % 2 * 2..][..2].copy_from_slice(block);
+                }
+                _ => {
+                    let (scale, quants) = block.split_at(2);
+                    if !f16::from_le_bytes([scale[0], scale[1]]).is_finite() {
+                        return Err(KernelError::ScaleOverflow { format, row: first_row + lane });
+                    }
+                    tile[layout.scales_at + (unit * TILE_ROWS + lane) * 2..][..2].copy_from_slice(scale);
+                    let flip = if format == WeightFormat::Q8_0 { 0x80 } else { 0 };
+                    for (i, q) in quants.iter().enumerate() {
+                        tile[q_at(unit * quants.len() + i, lane)] = q ^ flip;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Fills one tile from up to 16 rows; `first_row` only names the row in errors.
@@ -231,7 +326,7 @@ fn pack_tile(
                     tile[at..][..2].copy_from_slice(&rounded.to_ne_bytes());
                 }
             }
-            WeightFormat::Q8_0 | WeightFormat::Q4_0 => {
+            _ => {
                 for (unit, block) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
                     let d = if format == WeightFormat::Q8_0 {
                         let quantized = BlockQ8_0::quantize(block);

@@ -20,6 +20,7 @@ pub fn convert_activations(format: WeightFormat, x: &[f32]) -> Vec<f64> {
             };
             x.as_chunks::<BLOCK>().0.iter().flat_map(quantize).collect()
         }
+        _ => unreachable!("{format} is not packed"),
     }
 }
 

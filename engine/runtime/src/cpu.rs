@@ -73,7 +73,7 @@ impl CpuExecutor {
             pool,
             limits: Limits::new(spec, config),
             vocab: spec.vocab_size as usize,
-            embedding_row_bytes: config.weights.bytes(spec.hidden_size as usize) as u64,
+            embedding_row_bytes: config.weights.row_bytes(spec.hidden_size as usize) as u64,
             kv_token_bytes: kv_rows * config.kv.bytes_per_row(spec.head_dim as usize) as u64,
             batch: Batch::default(),
             work: Workspace::default(),

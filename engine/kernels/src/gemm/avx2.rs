@@ -18,7 +18,7 @@ const FEW_FLOAT: usize = 4 * HALVES;
 const FEW_BLOCK: usize = 2 * HALVES;
 
 pub(crate) fn plan(format: WeightFormat, tokens: usize) -> Plan {
-    match (format.is_quantized(), tokens) {
+    match ((format.block() > 1), tokens) {
         (false, 1) => Plan { tiles: FEW_FLOAT / HALVES, tokens: 1 },
         (true, 1) => Plan { tiles: FEW_BLOCK / HALVES, tokens: 1 },
         (false, _) => Plan { tiles: 1, tokens: 6 },
@@ -41,6 +41,7 @@ pub(crate) fn kernel(format: WeightFormat, plan: &Plan, tokens: usize) -> Kernel
         WeightFormat::Bf16 => pick!(bf16_tile: FEW_FLOAT 1 2 3 4 5 6),
         WeightFormat::Q8_0 => pick!(q8_0_tile: FEW_BLOCK 1 2 3),
         WeightFormat::Q4_0 => pick!(q4_0_tile: FEW_BLOCK 1 2 3),
+        _ => unreachable!("{format} is not packed"),
     }
 }
 

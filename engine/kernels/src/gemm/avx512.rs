@@ -15,7 +15,7 @@ const MANY_TILES: usize = 2;
 
 pub(crate) fn plan(format: WeightFormat, tokens: usize) -> Plan {
     // Sums of the float formats take one register per tile and token; the block formats need two, one of integers.
-    let (few, many) = if format.is_quantized() { (2, 6) } else { (4, 12) };
+    let (few, many) = if format.block() > 1 { (2, 6) } else { (4, 12) };
     if tokens <= few {
         return Plan { tiles: FEW_TILES, tokens: few };
     }
@@ -40,6 +40,7 @@ pub(crate) fn kernel(format: WeightFormat, plan: &Plan, tokens: usize) -> Kernel
         WeightFormat::Bf16 => pick!(bf16_tile: 1 2 3 4 5 6 7 8 9 10 11 12),
         WeightFormat::Q8_0 => pick!(q8_0_tile: 1 2 3 4 5 6),
         WeightFormat::Q4_0 => pick!(q4_0_tile: 1 2 3 4 5 6),
+        _ => unreachable!("{format} is not packed"),
     }
 }
 

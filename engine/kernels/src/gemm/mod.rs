@@ -93,6 +93,7 @@ impl Input {
             (WeightFormat::Bf16, _) => Input::Bf16Widened,
             (WeightFormat::Q8_0, _) => Input::Int8 { weight_bias: 128 },
             (WeightFormat::Q4_0, _) => Input::Int8 { weight_bias: 8 },
+            _ => unreachable!("{format} is not packed"),
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) fn kernel(format: WeightFormat) -> Kernel {
         WeightFormat::Bf16 => bf16_tile,
         WeightFormat::Q8_0 => q8_0_tile,
         WeightFormat::Q4_0 => q4_0_tile,
+        _ => unreachable!("{format} is not packed"),
     }
 }
 
