@@ -4,7 +4,7 @@
 //! that a name like `q4_k_m` stands for, and the scalar conversions that define each of them. It must not know: files,
 //! models, threads, instruction sets, packed tiles. Everything here is the reference that kernels are tested against.
 //!
-//! Reading order: [`format`] (the names and sizes), [`stored`] (a matrix as a checkpoint holds it), [`block`] (the structs
+//! Reading order: [`mod@format`] (the names and sizes), [`stored`] (a matrix as a checkpoint holds it), [`block`] (the structs
 //! of GGUF), [`fp8`], [`quantize`] (f32 to any format), `rows` (taking rows of a stored matrix), [`packed`] (GPTQ, AWQ,
 //! compressed-tensors), [`recipe`] (which matrix gets which format).
 

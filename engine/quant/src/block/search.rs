@@ -199,18 +199,13 @@ pub(super) fn affine<const N: usize>(
                 sum_xl[g] += w[i][g] * level * x[i][g];
             }
         }
-        let (mut determinant, mut tried_scale, mut tried_min) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+        let (mut solvable, mut tried_scale, mut tried_min) = ([false; LANES], [0f32; LANES], [0f32; LANES]);
         for g in 0..LANES {
-            determinant[g] = sum_w[g] * sum_ll[g] - sum_l[g] * sum_l[g];
-            tried_scale[g] = (sum_w[g] * sum_xl[g] - sum_x[g] * sum_l[g]) / determinant[g];
-            tried_min[g] = (sum_ll[g] * sum_x[g] - sum_l[g] * sum_xl[g]) / determinant[g];
-            if tried_min[g] > 0.0 {
-                tried_min[g] = 0.0;
-                tried_scale[g] = sum_xl[g] / sum_ll[g];
-            }
+            let sums = Sums { w: sum_w[g], x: sum_x[g], l: sum_l[g], ll: sum_ll[g], xl: sum_xl[g] };
+            (solvable[g], tried_scale[g], tried_min[g]) = sums.solve();
         }
         let loss = losses(&x, &w, &tried, &tried_scale, &tried_min, grid.loss);
-        let better: [bool; LANES] = std::array::from_fn(|g| determinant[g] > 0.0 && loss[g] < best[g]);
+        let better: [bool; LANES] = std::array::from_fn(|g| solvable[g] && loss[g] < best[g]);
         for g in (0..LANES).filter(|g| better[*g]) {
             (best[g], scale[g], min[g]) = (loss[g], tried_scale[g], tried_min[g]);
             for i in 0..N {
@@ -226,6 +221,29 @@ pub(super) fn affine<const N: usize>(
         levels: std::array::from_fn(|g| {
             std::array::from_fn(|i| if flat[g] { 0 } else { levels[i][g] as u8 })
         }),
+    }
+}
+
+/// Weighted sums over a group: of the weights, of values and levels, and of products of these.
+struct Sums {
+    w: f32,
+    x: f32,
+    l: f32,
+    ll: f32,
+    xl: f32,
+}
+
+impl Sums {
+    /// Whether there is a least-squares solution of `x = scale * level + min`, and scale and minimum; with a minimum of 0
+    /// where it would be positive.
+    fn solve(&self) -> (bool, f32, f32) {
+        let determinant = self.w * self.ll - self.l * self.l;
+        let min = (self.ll * self.x - self.l * self.xl) / determinant;
+        if min > 0.0 {
+            (determinant > 0.0, self.xl / self.ll, 0.0)
+        } else {
+            (determinant > 0.0, (self.w * self.xl - self.x * self.l) / determinant, min)
+        }
     }
 }
 

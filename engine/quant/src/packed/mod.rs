@@ -1,4 +1,4 @@
-//! Group-quantized matrices as checkpoints pack them into 32-bit words, to [`Grouped`](crate::Grouped) and back.
+//! Group-quantized matrices as checkpoints pack them into 32-bit words, to [`Grouped`] and back.
 //!
 //! Sources of the layouts: GPTQ from AutoGPTQ (`qlinear_cuda_old.py`) and GPTQModel (v2), AWQ from AutoAWQ
 //! (`modules/linear/gemm.py`, `gemv.py`), pack-quantized from compressed-tensors (`pack_quantized.py`). Scales come and go as
