@@ -5,12 +5,12 @@ use std::path::Path;
 use crate::chat::{ChatFiles, ChatTemplate};
 use crate::error::ModelError;
 use crate::files::{read_text, read_text_if_present};
-use crate::hf_config::generation_eos;
+use crate::hf_config::{Keys, generation_eos, object};
 use crate::spec::ModelSpec;
 use crate::synthetic::{CHAT_TEMPLATE, Preset, SOURCE_PREFIX, SyntheticWeights};
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::byte_level::{BOS_TOKEN_ID, EOS_TOKEN_ID, SPECIAL};
-use crate::weights::{SafetensorsWeights, WeightSource};
+use crate::weights::{SafetensorsWeights, Scheme, WeightSource};
 
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
@@ -96,9 +96,10 @@ fn synthetic(preset: Preset, seed: u64, source: &str) -> LoadedModel {
 
 fn from_folder(folder: &Path, source: &str) -> Result<LoadedModel, ModelError> {
     let spec = read_spec(folder)?;
+    let scheme = read_scheme(folder)?;
     let chat = ChatFiles::read(folder)?;
     let model = LoadedModel {
-        weights: Box::new(SafetensorsWeights::open(folder, &spec)?),
+        weights: Box::new(SafetensorsWeights::open(folder, &spec, scheme)?),
         tokenizer: Tokenizer::from_file(&folder.join("tokenizer.json"))?,
         chat_template: chat.template,
         bos_token: chat.bos_token,
@@ -109,6 +110,24 @@ fn from_folder(folder: &Path, source: &str) -> Result<LoadedModel, ModelError> {
     // A template that does not parse is found now and not by the first chat request.
     model.chat()?;
     Ok(model)
+}
+
+/// How the checkpoint is quantized: in `config.json`, or in the files that GPTQ and AWQ tools wrote before it had a place there.
+fn read_scheme(folder: &Path) -> Result<Option<Scheme>, ModelError> {
+    let config = folder.join("config.json");
+    let map = object(&read_text(&config, MAX_CONFIG_BYTES)?, &config)?;
+    if let Some(scheme) = Scheme::read(&Keys::new(&map, &config))? {
+        return Ok(Some(scheme));
+    }
+    for (name, method) in [("quantize_config.json", "gptq"), ("quant_config.json", "awq")] {
+        let path = folder.join(name);
+        if let Some(json) = read_text_if_present(&path, MAX_CONFIG_BYTES)? {
+            let mut map = object(&json, &path)?;
+            map.entry("quant_method").or_insert_with(|| method.into());
+            return Scheme::of(&Keys::new(&map, &path)).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 fn read_spec(folder: &Path) -> Result<ModelSpec, ModelError> {

@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 fn open(folder: &Path, spec: &ModelSpec) -> Result<SafetensorsWeights, ModelError> {
-    SafetensorsWeights::open(folder, spec)
+    SafetensorsWeights::open(folder, spec, None)
 }
 
 fn refused(folder: &Path, spec: &ModelSpec) -> String {

@@ -77,7 +77,7 @@ pub fn generation_eos(json: &str, file: &Path, vocab_size: u32) -> Result<Vec<u3
 }
 
 /// The object that `json` is, without a key that occurs twice.
-pub fn object(json: &str, file: &Path) -> Result<Map<String, Value>, ModelError> {
+pub(crate) fn object(json: &str, file: &Path) -> Result<Map<String, Value>, ModelError> {
     let map: UniqueMap<Value> = parse_json(json.as_bytes(), file)?;
     Ok(map.0.into_iter().collect())
 }

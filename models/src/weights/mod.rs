@@ -1,9 +1,17 @@
 //! Where a model's values come from.
+//!
+//! Reading order: [`WeightSource`], `safetensors_file` (one file), `shards` and `parts` (the files of a folder), [`scheme`] (how
+//! they are quantized), `layout` (which tensors hold a matrix), `checkpoint` (its values).
 
+mod checkpoint;
+mod layout;
+mod parts;
 mod safetensors_file;
+pub mod scheme;
 mod shards;
 
-pub use shards::SafetensorsWeights;
+pub use checkpoint::SafetensorsWeights;
+pub use scheme::Scheme;
 
 use std::borrow::Cow;
 

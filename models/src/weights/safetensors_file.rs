@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
-use llmlab_quant::WeightFormat;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -67,23 +66,19 @@ impl SafetensorsFile {
         Ok(SafetensorsFile { path: path.to_path_buf(), file, metadata, data_start })
     }
 
-    /// Checks that `name` is here with this shape and a dtype that can be read.
-    pub fn check(&self, name: &str, shape: &[u64]) -> Result<(), ModelError> {
-        let info = self.info(name)?;
-        if !info.shape.iter().map(|&size| size as u64).eq(shape.iter().copied()) {
-            return Err(
-                self.tensor_error(name, format!("shape {:?}; the config needs {shape:?}", info.shape))
-            );
-        }
-        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(self.tensor_error(name, format!("dtype {}; accepted are F32, F16, BF16", info.dtype)));
-        }
-        Ok(())
+    /// Names of all tensors in the file.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    /// Dtype and shape of `name`.
+    pub fn info(&self, name: &str) -> Result<&TensorInfo, ModelError> {
+        self.metadata.info(name).ok_or_else(|| self.tensor_error(name, "is not in this file".into()))
     }
 
     /// The values of `name` as f32. Fails on a value that is not finite: one NaN makes every token of every request the
     /// same, and is better found here.
-    pub fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         match self.info(name)?.dtype {
             Dtype::F32 => self.read_as(name, f32::from_le_bytes),
             Dtype::F16 => self.read_as(name, |raw| f16::from_le_bytes(raw).to_f32()),
@@ -92,14 +87,21 @@ impl SafetensorsFile {
         }
     }
 
-    /// The float format of `name`.
-    pub fn format(&self, name: &str) -> Result<WeightFormat, ModelError> {
-        match self.info(name)?.dtype {
-            Dtype::F32 => Ok(WeightFormat::F32),
-            Dtype::F16 => Ok(WeightFormat::F16),
-            Dtype::BF16 => Ok(WeightFormat::Bf16),
-            other => Err(self.tensor_error(name, format!("dtype {other}; accepted are F32, F16, BF16"))),
-        }
+    /// The bytes of `name`.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>, ModelError> {
+        let (start, end) = self.info(name)?.data_offsets;
+        let mut bytes = vec![0; end - start];
+        bytes.par_chunks_mut(4 * CHUNK).enumerate().try_for_each(|(index, out)| {
+            let offset = self.data_start + (start + index * 4 * CHUNK) as u64;
+            self.file.read_exact_at(out, offset).map_err(|error| read_error(&self.path, error))
+        })?;
+        Ok(bytes)
+    }
+
+    /// The 32-bit words of `name`.
+    pub fn words(&self, name: &str) -> Result<Vec<i32>, ModelError> {
+        let words = self.bytes(name)?;
+        Ok(words.as_chunks::<4>().0.iter().map(|word| i32::from_le_bytes(*word)).collect())
     }
 
     /// Reads values of `N` bytes, in parallel and in parts, so that the raw bytes never lie beside the whole tensor.
@@ -132,11 +134,7 @@ impl SafetensorsFile {
         }
     }
 
-    fn info(&self, name: &str) -> Result<&TensorInfo, ModelError> {
-        self.metadata.info(name).ok_or_else(|| self.tensor_error(name, "is not in this file".into()))
-    }
-
-    fn tensor_error(&self, name: &str, problem: String) -> ModelError {
+    pub fn tensor_error(&self, name: &str, problem: String) -> ModelError {
         ModelError::Tensor { path: self.path.clone(), tensor: name.to_string(), problem }
     }
 }
