@@ -73,6 +73,19 @@ impl StoredMatrix<'_> {
         }
     }
 
+    /// The same matrix, borrowing nothing.
+    pub fn into_owned(self) -> StoredMatrix<'static> {
+        match self {
+            StoredMatrix::Floats(values) => StoredMatrix::Floats(Cow::Owned(values.into_owned())),
+            StoredMatrix::Blocks { format, bytes } => {
+                StoredMatrix::Blocks { format, bytes: Cow::Owned(bytes.into_owned()) }
+            }
+            StoredMatrix::Grouped(grouped) => StoredMatrix::Grouped(grouped),
+            StoredMatrix::Int8(channel) => StoredMatrix::Int8(channel),
+            StoredMatrix::Fp8(matrix) => StoredMatrix::Fp8(matrix),
+        }
+    }
+
     /// Checks that every length follows from the shape and that every number can be one of a weight. What passes can be
     /// dequantized without a panic and gives finite weights, or overflows f32.
     pub fn validate(&self, rows: usize, cols: usize) -> Result<(), QuantError> {

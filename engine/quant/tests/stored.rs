@@ -34,6 +34,7 @@ fn every_format_is_known_by_its_matrix() {
         let stored = matrix(format, 3, 256);
         assert_eq!(stored.format(), format);
         stored.validate(3, 256).unwrap();
+        assert_eq!(stored.clone().into_owned().dequantize(3, 256), stored.dequantize(3, 256));
         for (rows, cols) in [(2, 256), (4, 256), (3, 512), (usize::MAX, 256), (256, usize::MAX), (0, 0)] {
             assert!(stored.validate(rows, cols).is_err(), "{format} as {rows} x {cols}");
         }
