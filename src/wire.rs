@@ -4,11 +4,10 @@ use llmlab_core::config::{
     DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig, TgiConfig, VllmConfig,
 };
 use llmlab_core::executor::Executor;
-use llmlab_kernels::WeightFormat;
 use llmlab_kernels::attention::KvFormat;
 use llmlab_models::{LoadedModel, ModelSpec, WeightFormat as StorageFormat};
 use llmlab_results::manifest::{ModelFacts, Slo, TargetFacts, TargetKind};
-use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeConfig};
+use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeConfig, WeightRecipe};
 use llmlab_scenarios::spec::{EngineSpec, PolicySpec, SloSpec};
 use llmlab_server::ModelInfo;
 
@@ -88,9 +87,9 @@ pub fn resolve_engine(
     model: &ModelSpec,
     max_model_len: Option<u32>,
 ) -> Result<ResolvedEngine, String> {
-    let weights: WeightFormat = spec.weights.parse().map_err(|error| format!("weights: {error}"))?;
+    let weights: WeightRecipe = spec.weights.parse().map_err(|error| format!("weights: {error}"))?;
     let kv: KvFormat = spec.kv.parse().map_err(|error| format!("kv: {error}"))?;
-    let storage: StorageFormat = spec.weights.parse().map_err(|error| format!("weights: {error}"))?;
+    let storage = weights.base().unwrap_or(StorageFormat::F32);
     let executor = match spec.executor.as_str() {
         "cpu" => ExecutorKind::Cpu,
         "candle" => ExecutorKind::Candle,

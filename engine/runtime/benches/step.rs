@@ -11,9 +11,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use llmlab_core::executor::Executor;
 use llmlab_core::request::{RequestId, SamplingParams};
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
-use llmlab_kernels::WeightFormat;
 use llmlab_kernels::attention::KvFormat;
 use llmlab_models::LoadedModel;
+use llmlab_quant::{WeightFormat, WeightRecipe};
 use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeConfig};
 
 const BLOCK_SIZE: u32 = 16;
@@ -26,7 +26,7 @@ fn model() -> LoadedModel {
     llmlab_models::load(&source, 1).unwrap()
 }
 
-fn config(weights: WeightFormat) -> RuntimeConfig {
+fn config(weights: WeightRecipe) -> RuntimeConfig {
     let all = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = std::env::var("LLMLAB_BENCH_THREADS").map_or(all, |n| n.parse().unwrap());
     RuntimeConfig {
@@ -79,10 +79,12 @@ fn steps(c: &mut Criterion, name: &str, mut executor: impl Executor) {
 
 fn all(c: &mut Criterion) {
     let model = model();
-    for weights in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Q8_0, WeightFormat::Q4_0] {
+    let f32 = WeightRecipe::Uniform(WeightFormat::F32);
+    let formats = [WeightFormat::Bf16, WeightFormat::Q8_0, WeightFormat::Q4_0].map(WeightRecipe::Uniform);
+    for weights in formats.into_iter().chain([f32, WeightRecipe::Q4KM]) {
         steps(c, &format!("cpu_{weights}"), CpuExecutor::new(&model, &config(weights)).unwrap());
     }
-    steps(c, "candle_f32", CandleExecutor::new(&model, &config(WeightFormat::F32)).unwrap());
+    steps(c, "candle_f32", CandleExecutor::new(&model, &config(f32)).unwrap());
 }
 
 criterion_group!(benches, all);

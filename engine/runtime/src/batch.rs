@@ -58,6 +58,8 @@ pub struct Span {
     pub first_row: usize,
     pub rows: usize,
     pub context: usize,
+    /// Whether its last row gets logits.
+    sample: bool,
     first_block: usize,
     blocks: usize,
 }
@@ -100,6 +102,7 @@ impl Batch {
             first_row: self.tokens.len(),
             rows: seq.tokens.len(),
             context: seq.context as usize,
+            sample: seq.sample,
             first_block: self.blocks.len(),
             blocks: seq.blocks.len(),
         });
@@ -117,12 +120,30 @@ impl Batch {
 
     /// The sequences as attention wants them, appended to `out`.
     pub fn attention_seqs<'a>(&'a self, out: &mut Vec<AttentionSeq<'a>>) {
-        out.extend(self.seqs.iter().map(|span| AttentionSeq {
+        out.extend(self.seqs.iter().map(|span| self.attention_seq(span)));
+    }
+
+    /// As [`Batch::attention_seqs`], but only the rows that get logits.
+    pub fn sampled_seqs<'a>(&'a self, out: &mut Vec<AttentionSeq<'a>>) {
+        out.extend(self.seqs.iter().filter(|span| span.sample).map(|span| {
+            let whole = self.attention_seq(span);
+            let before = span.rows - 1;
+            AttentionSeq {
+                q_start: whole.q_start + before,
+                q_len: 1,
+                context: whole.context + before,
+                ..whole
+            }
+        }));
+    }
+
+    fn attention_seq(&self, span: &Span) -> AttentionSeq<'_> {
+        AttentionSeq {
             q_start: span.first_row,
             q_len: span.rows,
             context: span.context,
             blocks: &self.blocks[span.first_block..span.first_block + span.blocks],
-        }));
+        }
     }
 }
 
@@ -203,6 +224,10 @@ mod tests {
         batch.attention_seqs(&mut seqs);
         let shapes: Vec<_> = seqs.iter().map(|s| (s.q_start, s.q_len, s.context, s.blocks)).collect();
         assert_eq!(shapes, [(0, 3, 3, &[7u32, 2][..]), (3, 1, 8, &[1, 9, 5]), (4, 2, 0, &[3])]);
+        seqs.clear();
+        batch.sampled_seqs(&mut seqs);
+        let shapes: Vec<_> = seqs.iter().map(|s| (s.q_start, s.q_len, s.context, s.blocks)).collect();
+        assert_eq!(shapes, [(2, 1, 5, &[7u32, 2][..]), (3, 1, 8, &[1, 9, 5])]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The same model on candle's tensors: the baseline to beat, and the oracle our kernels must agree with.
 //!
-//! f32 throughout; with a narrower [`RuntimeConfig::weights`] the weights are first rounded to that format and back, so
-//! that both executors compute with the same matrices. Keys and values are dense tensors per request.
+//! f32 throughout; with narrower [`RuntimeConfig::weights`] the weights are first rounded to their formats and back, so
+//! that both executors compute with the same matrices. Keys and values are dense tensors per request. Plain Llama models
+//! only: the other families are checked against recordings of transformers instead.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -12,13 +13,17 @@ use candle_nn::rotary_emb::rope_thd;
 use llmlab_core::executor::{Executor, ExecutorError};
 use llmlab_core::request::RequestId;
 use llmlab_core::step::{StepOutcome, StepPlan};
-use llmlab_kernels::{Isa, PackedMatrix, ThreadPool};
-use llmlab_models::{LoadedModel, ModelSpec, WeightSource};
+use llmlab_kernels::{Isa, ThreadPool};
+use llmlab_models::spec::names::{EMBEDDING, FINAL_NORM, LM_HEAD};
+use llmlab_models::spec::{FeedForward, Linear, RopeScaling};
+use llmlab_models::{Activation, LoadedModel, ModelSpec, WeightSource};
+use llmlab_quant::MatrixRole;
 
 use crate::batch::{Batch, Limits, Span};
 use crate::config::{RuntimeConfig, RuntimeError};
 use crate::sampler::Sampler;
-use crate::weights::Loader;
+use crate::weights::loader::Loader;
+use crate::weights::projection::Part;
 
 /// Executes plans with candle on the CPU, on as many threads as candle chooses (`RAYON_NUM_THREADS`).
 ///
@@ -38,6 +43,8 @@ pub struct CandleExecutor {
     limits: Limits,
     batch: Batch,
     sampler: Sampler,
+    /// Packs the weights and draws the tokens.
+    pool: ThreadPool,
     held: HashMap<RequestId, Held>,
     /// The request that last named each block, and the step in which it had started.
     owners: Vec<Option<(RequestId, u64)>>,
@@ -109,56 +116,59 @@ impl CandleExecutor {
         config: &RuntimeConfig,
     ) -> Result<Self, RuntimeError> {
         config.validate(spec)?;
+        check_plain_llama(spec)?;
         let pool = ThreadPool::try_new(config.threads).map_err(RuntimeError::Threads)?;
-        let loader = Loader { source, format: config.weights, isa: Isa::detect(), pool: &pool };
-        let (hidden, ffn, vocab) =
-            (spec.hidden_size as usize, spec.intermediate_size as usize, spec.vocab_size as usize);
-        let (query, kv) = (spec.query_width() as usize, spec.kv_width() as usize);
-        let matrix = |name: String, rows: usize, cols: usize| -> Result<Tensor, RuntimeError> {
-            Ok(Tensor::from_vec(
-                dequantized(&loader.matrix(&[(name, rows)], cols)?),
-                (rows, cols),
-                &Device::Cpu,
-            )?)
+        let loader = Loader { spec, source, recipe: config.weights, isa: Isa::detect(), pool: &pool };
+        let tensor = |part: Part| -> Result<Tensor, RuntimeError> {
+            let shape = (part.matrix.rows(), part.matrix.cols());
+            Ok(Tensor::from_vec(part.dequantize(), shape, &Device::Cpu)?)
         };
-        let linear =
-            |name: String, rows, cols| -> Result<Tensor, RuntimeError> { Ok(matrix(name, rows, cols)?.t()?) };
-        let norm = |name: String| -> Result<Tensor, RuntimeError> {
-            Ok(Tensor::from_vec(loader.vector(name, hidden)?, hidden, &Device::Cpu)?)
+        let hidden = spec.hidden_size as usize;
+        let norm = |name: &str| -> Result<Tensor, RuntimeError> {
+            Ok(Tensor::from_vec(loader.norm(name, hidden)?, hidden, &Device::Cpu)?)
         };
-        let embedding = matrix("model.embed_tokens.weight".into(), vocab, hidden)?;
+        let tied = spec.tie_word_embeddings;
+        let role = if tied { MatrixRole::TiedEmbedding } else { MatrixRole::Embedding };
+        let embedding = tensor(loader.outside(EMBEDDING, role)?)?;
         let mut layers = Vec::with_capacity(spec.num_layers as usize);
         for layer in 0..spec.num_layers {
-            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+            let linear = |linear: &Linear| -> Result<Tensor, RuntimeError> {
+                Ok(tensor(loader.part(linear, layer)?)?.t()?)
+            };
+            let names = spec.names(layer);
+            let ([q, k, v], FeedForward::Dense(mlp)) = (names.qkv.as_slice(), &names.feed_forward) else {
+                return Err(not_plain_llama(spec, "fused projections or experts"));
+            };
+            let [gate, up] = mlp.gate_up.as_slice() else {
+                return Err(not_plain_llama(spec, "fused projections"));
+            };
             layers.push(Layer {
-                input_norm: norm(name("input_layernorm"))?,
-                q: linear(name("self_attn.q_proj"), query, hidden)?,
-                k: linear(name("self_attn.k_proj"), kv, hidden)?,
-                v: linear(name("self_attn.v_proj"), kv, hidden)?,
-                o: linear(name("self_attn.o_proj"), hidden, query)?,
-                post_attention_norm: norm(name("post_attention_layernorm"))?,
-                gate: linear(name("mlp.gate_proj"), ffn, hidden)?,
-                up: linear(name("mlp.up_proj"), ffn, hidden)?,
-                down: linear(name("mlp.down_proj"), hidden, ffn)?,
+                input_norm: norm(&names.input_norm)?,
+                q: linear(q)?,
+                k: linear(k)?,
+                v: linear(v)?,
+                o: linear(&names.o)?,
+                post_attention_norm: norm(&names.post_attention_norm)?,
+                gate: linear(gate)?,
+                up: linear(up)?,
+                down: linear(&mlp.down)?,
             });
         }
-        let lm_head = if spec.tie_word_embeddings {
-            embedding.t()?
-        } else {
-            linear("lm_head.weight".into(), vocab, hidden)?
-        };
+        let lm_head =
+            if tied { embedding.t()? } else { tensor(loader.outside(LM_HEAD, MatrixRole::Output)?)?.t()? };
         let (cos, sin) = rotary_table(spec, config.max_model_len as usize)?;
         Ok(CandleExecutor {
             spec: spec.clone(),
             layers,
             embedding,
-            final_norm: norm("model.norm.weight".into())?,
+            final_norm: norm(FINAL_NORM)?,
             lm_head,
             cos,
             sin,
             limits: Limits::new(spec, config),
             batch: Batch::default(),
             sampler: Sampler::default(),
+            pool,
             held: HashMap::new(),
             owners: vec![None; config.num_blocks as usize],
         })
@@ -312,17 +322,35 @@ impl Executor for CandleExecutor {
     fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError> {
         let start = Instant::now();
         let logits = self.run(plan)?;
-        let sampled = self.sampler.sample(plan, &logits, self.spec.vocab_size as usize)?;
+        let sampled = self.sampler.sample(&self.pool, plan, &logits, self.spec.vocab_size as usize)?;
         Ok(StepOutcome { sampled, elapsed: start.elapsed() })
     }
 }
 
-fn dequantized(matrix: &PackedMatrix) -> Vec<f32> {
-    let mut values = vec![0.0; matrix.rows() * matrix.cols()];
-    for (row, out) in values.chunks_exact_mut(matrix.cols()).enumerate() {
-        matrix.dequantize_row(row, out);
+fn not_plain_llama(spec: &ModelSpec, what: &str) -> RuntimeError {
+    let problem = format!("the candle executor runs plain Llama models, this one has {what}");
+    RuntimeError::Unsupported { model: spec.name.clone(), problem }
+}
+
+fn check_plain_llama(spec: &ModelSpec) -> Result<(), RuntimeError> {
+    let plain_rope = spec.ropes.len() == 1
+        && spec.ropes[0].scaling == RopeScaling::None
+        && spec.ropes[0].rotary_dim == spec.head_dim;
+    let extras = [
+        (spec.qkv_bias || spec.o_bias || spec.mlp_bias, "biases"),
+        (spec.qk_norm || spec.norm_plus_one || spec.sandwich_norms, "other norms"),
+        (spec.attention_softcap.is_some() || spec.logit_softcap.is_some(), "soft caps"),
+        (spec.embedding_scale != 1.0, "scaled embeddings"),
+        (spec.attention_scale != 1.0 / (spec.head_dim as f32).sqrt(), "another attention scale"),
+        (spec.activation != Activation::Silu, "another activation"),
+        (spec.layers.iter().any(|layer| layer.window.is_some()), "sliding windows"),
+        (!plain_rope, "another rotary embedding"),
+        (spec.moe.is_some(), "experts"),
+    ];
+    match extras.into_iter().find(|(present, _)| *present) {
+        Some((_, what)) => Err(not_plain_llama(spec, what)),
+        None => Ok(()),
     }
-    values
 }
 
 /// 0 where row i may look (positions up to `context + i`), minus infinity elsewhere: [rows, context + rows].
@@ -334,11 +362,10 @@ fn causal_mask(rows: usize, context: usize) -> CandleResult<Tensor> {
     Tensor::from_vec(mask, (rows, positions), &Device::Cpu)
 }
 
-/// cos and sin of `position * theta^(-2i / head_dim)`, the product in f32 as Hugging Face computes it.
+/// cos and sin of `position * frequency`, the product in f32 as Hugging Face computes it.
 fn rotary_table(spec: &ModelSpec, positions: usize) -> CandleResult<(Tensor, Tensor)> {
     let half = spec.head_dim as usize / 2;
-    let exponent = |i: usize| -2.0 * i as f64 / f64::from(spec.head_dim);
-    let frequencies: Vec<f32> = (0..half).map(|i| spec.ropes[0].theta.powf(exponent(i)) as f32).collect();
+    let frequencies = spec.ropes[0].inv_freq(positions as u32);
     let frequencies = Tensor::from_vec(frequencies, (1, half), &Device::Cpu)?;
     let positions = Tensor::arange(0u32, positions as u32, &Device::Cpu)?
         .to_dtype(candle_core::DType::F32)?

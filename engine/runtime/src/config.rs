@@ -1,14 +1,16 @@
 //! What an executor is built from, and why that may fail.
 
+use llmlab_kernels::KernelError;
 use llmlab_kernels::attention::KvFormat;
-use llmlab_kernels::{KernelError, WeightFormat};
-use llmlab_models::{Family, ModelError, ModelSpec};
+use llmlab_models::{ModelError, ModelSpec};
+use llmlab_quant::WeightRecipe;
 
 /// Sizes and formats of an executor. Blocks must be those of the scheduler whose plans it executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuntimeConfig {
-    /// Format of every matrix, the embedding table included. Norm weights stay f32.
-    pub weights: WeightFormat,
+    /// Formats of the matrices, the embedding table included; a matrix the checkpoint holds in its format already is taken
+    /// as it is. Norms, biases and routers stay f32.
+    pub weights: WeightRecipe,
     pub kv: KvFormat,
     /// Threads of the forward pass, the calling one included.
     pub threads: usize,
@@ -61,9 +63,6 @@ impl RuntimeConfig {
             return fail("max_model_len", problem);
         }
         let unsupported = |problem| Err(RuntimeError::Unsupported { model: spec.name.clone(), problem });
-        if spec.family != Family::Llama {
-            return unsupported(format!("no forward pass for the family {}", spec.family));
-        }
         if spec.head_dim == 0 || !spec.head_dim.is_multiple_of(2) {
             return unsupported(format!("head_dim {} must be even and positive", spec.head_dim));
         }
@@ -77,6 +76,29 @@ impl RuntimeConfig {
             || spec.num_layers == 0
         {
             return unsupported("a size is zero".into());
+        }
+        let layers = spec.layers.len();
+        if layers != spec.num_layers as usize {
+            return unsupported(format!(
+                "attention of {layers} layers described, of {} in all",
+                spec.num_layers
+            ));
+        }
+        if let Some(layer) = spec.layers.iter().find(|layer| usize::from(layer.rope) >= spec.ropes.len()) {
+            return unsupported(format!("rotary embedding {} of {}", layer.rope, spec.ropes.len()));
+        }
+        if spec.layers.iter().any(|layer| layer.window == Some(0)) {
+            return unsupported("a window of 0 positions".into());
+        }
+        if let Some(rope) = spec.ropes.iter().find(|rope| {
+            rope.rotary_dim == 0 || !rope.rotary_dim.is_multiple_of(2) || rope.rotary_dim > spec.head_dim
+        }) {
+            return unsupported(format!("{} rotary values in a head of {}", rope.rotary_dim, spec.head_dim));
+        }
+        if let Some(moe) = &spec.moe
+            && !(1..=moe.experts).contains(&moe.experts_per_token)
+        {
+            return unsupported(format!("{} of {} experts per token", moe.experts_per_token, moe.experts));
         }
         Ok(())
     }

@@ -3,9 +3,12 @@
 //! The draw of a token is a function of (request seed, index of the token) and its logits, so it does not depend on what
 //! else is in the batch or how often the request was preempted.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use llmlab_core::executor::ExecutorError;
 use llmlab_core::request::{SamplingParams, TokenId};
-use llmlab_core::step::{Sampled, StepPlan};
+use llmlab_core::step::{Sampled, SeqStep, StepPlan};
+use llmlab_kernels::ThreadPool;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -18,9 +21,18 @@ pub enum SampleError {
     AllBanned,
 }
 
-/// Picks tokens; keeps its buffers between calls.
+/// Picks the tokens of a step, a sequence at a time on each thread; keeps its buffers between calls.
 #[derive(Default)]
 pub struct Sampler {
+    /// One per thread.
+    pickers: Vec<Mutex<Picker>>,
+    /// One per sampling sequence.
+    picked: Vec<Mutex<Result<TokenId, SampleError>>>,
+}
+
+/// Picks one token; keeps its buffers between calls.
+#[derive(Default)]
+pub struct Picker {
     masked: Vec<f32>,
     candidates: Vec<Candidate>,
 }
@@ -36,22 +48,42 @@ impl Sampler {
     /// One token for each sampling sequence of the plan; `logits` holds their rows first, in plan order.
     pub fn sample(
         &mut self,
+        pool: &ThreadPool,
         plan: &StepPlan,
         logits: &[f32],
         vocab: usize,
     ) -> Result<Vec<Sampled>, ExecutorError> {
-        let sampling = plan.seqs.iter().enumerate().filter(|(_, seq)| seq.sample);
-        sampling
-            .zip(logits.chunks_exact(vocab))
-            .map(|((index, seq), row)| {
-                let token = self.pick(row, &seq.sampling, seq.generated, &seq.banned).map_err(|error| {
-                    ExecutorError(format!("step {}, request {}: {error}", plan.step, seq.id.0))
-                })?;
-                Ok(Sampled { seq: index as u32, token })
-            })
-            .collect()
+        let sampling = || plan.seqs.iter().enumerate().filter(|(_, seq)| seq.sample);
+        let count = sampling().count();
+        self.pickers.resize_with(pool.threads().max(self.pickers.len()), Mutex::default);
+        self.picked.resize_with(count.max(self.picked.len()), || Mutex::new(Ok(0)));
+        let (pickers, picked) = (&self.pickers, &self.picked);
+        pool.split(count, 1, &|worker, rows| {
+            let mut picker = lock(&pickers[worker]);
+            let from = sampling().skip(rows.start);
+            for ((row, (_, seq)), logits) in
+                rows.clone().zip(from).zip(logits[rows.start * vocab..].chunks_exact(vocab))
+            {
+                let SeqStep { sampling, generated, banned, .. } = seq;
+                *lock(&picked[row]) = picker.pick(logits, sampling, *generated, banned);
+            }
+        });
+        let tokens = sampling().zip(&self.picked).map(|((index, seq), picked)| {
+            let token = (*lock(picked)).map_err(|error| {
+                ExecutorError(format!("step {}, request {}: {error}", plan.step, seq.id.0))
+            })?;
+            Ok(Sampled { seq: index as u32, token })
+        });
+        tokens.collect()
     }
+}
 
+/// Nothing is left half done by a panic that would matter to the next step: every buffer is filled anew.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Picker {
     /// Greedy at `temperature == 0`: the first of the largest logits. Otherwise the order of vLLM: temperature, then
     /// top-k, then top-p over what is left, then one draw. Banned tokens are never picked.
     pub fn pick(
@@ -61,24 +93,21 @@ impl Sampler {
         generated: u32,
         banned: &[TokenId],
     ) -> Result<TokenId, SampleError> {
-        // A product with zero is NaN for NaN and infinity alike, and summing needs no branch.
-        if !logits.iter().map(|logit| logit * 0.0).sum::<f32>().is_finite() {
-            let bad = logits.iter().position(|logit| !logit.is_finite()).unwrap_or_default();
-            return Err(SampleError::NotFinite(bad as TokenId));
-        }
+        let mut best = first_max(logits)?;
         let mut logits = logits;
         if !banned.is_empty() {
             self.masked.clear();
             self.masked.extend_from_slice(logits);
             for token in banned {
                 if let Some(logit) = self.masked.get_mut(*token as usize) {
-                    *logit = f32::NEG_INFINITY;
+                    // Low enough never to be picked, and finite, so that the search takes it for a logit.
+                    *logit = f32::MIN;
                 }
             }
             logits = &self.masked;
+            best = first_max(logits)?;
         }
-        let best = first_max(logits);
-        if logits[best] == f32::NEG_INFINITY {
+        if logits[best] == f32::MIN {
             return Err(SampleError::AllBanned);
         }
         if params.temperature > 0.0 {
@@ -89,17 +118,34 @@ impl Sampler {
     }
 }
 
-fn first_max(logits: &[f32]) -> usize {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let chunks = logits.chunks_exact(16);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for i in 0..16 {
-            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+/// The first of the largest logits, all of which must be finite. One pass in lanes; only the block that holds the largest
+/// is searched for its place.
+fn first_max(logits: &[f32]) -> Result<usize, SampleError> {
+    const BLOCK: usize = 1024;
+    let (mut max, mut first) = (f32::NEG_INFINITY, 0);
+    for (index, block) in logits.chunks(BLOCK).enumerate() {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        // A product with zero is NaN for NaN and infinity alike, and summing needs no branch.
+        let mut zeros = [0.0f32; 16];
+        let chunks = block.as_chunks::<16>();
+        for chunk in chunks.0 {
+            for i in 0..16 {
+                lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+                zeros[i] += chunk[i] * 0.0;
+            }
+        }
+        let finite = zeros.iter().sum::<f32>() + chunks.1.iter().map(|logit| logit * 0.0).sum::<f32>();
+        if !finite.is_finite() {
+            let bad = block.iter().position(|logit| !logit.is_finite()).unwrap_or_default();
+            return Err(SampleError::NotFinite((index * BLOCK + bad) as TokenId));
+        }
+        let block_max = lanes.iter().chain(chunks.1).copied().fold(f32::NEG_INFINITY, f32::max);
+        if block_max > max {
+            (max, first) = (block_max, index * BLOCK);
         }
     }
-    let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    logits.iter().position(|logit| *logit == max).unwrap_or_default()
+    let block = &logits[first..logits.len().min(first + BLOCK)];
+    Ok(first + block.iter().position(|logit| *logit == max).unwrap_or_default())
 }
 
 fn draw(
@@ -110,7 +156,7 @@ fn draw(
     generated: u32,
 ) -> TokenId {
     candidates.clear();
-    let allowed = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+    let allowed = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::MIN);
     candidates.extend(allowed.map(|(token, logit)| Candidate { value: *logit, token: token as TokenId }));
     let by_value = |a: &Candidate, b: &Candidate| b.value.total_cmp(&a.value).then(a.token.cmp(&b.token));
     let top_k = params.top_k as usize;
@@ -166,7 +212,7 @@ mod tests {
     fn counts(logits: &[f32], params: impl Fn(u64) -> SamplingParams, draws: u64) -> Vec<u32> {
         let mut counts = vec![0; logits.len()];
         for seed in 0..draws {
-            counts[Sampler::default().pick(logits, &params(seed), 0, &[]).unwrap() as usize] += 1;
+            counts[Picker::default().pick(logits, &params(seed), 0, &[]).unwrap() as usize] += 1;
         }
         counts
     }
@@ -175,7 +221,7 @@ mod tests {
     fn greedy_takes_the_first_of_equal_maxima_and_skips_banned_tokens() {
         let mut logits = vec![0.0f32; 50];
         (logits[7], logits[23], logits[49]) = (3.0, 3.0, 2.5);
-        let pick = |banned: &[u32]| Sampler::default().pick(&logits, &params(0.0, 5, 0.1, 9), 0, banned);
+        let pick = |banned: &[u32]| Picker::default().pick(&logits, &params(0.0, 5, 0.1, 9), 0, banned);
         assert_eq!(pick(&[]), Ok(7));
         assert_eq!(pick(&[7]), Ok(23));
         assert_eq!(pick(&[23, 7, 1000]), Ok(49));
@@ -189,7 +235,7 @@ mod tests {
             let mut logits = vec![1.0; 40];
             logits[33] = bad;
             for temperature in [0.0, 1.0] {
-                let result = Sampler::default().pick(&logits, &params(temperature, 0, 1.0, 0), 0, &[]);
+                let result = Picker::default().pick(&logits, &params(temperature, 0, 1.0, 0), 0, &[]);
                 assert_eq!(result, Err(SampleError::NotFinite(33)));
             }
         }
@@ -235,7 +281,7 @@ mod tests {
     fn a_draw_is_fixed_by_seed_and_index() {
         let logits = vec![0.0f32; 1000];
         let pick = |seed, generated| {
-            Sampler::default().pick(&logits, &params(1.0, 0, 1.0, seed), generated, &[]).unwrap()
+            Picker::default().pick(&logits, &params(1.0, 0, 1.0, seed), generated, &[]).unwrap()
         };
         assert_eq!(pick(5, 3), pick(5, 3));
         let by_index: Vec<u32> = (0..8).map(|index| pick(5, index)).collect();

@@ -14,8 +14,8 @@ use llmlab_core::engine::{Engine, EngineStep};
 use llmlab_core::executor::Executor;
 use llmlab_core::request::{Event, Request, RequestId, SamplingParams, StopRules, TokenId};
 use llmlab_core::stats::Stats;
-use llmlab_kernels::WeightFormat;
 use llmlab_kernels::attention::KvFormat;
+use llmlab_quant::WeightFormat;
 use llmlab_runtime::CandleExecutor;
 
 type Tokens = BTreeMap<RequestId, Vec<TokenId>>;

@@ -5,8 +5,9 @@ mod common;
 use std::process::Command;
 
 use common::{config, tiny_spec, tiny_weights};
+use llmlab_kernels::KernelError;
 use llmlab_kernels::attention::KvFormat;
-use llmlab_kernels::{KernelError, WeightFormat};
+use llmlab_quant::WeightFormat;
 use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeError};
 
 const LIMITED: &str = "LLMLAB_TEST_NO_THREADS";

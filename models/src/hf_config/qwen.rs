@@ -76,7 +76,9 @@ fn moe(
     width: u32,
     shared_intermediate: Option<u32>,
 ) -> Result<MoeSpec, ModelError> {
-    let (experts, experts_per_token) = experts::counts(keys, spec, "num_experts", experts, chosen)?;
+    // transformers 5 writes Qwen3's count under the name of Mixtral's.
+    let key = if keys.value("num_local_experts").is_some() { "num_local_experts" } else { "num_experts" };
+    let (experts, experts_per_token) = experts::counts(keys, spec, key, experts, chosen)?;
     let step = keys.optional("decoder_sparse_step", MAX_LAYERS)?.unwrap_or(1);
     let dense = experts::layer_list(keys, "mlp_only_layers")?;
     Ok(MoeSpec {

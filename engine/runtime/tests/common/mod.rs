@@ -1,12 +1,14 @@
 //! A model small enough for tests, and hand-made plans for it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod fixture;
+
 use llmlab_core::request::{RequestId, SamplingParams, TokenId};
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
-use llmlab_kernels::WeightFormat;
 use llmlab_kernels::attention::KvFormat;
 use llmlab_models::synthetic::SyntheticWeights;
 use llmlab_models::{ModelSpec, Preset};
+use llmlab_quant::{WeightFormat, WeightRecipe};
 use llmlab_runtime::{CpuExecutor, RuntimeConfig};
 
 pub const FORMATS: [WeightFormat; 4] =
@@ -41,7 +43,14 @@ pub fn config(
     num_blocks: u32,
     block_size: u32,
 ) -> RuntimeConfig {
-    RuntimeConfig { weights, kv, threads, num_blocks, block_size, max_model_len: MAX_MODEL_LEN }
+    RuntimeConfig {
+        weights: WeightRecipe::Uniform(weights),
+        kv,
+        threads,
+        num_blocks,
+        block_size,
+        max_model_len: MAX_MODEL_LEN,
+    }
 }
 
 pub fn cpu(config: &RuntimeConfig) -> CpuExecutor {
