@@ -8,13 +8,14 @@
 //! Must not know: kernels and their packed layouts, the scheduler, HTTP, clocks.
 //!
 //! Reading order: [`spec`] (a model's shape) and [`hf_config`] (where it is read), [`arithmetic`] (what it
-//! costs), [`weights`] and [`synthetic`] (the values), [`tokenizer`] and [`chat`] (text), [`mod@load`] (all of it together),
+//! costs), [`weights`] and [`synthetic`] (the values), [`export`] (writing them), [`tokenizer`] and [`chat`] (text), [`mod@load`] (all of it together),
 //! [`catalogue`] (devices and prices).
 
 pub mod arithmetic;
 pub mod catalogue;
 pub mod chat;
 mod error;
+pub mod export;
 mod files;
 pub mod gguf;
 pub mod hf_config;
@@ -27,6 +28,7 @@ pub mod weights;
 
 pub use chat::{ChatMessage, ChatTemplate};
 pub use error::ModelError;
+pub use export::{HfFormat, export_model, write_hf};
 pub use llmlab_quant::WeightFormat;
 pub use load::{LoadedModel, load, load_spec};
 pub use spec::{

@@ -7,9 +7,8 @@ use crate::error::ModelError;
 use crate::files::{read_text, read_text_if_present};
 use crate::hf_config::{Keys, generation_eos, object};
 use crate::spec::ModelSpec;
-use crate::synthetic::{CHAT_TEMPLATE, Preset, SOURCE_PREFIX, SyntheticWeights};
+use crate::synthetic::{Preset, SOURCE_PREFIX};
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::byte_level::{BOS_TOKEN_ID, EOS_TOKEN_ID, SPECIAL};
 use crate::weights::{SafetensorsWeights, Scheme, WeightSource};
 
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -41,7 +40,7 @@ impl LoadedModel {
 /// folder. Weight files are opened and their headers checked; values are read when they are asked for.
 pub fn load(source: &str, seed: u64) -> Result<LoadedModel, ModelError> {
     match parse(source)? {
-        Source::Synthetic(preset) => Ok(synthetic(preset, seed, source)),
+        Source::Synthetic(preset) => Ok(preset.load(seed)),
         Source::Folder(folder) => from_folder(folder, source),
     }
 }
@@ -78,19 +77,6 @@ fn parse(source: &str) -> Result<Source<'_>, ModelError> {
         Ok(found) if found.is_dir() => Ok(Source::Folder(path)),
         Ok(_) => fail("is not a folder".into()),
         Err(error) => fail(error.to_string()),
-    }
-}
-
-fn synthetic(preset: Preset, seed: u64, source: &str) -> LoadedModel {
-    let spec = preset.spec();
-    LoadedModel {
-        weights: Box::new(SyntheticWeights::new(spec.clone(), seed)),
-        tokenizer: Tokenizer::byte_level(spec.vocab_size),
-        chat_template: Some(CHAT_TEMPLATE.into()),
-        bos_token: Some(SPECIAL[(BOS_TOKEN_ID - 256) as usize].into()),
-        eos_token: Some(SPECIAL[(EOS_TOKEN_ID - 256) as usize].into()),
-        source: source.into(),
-        spec,
     }
 }
 

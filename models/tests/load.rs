@@ -7,7 +7,7 @@ use std::path::Path;
 
 use folder::write;
 use llmlab_models::{
-    ChatMessage, LoadedModel, ModelError, Preset, WeightFormat, load, load_spec, write_synthetic_hf,
+    ChatMessage, HfFormat, LoadedModel, ModelError, Preset, load, load_spec, write_synthetic_hf,
 };
 use proptest::prelude::*;
 use safetensors::Dtype;
@@ -18,7 +18,7 @@ fn message(role: &str, content: &str) -> ChatMessage {
     ChatMessage { role: role.into(), content: content.into() }
 }
 
-fn exported(dtype: WeightFormat) -> (tempfile::TempDir, LoadedModel) {
+fn exported(dtype: HfFormat) -> (tempfile::TempDir, LoadedModel) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("llama-15m");
     write_synthetic_hf(Preset::Llama15m, 3, &path, dtype).unwrap();
@@ -30,9 +30,9 @@ fn exported(dtype: WeightFormat) -> (tempfile::TempDir, LoadedModel) {
 fn an_exported_model_loads_as_the_same_model() {
     let original = load(SMALL, 3).unwrap();
     for (dtype, round) in [
-        (WeightFormat::F32, (|value| value) as fn(f32) -> f32),
-        (WeightFormat::Bf16, |value| half::bf16::from_f32(value).to_f32()),
-        (WeightFormat::F16, |value| half::f16::from_f32(value).to_f32()),
+        (HfFormat::F32, (|value| value) as fn(f32) -> f32),
+        (HfFormat::Bf16, |value| half::bf16::from_f32(value).to_f32()),
+        (HfFormat::F16, |value| half::f16::from_f32(value).to_f32()),
     ] {
         let (_folder, model) = exported(dtype);
         let spec = llmlab_models::ModelSpec { dtype: original.spec.dtype.clone(), ..model.spec.clone() };
@@ -55,18 +55,9 @@ fn an_exported_model_loads_as_the_same_model() {
 }
 
 #[test]
-fn a_quantised_export_is_refused_before_anything_is_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("out");
-    let error = write_synthetic_hf(Preset::Llama15m, 0, &path, WeightFormat::Q4_0).unwrap_err();
-    assert!(error.to_string().contains("accepted are f32, bf16, f16"), "{error}");
-    assert!(!path.exists());
-}
-
-#[test]
 fn the_exported_tokenizer_is_the_same_tokenizer() {
     let original = load(SMALL, 3).unwrap().tokenizer;
-    let (_folder, model) = exported(WeightFormat::Bf16);
+    let (_folder, model) = exported(HfFormat::Bf16);
     let copy = model.tokenizer;
     assert_eq!(copy.vocab_size(), original.vocab_size());
     assert_eq!(copy.special_tokens(), original.special_tokens());
@@ -119,7 +110,7 @@ fn complete() -> tempfile::TempDir {
     let (folder, spec) = folder::folder();
     write(folder.path(), "model.safetensors", folder::file(&spec, Dtype::BF16, |_| true));
     let export = tempfile::tempdir().unwrap();
-    write_synthetic_hf(Preset::Llama15m, 0, export.path(), WeightFormat::Bf16).unwrap();
+    write_synthetic_hf(Preset::Llama15m, 0, export.path(), HfFormat::Bf16).unwrap();
     fs::copy(export.path().join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     folder
 }

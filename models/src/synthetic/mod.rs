@@ -1,17 +1,20 @@
 //! Models made from a seed: real shapes and real work with nothing to download. The text they write means nothing; the
 //! time they take is that of a trained model of the same shape.
 
-mod export;
 mod tiny;
 mod values;
 
+use std::path::Path;
 use std::str::FromStr;
 
-pub use export::write_synthetic_hf;
 pub use values::SyntheticWeights;
 
+use crate::error::ModelError;
+use crate::export::{HfFormat, export_model};
+use crate::load::LoadedModel;
 use crate::spec::{Family, ModelSpec};
-use crate::tokenizer::byte_level::{BOS_TOKEN_ID, EOS_TOKEN_ID};
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::byte_level::{BOS_TOKEN_ID, EOS_TOKEN_ID, SPECIAL};
 
 /// The prefix of a synthetic source, as in `synthetic:llama-15m`.
 pub const SOURCE_PREFIX: &str = "synthetic:";
@@ -115,6 +118,31 @@ impl Preset {
         };
         spec.with_plain_attention(10_000.0)
     }
+
+    /// The model with the values of `seed`.
+    pub fn load(self, seed: u64) -> LoadedModel {
+        let spec = self.spec();
+        let special = |token: u32| SPECIAL[(token - 256) as usize].to_string();
+        LoadedModel {
+            weights: Box::new(SyntheticWeights::new(spec.clone(), seed)),
+            tokenizer: Tokenizer::byte_level(spec.vocab_size),
+            chat_template: Some(CHAT_TEMPLATE.into()),
+            bos_token: Some(special(BOS_TOKEN_ID)),
+            eos_token: Some(special(EOS_TOKEN_ID)),
+            source: format!("{SOURCE_PREFIX}{}", self.name()),
+            spec,
+        }
+    }
+}
+
+/// Writes `preset` as a Hugging Face folder, which is made if it does not exist.
+pub fn write_synthetic_hf(
+    preset: Preset,
+    seed: u64,
+    folder: &Path,
+    format: HfFormat,
+) -> Result<(), ModelError> {
+    export_model(&preset.load(seed), folder, format)
 }
 
 impl FromStr for Preset {

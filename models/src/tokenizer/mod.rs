@@ -1,6 +1,7 @@
 //! Text to tokens and back: a Hugging Face `tokenizer.json`, or the byte-level tokenizer of the synthetic models.
 
 pub mod byte_level;
+mod byte_level_json;
 mod stream;
 
 use std::path::Path;
@@ -49,6 +50,18 @@ impl Tokenizer {
         tokenizer.with_truncation(None).map_err(failed)?;
         tokenizer.with_padding(None);
         Ok(Tokenizer { inner: Arc::new(Inner::HuggingFace(Box::new(tokenizer))) })
+    }
+
+    /// The text of a `tokenizer.json` that reads back as this tokenizer.
+    pub fn to_json(&self) -> Result<String, ModelError> {
+        match &*self.inner {
+            Inner::ByteLevel(tokenizer) => {
+                Ok(format!("{:#}\n", byte_level_json::json(tokenizer.vocab_size())))
+            }
+            Inner::HuggingFace(tokenizer) => {
+                tokenizer.to_string(true).map_err(|error| ModelError::Encode(error.to_string()))
+            }
+        }
     }
 
     /// Tokens of `text`, with the special tokens the tokenizer puts around a text (Llama's leading BOS): what a
