@@ -32,6 +32,18 @@ Examples:
   llmlab serve --model synthetic:llama-15m
   llmlab serve --model ./TinyLlama-1.1B --weights q8_0 --policy vllm --set max_num_seqs=32 --threads 2")]
     Serve(ServeArgs),
+    /// Look into models, convert them, make synthetic ones
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Time the engine's forward pass alone: the tests and columns of llama-bench and llama-batched-bench
+    #[command(after_help = "\
+Examples:
+  llmlab bench-engine --model synthetic:llama-1.1b --weights q8_0,q4_k_m
+  llmlab bench-engine --model model.gguf --batch 0                 prompt and single-stream decode only
+  llmlab bench-engine --model model.gguf --threads 2 --json > rows.jsonl
+
+Beside every row stands what this machine could do at that moment. Columns and keys: docs/engine.md")]
+    BenchEngine(BenchEngineArgs),
     /// Build the report of a stored run again, also of one that was killed
     #[command(after_help = "\
 Examples:
@@ -85,7 +97,7 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// synthetic:<preset> (llama-15m, llama-110m, llama-1.1b) or a Hugging Face folder
+    /// synthetic:<preset> (e.g. llama-15m, llama-1.1b, qwen3-tiny), a Hugging Face folder or a .gguf file
     #[arg(long)]
     pub model: String,
     /// Address to listen on; loopback unless you say otherwise
@@ -103,9 +115,12 @@ pub struct ServeArgs {
     /// A knob of the policy or engine, as in a scenario: --set max_num_seqs=32 --set kv_strategy=reserve
     #[arg(long = "set", value_name = "KNOB=VALUE")]
     pub knobs: Vec<String>,
-    /// f32, bf16, q8_0, q4_0; default: bf16
+    /// f32, bf16, q8_0, q4_k_m, int8, as_stored, ...; default: as stored where the checkpoint is quantized, else bf16
     #[arg(long)]
     pub weights: Option<String>,
+    /// f32, f16, bf16, int8, fp8; default: bf16
+    #[arg(long)]
+    pub kv: Option<String>,
     /// Compute threads; default: all cores but one
     #[arg(long)]
     pub threads: Option<u32>,
@@ -167,4 +182,69 @@ pub struct InitArgs {
     /// Overwrite an existing file
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchEngineArgs {
+    /// synthetic:<preset> (e.g. llama-15m, llama-1.1b, qwen3-tiny), a Hugging Face folder or a .gguf file
+    #[arg(long)]
+    pub model: String,
+    /// Weight formats, measured one after the other; default: as stored where the checkpoint is quantized, else bf16
+    #[arg(long, value_delimiter = ',', value_name = "FORMAT")]
+    pub weights: Vec<String>,
+    /// KV cache formats: f32, f16, bf16, int8, fp8
+    #[arg(long, value_delimiter = ',', value_name = "FORMAT", default_value = "bf16")]
+    pub kv: Vec<String>,
+    /// Compute threads; default: all cores, because nothing else runs here
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// Prompt length of the ppN test at batch 1; 0 leaves it out
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub pp: u32,
+    /// Tokens of the tgN test at batch 1, from an empty context; 0 leaves it out
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub tg: u32,
+    /// Batch sizes of the batched test; 0 leaves it out (llama-batched-bench -npl)
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32", value_name = "N")]
+    pub batch: Vec<u32>,
+    /// Prompt tokens of each sequence of a batch (-npp)
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub prompt_tokens: u32,
+    /// Generated tokens of each sequence of a batch (-ntg)
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub generate_tokens: u32,
+    /// Prompt tokens computed in one step at most (llama.cpp's -ub)
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub step_tokens: u32,
+    /// Measured repetitions of each test, after a warm-up
+    #[arg(long, short, default_value_t = 3, value_name = "N")]
+    pub repetitions: u32,
+    /// One JSON object per row instead of tables
+    #[arg(long)]
+    pub json: bool,
+    /// Seed of synthetic weights
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub model_seed: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Say what a model is: family, shape, formats and sizes, tokenizer, KV cost
+    #[command(after_help = "\
+Examples:
+  llmlab models inspect model-Q4_K_M.gguf
+  llmlab models inspect ./TinyLlama-1.1B --tensors")]
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Hugging Face folder, .gguf file or synthetic:<preset>
+    pub model: String,
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }

@@ -7,6 +7,8 @@ mod exit;
 mod host;
 mod live;
 mod target;
+mod text;
+mod weights;
 mod wire;
 
 use clap::Parser;

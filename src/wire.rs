@@ -5,14 +5,16 @@ use llmlab_core::config::{
 };
 use llmlab_core::executor::Executor;
 use llmlab_kernels::attention::KvFormat;
-use llmlab_models::{LoadedModel, ModelSpec, WeightFormat as StorageFormat};
+use llmlab_models::{LoadedModel, ModelSpec};
+use llmlab_quant::{UnknownFormat, WeightRecipe};
 use llmlab_results::manifest::{ModelFacts, Slo, TargetFacts, TargetKind};
-use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeConfig, WeightRecipe};
+use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeConfig};
 use llmlab_scenarios::spec::{EngineSpec, PolicySpec, SloSpec};
 use llmlab_server::ModelInfo;
 
 use crate::exit::Failure;
 use crate::host;
+use crate::weights::{self, Footprint};
 
 /// KV pool of an engine whose scenario names no size.
 const DEFAULT_KV_BYTES: u64 = 256 << 20;
@@ -31,7 +33,7 @@ pub struct ResolvedEngine {
     pub executor: ExecutorKind,
     pub policy_label: String,
     pub max_num_seqs: Option<u32>,
-    pub weight_bytes: u64,
+    pub footprint: Footprint,
     pub kv_bytes_per_token: u64,
 }
 
@@ -51,7 +53,7 @@ impl ResolvedEngine {
         format!(
             "engine, policy {}{executor}, {} weights, {} KV {kv} in {} blocks of {}, {} thread(s)",
             self.policy_label,
-            self.runtime.weights,
+            weights::label(self.runtime.weights, &self.footprint),
             self.runtime.kv,
             self.engine.num_blocks - 1,
             self.engine.block_size,
@@ -70,8 +72,8 @@ impl ResolvedEngine {
             kind: TargetKind::Engine,
             description: self.describe(),
             saturation_rps: None,
-            weight_format: Some(self.runtime.weights.to_string()),
-            weight_bytes: self.weight_bytes,
+            weight_format: Some(weights::label(self.runtime.weights, &self.footprint)),
+            weight_bytes: self.footprint.read_bytes,
             kv_bytes_per_token: self.kv_bytes_per_token,
             threads: Some(self.runtime.threads as u32),
             max_num_seqs: self.max_num_seqs,
@@ -84,12 +86,14 @@ impl ResolvedEngine {
 /// Turns a scenario's engine into sizes. The error is one sentence that names the key.
 pub fn resolve_engine(
     spec: &EngineSpec,
-    model: &ModelSpec,
+    model: &LoadedModel,
     max_model_len: Option<u32>,
 ) -> Result<ResolvedEngine, String> {
-    let weights: WeightRecipe = spec.weights.parse().map_err(|error| format!("weights: {error}"))?;
+    let weights: WeightRecipe = match &spec.weights {
+        Some(name) => name.parse().map_err(|error: UnknownFormat| format!("weights: {error}"))?,
+        None => weights::default_recipe(model).map_err(|error| error.to_string())?,
+    };
     let kv: KvFormat = spec.kv.parse().map_err(|error| format!("kv: {error}"))?;
-    let storage = weights.base().unwrap_or(StorageFormat::F32);
     let executor = match spec.executor.as_str() {
         "cpu" => ExecutorKind::Cpu,
         "candle" => ExecutorKind::Candle,
@@ -105,11 +109,9 @@ pub fn resolve_engine(
             ));
         }
     };
-    let head_dim = model.head_dim as usize;
-    let bytes_per_value = kv.bytes_per_row(head_dim) as f64 / head_dim as f64;
-    let kv_bytes_per_token = model.kv_bytes_per_token(bytes_per_value);
-    let max_model_len =
-        max_model_len.unwrap_or(model.max_position_embeddings).min(model.max_position_embeddings);
+    let kv_bytes_per_token = weights::kv_bytes_per_token(&model.spec, kv);
+    let positions = model.spec.max_position_embeddings;
+    let max_model_len = max_model_len.unwrap_or(positions).min(positions);
     let num_blocks = num_blocks(spec, kv_bytes_per_token)?;
     let pool_tokens = (num_blocks - 1).saturating_mul(spec.block_size);
     // No request can be longer than the pool. Contiguous memory is the exception: it must hold whole contexts or none.
@@ -117,7 +119,10 @@ pub fn resolve_engine(
         KvStrategy::Contiguous => max_model_len,
         KvStrategy::Paged | KvStrategy::Reserve => max_model_len.min(pool_tokens),
     };
-    fits_this_machine(model, storage, num_blocks, spec.block_size, kv_bytes_per_token, max_model_len)?;
+    let threads = spec.threads.unwrap_or_else(host::default_threads) as usize;
+    let runtime =
+        RuntimeConfig { weights, kv, threads, num_blocks, block_size: spec.block_size, max_model_len };
+    let footprint = fits_this_machine(model, &runtime)?;
     let engine = EngineConfig {
         policy: policy(&spec.policy),
         kv: kv_strategy,
@@ -125,38 +130,33 @@ pub fn resolve_engine(
         num_blocks,
         max_model_len,
     };
-    let threads = spec.threads.unwrap_or_else(host::default_threads) as usize;
-    let runtime =
-        RuntimeConfig { weights, kv, threads, num_blocks, block_size: spec.block_size, max_model_len };
     Ok(ResolvedEngine {
         engine,
         runtime,
         executor,
         policy_label: policy_label(&spec.policy),
         max_num_seqs: max_num_seqs(&spec.policy),
-        weight_bytes: model.weight_bytes(storage),
+        footprint,
         kv_bytes_per_token,
     })
 }
 
 /// Weights, KV pool and the table of rotary angles against this machine's memory.
-fn fits_this_machine(
-    model: &ModelSpec,
-    storage: StorageFormat,
-    num_blocks: u32,
-    block_size: u32,
-    kv_bytes_per_token: u64,
-    max_model_len: u32,
-) -> Result<(), String> {
+pub fn fits_this_machine(model: &LoadedModel, config: &RuntimeConfig) -> Result<Footprint, String> {
+    let footprint = weights::footprint(model, config.weights).map_err(|error| error.to_string())?;
     let memory_bytes = host::memory_bytes();
-    let kv_bytes = (u64::from(num_blocks) * u64::from(block_size)).saturating_mul(kv_bytes_per_token);
-    let rope_bytes = 4 * u64::from(model.head_dim) * u64::from(max_model_len);
-    let wanted = model.stored_weight_bytes(storage).saturating_add(kv_bytes).saturating_add(rope_bytes);
+    let pool_tokens = u64::from(config.num_blocks) * u64::from(config.block_size);
+    let kv_bytes = pool_tokens.saturating_mul(weights::kv_bytes_per_token(&model.spec, config.kv));
+    let rope_bytes = 4 * u64::from(model.spec.head_dim) * u64::from(config.max_model_len);
+    let wanted = footprint.stored_bytes.saturating_add(kv_bytes).saturating_add(rope_bytes);
     if memory_bytes == 0 || wanted <= memory_bytes {
-        return Ok(());
+        return Ok(footprint);
     }
     Err(format!(
-        "weights and {num_blocks} KV blocks of {block_size} tokens take {:.1} GB, this machine has {:.1} GB; lower num_blocks, kv_memory or max_model_len",
+        "weights ({:.1} GB) and {} KV blocks of {} tokens take {:.1} GB, this machine has {:.1} GB; choose smaller weights, or lower num_blocks, kv_memory or max_model_len",
+        footprint.stored_bytes as f64 / 1e9,
+        config.num_blocks,
+        config.block_size,
         wanted as f64 / 1e9,
         memory_bytes as f64 / 1e9
     ))

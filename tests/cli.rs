@@ -87,3 +87,140 @@ fn schema_and_completions_are_printed() {
     let bash = llmlab(dir.path()).args(["completions", "bash"]).output().unwrap();
     assert!(stdout(&bash).contains("_llmlab"));
 }
+
+/// Keys that docs/engine.md promises for every row.
+const BENCH_KEYS: [&str; 26] = [
+    "model",
+    "family",
+    "parameters",
+    "weights",
+    "weight_bytes",
+    "kv",
+    "kv_bytes_per_token",
+    "cpu",
+    "isa",
+    "threads",
+    "peak",
+    "peak_ops_per_s",
+    "test",
+    "pp",
+    "tg",
+    "pl",
+    "n_kv",
+    "repetitions",
+    "t_pp",
+    "speed_pp",
+    "t_tg",
+    "speed_tg",
+    "t",
+    "speed",
+    "pp_compute_share",
+    "tg_bandwidth_share",
+];
+
+#[test]
+fn bench_engine_prints_the_columns_of_llama_bench_and_batched_bench() {
+    let dir = tempfile::tempdir().unwrap();
+    let args =
+        ["bench-engine", "--model", "synthetic:llama-tiny", "--weights", "bf16,q8_0", "--threads", "1"];
+    let sizes = ["--pp", "24", "--tg", "5", "--batch", "3", "--prompt-tokens", "7", "--generate-tokens", "4"];
+    let output =
+        llmlab(dir.path()).args(args).args(sizes).args(["--repetitions", "2", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let rows: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let tests: Vec<&str> = rows.iter().map(|row| row["test"].as_str().unwrap()).collect();
+    assert_eq!(tests, ["pp24", "tg5", "batch", "pp24", "tg5", "batch"], "three tests for each format");
+    for row in &rows {
+        for key in BENCH_KEYS {
+            assert!(row.get(key).is_some(), "{key} is missing in {row}");
+        }
+        assert_eq!((row["repetitions"].as_u64(), row["threads"].as_u64()), (Some(2), Some(1)));
+        assert!(row["read_bandwidth_min_bytes_per_s"].as_f64().unwrap() > 0.0);
+    }
+    let batch = &rows[2];
+    assert_eq!((batch["pl"].as_u64(), batch["n_kv"].as_u64()), (Some(3), Some(3 * 11)));
+    let (t_pp, t_tg) = (batch["t_pp"].as_f64().unwrap(), batch["t_tg"].as_f64().unwrap());
+    assert!((batch["t"].as_f64().unwrap() - t_pp - t_tg).abs() < 1e-9);
+    assert!(rows[0]["speed_tg"].is_null() && rows[1]["speed_pp"].is_null());
+    assert_eq!((rows[0]["weights"].as_str(), rows[3]["weights"].as_str()), (Some("bf16"), Some("q8_0")));
+    let bytes = |row: &serde_json::Value| row["weight_bytes"].as_u64().unwrap() as f64;
+    assert!((1.7..2.0).contains(&(bytes(&rows[0]) / bytes(&rows[3]))), "16 bits against 8.5, norms in f32");
+    // A step of one sequence reads the weights and what it has cached, so it moves at least the weights' bytes.
+    assert!(rows[1]["tg_bytes_per_step"].as_f64().unwrap() > 0.5 * bytes(&rows[0]));
+}
+
+#[test]
+fn bench_engine_refuses_what_it_cannot_measure() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, part) in [
+        (vec!["--weights", "q9_0"], "q8_0"),
+        (vec!["--kv", "int3"], "int8"),
+        (vec!["--pp", "0", "--tg", "0", "--batch", "0"], "no test"),
+        (vec!["--pp", "4096"], "--pp"),
+        (vec!["--repetitions", "0"], "--repetitions 0"),
+        (vec!["--threads", "0"], "--threads 0"),
+    ] {
+        let output = llmlab(dir.path())
+            .args(["bench-engine", "--model", "synthetic:llama-tiny"])
+            .args(&args)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(part), "{args:?} should mention {part}: {}", stderr(&output));
+        assert!(stdout(&output).is_empty(), "{args:?}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn inspect_describes_a_model_of_every_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let inspect = |args: &[&str]| {
+        let output = llmlab(dir.path()).args(["models", "inspect"]).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        stdout(&output)
+    };
+    let said = inspect(&["synthetic:llama-1.1b"]);
+    for part in ["llama", "1.10 G", "22 layers", "32 query heads on 4 KV heads of 64", "int8 12.0 kB"] {
+        assert!(said.contains(part), "{part} is missing in:\n{said}");
+    }
+    let said = inspect(&["synthetic:qwen3moe-tiny", "--tensors"]);
+    assert!(
+        said.contains("experts") && said.contains("model.layers.0.mlp.experts.0.gate_proj.weight"),
+        "{said}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&inspect(&["synthetic:gemma3-tiny", "--tensors", "--json"])).unwrap();
+    let tensors = json["tensors"].as_array().unwrap();
+    let parameters: u64 = tensors
+        .iter()
+        .map(|t| t["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product::<u64>())
+        .sum();
+    assert_eq!(json["parameters"].as_u64(), Some(parameters));
+    let bytes: u64 = tensors.iter().map(|t| t["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(json["stored_bytes"].as_u64(), Some(bytes));
+}
+
+#[test]
+fn a_file_that_is_no_model_is_one_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("text.gguf"), "This is not a model.").unwrap();
+    std::fs::write(dir.path().join("empty.gguf"), "").unwrap();
+    std::fs::write(dir.path().join("model.bin"), "x").unwrap();
+    std::fs::create_dir(dir.path().join("folder")).unwrap();
+    std::fs::create_dir(dir.path().join("half")).unwrap();
+    std::fs::write(dir.path().join("half/config.json"), "{\"model_type\": ").unwrap();
+    for model in
+        ["text.gguf", "empty.gguf", "model.bin", "folder", "half", "absent.gguf", "synthetic:nothing"]
+    {
+        for command in
+            [&["models", "inspect"][..], &["bench-engine", "--model"], &["serve", "--port", "0", "--model"]]
+        {
+            let output = llmlab(dir.path()).args(command).arg(model).output().unwrap();
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{command:?} {model}: {said}");
+            assert!(said.contains(model), "{command:?} {model}: {said}");
+            assert!(!said.contains("panicked"), "{command:?} {model}: {said}");
+        }
+    }
+}

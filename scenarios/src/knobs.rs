@@ -56,6 +56,40 @@ pub enum Default {
 const AT_LEAST_1: Kind = Kind::Count { min: 1, max: u32::MAX };
 const BATCH: Kind = Kind::Count { min: 1, max: 65_536 };
 
+/// Accepted as `weights`: the checkpoint's own formats, one format for every matrix, or the mixes of llama.cpp.
+pub const WEIGHTS: &[&str] = &[
+    "as_stored",
+    "f32",
+    "f16",
+    "bf16",
+    "q8_0",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "iq4_nl",
+    "q2_k_pure",
+    "q3_k",
+    "q4_k",
+    "q5_k",
+    "q6_k",
+    "int8",
+    "fp8",
+    "int4",
+    "int8_group",
+    "q2_k",
+    "q3_k_s",
+    "q3_k_m",
+    "q3_k_l",
+    "q4_k_s",
+    "q4_k_m",
+    "q5_k_s",
+    "q5_k_m",
+];
+
+/// Accepted as `kv`.
+pub const KV: &[&str] = &["f32", "f16", "bf16", "int8", "fp8"];
+
 pub const KNOBS: &[Knob] = &[
     // Engine settings, the same under every policy.
     Knob {
@@ -68,16 +102,17 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         name: "weights",
         policies: ALL,
-        kind: Kind::Choice(&["f32", "bf16", "q8_0", "q4_0"]),
-        default: Default::Text("bf16"),
-        description: "Format of the weights in memory. Default bf16; f32 with executor candle, which has no other.",
+        kind: Kind::Choice(WEIGHTS),
+        default: Default::Unset,
+        description: "Format of the weights in memory: one for all matrices, or a mix such as q4_k_m. Default: bf16 for models \
+                      in floats and synthetic ones, as_stored for quantized checkpoints, f32 with executor candle.",
     },
     Knob {
         name: "kv",
         policies: ALL,
-        kind: Kind::Choice(&["f32", "bf16"]),
+        kind: Kind::Choice(KV),
         default: Default::Text("bf16"),
-        description: "Format of the KV cache. Default bf16; f32 with executor candle.",
+        description: "Format of the KV cache. Default bf16; f32 with executor candle. int8 and fp8 have a scale per token and head.",
     },
     Knob {
         name: "kv_strategy",

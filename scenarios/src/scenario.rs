@@ -42,7 +42,7 @@ pub struct Scenario {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelTable {
-    /// `synthetic:<preset>` (random weights of a real shape), or a Hugging Face folder relative to this file.
+    /// `synthetic:<preset>` (random weights of a real shape), or a Hugging Face folder or .gguf file relative to this file.
     #[schemars(with = "String")]
     pub source: Spanned<String>,
     /// Longest prompt plus output in tokens. Default: what the model was made for.

@@ -21,7 +21,7 @@ pub struct RunSpec {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelChoice {
-    /// `synthetic:<preset>`, a Hugging Face folder.
+    /// `synthetic:<preset>`, a Hugging Face folder, or a `.gguf` file.
     pub source: String,
     pub max_model_len: Option<u32>,
 }
@@ -167,9 +167,9 @@ pub struct EngineSpec {
     pub policy: PolicySpec,
     /// "cpu" or "candle".
     pub executor: String,
-    /// "f32", "bf16", "q8_0", "q4_0".
-    pub weights: String,
-    /// "f32" or "bf16".
+    /// One of [`crate::knobs::WEIGHTS`]; `None` = what suits the checkpoint: as stored where it is quantized, else bf16.
+    pub weights: Option<String>,
+    /// One of [`crate::knobs::KV`].
     pub kv: String,
     /// "paged", "reserve", "contiguous".
     pub kv_strategy: String,

@@ -161,7 +161,7 @@ fn the_design_example_resolves_to_what_it_says() {
 
     let [vllm, tgi] = spec.targets.as_slice() else { panic!() };
     let TargetChoice::Engine(vllm) = &vllm.kind else { panic!() };
-    assert_eq!((vllm.block_size, vllm.weights.as_str(), vllm.kv.as_str()), (16, "bf16", "bf16"));
+    assert_eq!((vllm.block_size, vllm.weights.as_deref(), vllm.kv.as_str()), (16, None, "bf16"));
     assert!(matches!(vllm.policy, PolicySpec::Vllm { max_num_seqs: 32, max_num_batched_tokens: 2048, .. }));
     let TargetChoice::Engine(tgi) = &tgi.kind else { panic!() };
     assert!(matches!(
@@ -189,6 +189,7 @@ fn the_template_resolves_also_with_its_commented_lines() {
             "traffic",
             "lengths = { input = { distribution = \"lognormal\", median = 200, p95 = 900 }, output = { distribution = \"uniform\", min = 16, max = 128 } }",
         ),
+        ("engine", "engine = { policy = \"vllm\", weights = \"q4_k_m\", kv = \"int8\" }"),
         (
             "engine",
             "endpoint = { url = \"http://127.0.0.1:8000\", protocol = \"openai-completions\", model = \"my-model\", api_key_env = \"OPENAI_API_KEY\", metrics = \"/metrics\" }",
@@ -216,7 +217,7 @@ fn a_spec_survives_the_manifest() {
 fn serve_takes_the_same_knobs_as_a_scenario() {
     let knobs = ["max_num_seqs=32", "weights=q8_0", "kv_memory = 64MiB", "enable_prefix_caching=false"];
     let engine = llmlab_scenarios::engine_from_knobs("vllm", &knobs.map(String::from)).unwrap();
-    assert_eq!((engine.weights.as_str(), engine.kv_memory_bytes), ("q8_0", Some(64 << 20)));
+    assert_eq!((engine.weights.as_deref(), engine.kv_memory_bytes), (Some("q8_0"), Some(64 << 20)));
     assert!(matches!(engine.policy, PolicySpec::Vllm { max_num_seqs: 32, enable_prefix_caching: false, .. }));
     for bad in ["max_batch_size=3", "max_num_seqs", "=", "max_num_seqs=\"x\ny\"", "a]\n[b=1", "weights=q3"] {
         assert!(llmlab_scenarios::engine_from_knobs("vllm", &[bad.into()]).is_err(), "{bad}");
@@ -227,7 +228,7 @@ fn serve_takes_the_same_knobs_as_a_scenario() {
 #[test]
 fn an_executor_has_only_the_formats_it_can_compute() {
     let spec = llmlab_scenarios::engine_from_knobs("vllm", &["executor=candle".into()]).unwrap();
-    assert_eq!((spec.weights.as_str(), spec.kv.as_str()), ("f32", "f32"));
+    assert_eq!((spec.weights.as_deref(), spec.kv.as_str()), (Some("f32"), "f32"));
     let knobs = ["executor=candle", "weights=bf16"].map(String::from);
     assert!(llmlab_scenarios::engine_from_knobs("vllm", &knobs).is_err());
 }

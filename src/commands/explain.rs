@@ -6,6 +6,7 @@ use llmlab_scenarios::spec::{ArrivalSpec, LengthDist, LengthSpec, RateSpec};
 use super::run::{How, Plan, PlannedTarget};
 use crate::exit::{Code, Failure};
 use crate::host;
+use crate::text::{bytes, count};
 
 /// Time to start and stop an engine child, seconds, for the estimate.
 const TURNAROUND_S: f64 = 0.8;
@@ -43,8 +44,8 @@ pub fn explain(plan: &Plan) -> Result<Code, Failure> {
         if let How::Engine { resolved, .. } = &target.how {
             println!(
                 "          memory {}: weights {}, KV pool {} ({} per token)",
-                bytes(target.facts.weight_bytes + resolved.kv_pool_bytes()),
-                bytes(target.facts.weight_bytes),
+                bytes(resolved.footprint.stored_bytes + resolved.kv_pool_bytes()),
+                bytes(resolved.footprint.stored_bytes),
                 bytes(resolved.kv_pool_bytes()),
                 bytes(target.facts.kv_bytes_per_token)
             );
@@ -108,12 +109,7 @@ fn expected_seconds(plan: &Plan, workload: &Workload) -> Option<f64> {
 fn compute_seconds(plan: &Plan, target: &PlannedTarget, tokens: f64) -> Option<f64> {
     let How::Engine { resolved, .. } = &target.how else { return None };
     let roofline = host::roofline(resolved.runtime.threads as u32);
-    let peak = match target.facts.weight_format.as_deref() {
-        Some("q8_0" | "q4_0") => roofline.int8_ops_per_s,
-        Some("bf16") => roofline.bf16_flops_per_s,
-        _ => roofline.f32_flops_per_s,
-    };
-    let peak = if peak > 0.0 { peak } else { roofline.f32_flops_per_s };
+    let (_, peak) = llmlab_metrics::roofline::peak(&roofline, target.facts.weight_format.as_deref());
     Some(tokens * plan.model.linear_flops_per_token / (peak * EXPECTED_EFFICIENCY))
 }
 
@@ -155,24 +151,5 @@ pub fn arrivals_in_words(plan: &Plan) -> String {
             format!("closed loop, {users} users, {pause} between requests")
         }
         ArrivalSpec::Trace { speed } => format!("as in the trace, {speed} x faster"),
-    }
-}
-
-fn count(n: f64) -> String {
-    match n {
-        n if n >= 1e9 => format!("{:.2} G", n / 1e9),
-        n if n >= 1e6 => format!("{:.1} M", n / 1e6),
-        n if n >= 1e4 => format!("{:.0} k", n / 1e3),
-        n => format!("{n:.0}"),
-    }
-}
-
-fn bytes(n: u64) -> String {
-    let n = n as f64;
-    match n {
-        n if n >= 1e9 => format!("{:.2} GB", n / 1e9),
-        n if n >= 1e6 => format!("{:.1} MB", n / 1e6),
-        n if n >= 1e3 => format!("{:.1} kB", n / 1e3),
-        n => format!("{n:.0} B"),
     }
 }

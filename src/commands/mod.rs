@@ -1,9 +1,11 @@
 //! One file per verb.
 
+mod bench_engine;
 mod calibrate;
 mod doctor;
 mod explain;
 mod init;
+mod models;
 mod report;
 pub mod run;
 mod serve;
@@ -17,6 +19,8 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
     match command {
         Command::Run(args) => run::run(args),
         Command::Serve(args) => serve::serve(args),
+        Command::Models(command) => models::models(command),
+        Command::BenchEngine(args) => bench_engine::bench_engine(args),
         Command::Report(args) => report::report(args),
         Command::Calibrate(args) => calibrate::calibrate(args),
         Command::Doctor(args) => doctor::doctor(args),

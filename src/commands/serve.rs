@@ -13,8 +13,7 @@ use crate::wire;
 pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
     let spec = engine_spec(&args)?;
     let model = llmlab_models::load(&args.model, args.model_seed).map_err(Failure::bad_input)?;
-    let resolved =
-        wire::resolve_engine(&spec, &model.spec, args.max_model_len).map_err(Failure::bad_input)?;
+    let resolved = wire::resolve_engine(&spec, &model, args.max_model_len).map_err(Failure::bad_input)?;
     let executor = wire::build_executor(&model, &resolved)?;
     let scheduler = Scheduler::new(resolved.engine.clone()).map_err(Failure::bad_input)?;
     let api_key = api_key(&args)?;
@@ -62,6 +61,7 @@ fn engine_spec(args: &ServeArgs) -> Result<EngineSpec, Failure> {
     let mut knobs = args.knobs.clone();
     // The short flags are knobs too; one given both ways is the user's mistake and reported as a duplicate key.
     knobs.extend(args.weights.as_ref().map(|weights| format!("weights={weights}")));
+    knobs.extend(args.kv.as_ref().map(|kv| format!("kv={kv}")));
     knobs.extend(args.threads.map(|threads| format!("threads={threads}")));
     llmlab_scenarios::engine_from_knobs(&args.policy, &knobs).map_err(Failure::usage)
 }

@@ -54,11 +54,15 @@ pub struct Roofline {
     pub peak_bytes_per_s: f64,
 }
 
-/// The arithmetic peak for a weight format; falls back to f32 where the host lacks the instruction.
+/// The arithmetic peak for a weight format by its name, or by the first word of a longer description ("q4_k as stored");
+/// falls back to f32 where the host lacks the instruction. Block and group formats are multiplied as bytes, FP8 as bf16.
 pub fn peak(host: &HostRoofline, weight_format: Option<&str>) -> (&'static str, f64) {
-    let (name, value) = match weight_format.map(str::to_ascii_lowercase).as_deref() {
-        Some("bf16" | "f16") => ("bf16", host.bf16_flops_per_s),
-        Some("q8_0" | "q4_0" | "int8") => ("int8", host.int8_ops_per_s),
+    let format = weight_format.unwrap_or("f32").to_ascii_lowercase();
+    let (name, value) = match format.split_whitespace().next() {
+        Some("bf16" | "f16" | "fp8") => ("bf16", host.bf16_flops_per_s),
+        Some(q) if q.starts_with('q') || q.starts_with("int") || q.starts_with("iq") => {
+            ("int8", host.int8_ops_per_s)
+        }
         _ => ("f32", host.f32_flops_per_s),
     };
     if value > 0.0 { (name, value) } else { ("f32", host.f32_flops_per_s) }

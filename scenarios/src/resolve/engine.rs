@@ -15,16 +15,16 @@ use crate::units::{parse_duration, parse_memory};
 pub fn resolve(table: &EngineTable, span: Range<usize>) -> Result<EngineSpec, Finding> {
     let knobs = Knobs::new(table, span)?;
     let candle = knobs.choice("executor")? == "candle";
-    let format = |name: &str| -> Result<String, Finding> {
-        match (candle, knobs.written(name)) {
-            (true, None) => Ok("f32".into()),
-            (true, Some(value)) if value.get_ref().as_str() != Some("f32") => Err(Finding::new(
-                value.span(),
-                format!("executor \"candle\" has no other {name} than \"f32\""),
-            )),
-            _ => knobs.choice(name),
+    // Candle computes in f32 and nothing else; where it is not chosen, what was written or its default.
+    let f32_only = |name: &str| match knobs.written(name) {
+        Some(value) if candle && value.get_ref().as_str() != Some("f32") => {
+            let message = format!("executor \"candle\" has no other {name} than \"f32\"");
+            Err(Finding::new(value.span(), message))
         }
+        _ => Ok(candle),
     };
+    let weights = if f32_only("weights")? { Some("f32".into()) } else { knobs.optional_choice("weights")? };
+    let kv = if f32_only("kv")? { "f32".into() } else { knobs.choice("kv")? };
     let kv_strategy = knobs.choice("kv_strategy")?;
     if let (Some(_), Some(blocks)) = (knobs.written("kv_memory"), knobs.written("num_blocks")) {
         return Err(Finding::new(blocks.span(), "kv_memory and num_blocks both set the size of the KV pool")
@@ -34,8 +34,8 @@ pub fn resolve(table: &EngineTable, span: Range<usize>) -> Result<EngineSpec, Fi
     Ok(EngineSpec {
         policy: policy(&knobs, &kv_strategy)?,
         executor: knobs.choice("executor")?,
-        weights: format("weights")?,
-        kv: format("kv")?,
+        weights,
+        kv,
         kv_strategy,
         block_size: knobs.count("block_size")?,
         kv_memory_bytes: knobs.memory("kv_memory")?,
@@ -200,16 +200,23 @@ impl<'a> Knobs<'a> {
         }
     }
 
-    fn choice(&self, name: &str) -> Result<String, Finding> {
-        let (Kind::Choice(accepted), Default::Text(default)) = self.knob(name) else {
+    fn optional_choice(&self, name: &str) -> Result<Option<String>, Finding> {
+        let (Kind::Choice(accepted), default) = self.knob(name) else {
             panic!("knob {name} is not a choice")
         };
-        match self.written(name).map(|v| (v, v.get_ref())) {
-            None => Ok(default.into()),
-            Some((_, Value::String(text))) if accepted.contains(&text.as_str()) => Ok(text.clone()),
-            Some((value, Value::String(text))) => Err(unknown_value(value.span(), name, text, accepted)),
-            Some((value, _)) => Err(wrong_type(value, name, accepted.join(", "))),
+        match (self.written(name).map(|v| (v, v.get_ref())), default) {
+            (None, Default::Text(default)) => Ok(Some(default.into())),
+            (None, _) => Ok(None),
+            (Some((_, Value::String(text))), _) if accepted.contains(&text.as_str()) => {
+                Ok(Some(text.clone()))
+            }
+            (Some((value, Value::String(text))), _) => Err(unknown_value(value.span(), name, text, accepted)),
+            (Some((value, _)), _) => Err(wrong_type(value, name, accepted.join(", "))),
         }
+    }
+
+    fn choice(&self, name: &str) -> Result<String, Finding> {
+        Ok(self.optional_choice(name)?.unwrap_or_else(|| panic!("knob {name} has no default")))
     }
 
     fn time(&self, name: &str) -> Result<Duration, Finding> {

@@ -59,15 +59,18 @@ fn model(table: &ModelTable, base: &Path) -> Result<ModelChoice, Finding> {
         }
         Some(_) => written.get_ref().clone(),
         None => {
-            let folder = beside(base, written.get_ref());
-            if !folder.is_dir() {
-                let message = format!("no model folder at {}", folder.display());
+            let path = beside(base, written.get_ref());
+            let gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+            let found = if gguf { path.is_file() } else { path.is_dir() };
+            if !found {
+                let kind = if gguf { "file" } else { "folder" };
+                let message = format!("no model {kind} at {}", path.display());
                 return Err(Finding::new(written.span(), message).help(
-                    "accepted: \"synthetic:<preset>\" (e.g. \"synthetic:llama-15m\") or the path of a Hugging Face \
-                     folder, relative to this file",
+                    "accepted: \"synthetic:<preset>\" (e.g. \"synthetic:llama-15m\"), the path of a Hugging Face folder, or \
+                     of a .gguf file, relative to this file",
                 ));
             }
-            folder.display().to_string()
+            path.display().to_string()
         }
     };
     let max_model_len =

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use llmlab_core::config::PolicyConfig;
 use llmlab_loadgen::{PromptStyle, Protocol};
-use llmlab_models::ModelSpec;
+use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts};
 use llmlab_scenarios::spec::{
     ArrivalSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SloSpec,
@@ -121,14 +121,16 @@ pub const REMOTE_MODEL: &str = "remote";
 fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Failure> {
     let model = match spec.model.source.as_str() {
         REMOTE_MODEL => None,
-        source => Some(llmlab_models::load_spec(source).map_err(Failure::bad_input)?),
+        // The headers of its files are read and checked, its weights are not.
+        source => Some(llmlab_models::load(source, spec.seed).map_err(Failure::bad_input)?),
     };
     let targets = spec
         .targets
         .iter()
         .map(|target| plan_target(target, &spec, model.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
-    let model_limit = model.as_ref().map(|model| max_model_len(&spec, model)).or(spec.model.max_model_len);
+    let model_limit =
+        model.as_ref().map(|model| max_model_len(&spec, &model.spec)).or(spec.model.max_model_len);
     let limit = targets.iter().filter_map(PlannedTarget::token_limit).chain(model_limit).min();
     let max_tokens_per_request = limit.unwrap_or(u32::MAX);
     if max_tokens_per_request < 8 {
@@ -137,7 +139,7 @@ fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Fa
         )));
     }
     let model_facts = match &model {
-        Some(model) => wire::model_facts(&spec.model.source, model, max_model_len(&spec, model)),
+        Some(model) => wire::model_facts(&spec.model.source, &model.spec, max_model_len(&spec, &model.spec)),
         None => ModelFacts { source: spec.model.source.clone(), ..ModelFacts::default() },
     };
     let warmup_requests = match spec.workload.warmup {
@@ -150,7 +152,7 @@ fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Fa
             spec.workload.requests
         )));
     }
-    let prompts = prompt_style(&targets, model.as_ref());
+    let prompts = prompt_style(&targets, model.as_ref().map(|model| &model.spec));
     let cost = cost(&spec)?;
     Ok(Plan {
         text,
@@ -172,7 +174,7 @@ fn max_model_len(spec: &RunSpec, model: &ModelSpec) -> u32 {
 fn plan_target(
     target: &TargetSpec,
     run: &RunSpec,
-    model: Option<&ModelSpec>,
+    model: Option<&LoadedModel>,
 ) -> Result<PlannedTarget, Failure> {
     match &target.kind {
         TargetChoice::Engine(engine) => {
@@ -182,7 +184,7 @@ fn plan_target(
                     target.name
                 )));
             };
-            let length = max_model_len(run, model);
+            let length = max_model_len(run, &model.spec);
             let resolved = wire::resolve_engine(engine, model, Some(length))
                 .map_err(|error| Failure::bad_input(format!("target {}: {error}", target.name)))?;
             resolved

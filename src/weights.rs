@@ -1,0 +1,186 @@
+//! What a model's weights and its KV cache take in memory under the formats chosen for them.
+
+use std::collections::BTreeMap;
+
+use llmlab_kernels::attention::KvFormat;
+use llmlab_models::{LoadedModel, ModelError, ModelSpec, TensorRole, TensorSpec};
+use llmlab_quant::{MatrixRole, TensorPlace, WeightFormat, WeightRecipe};
+
+/// The formats of a model's tensors, and their bytes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Footprint {
+    /// Per format, what is stored in it.
+    pub formats: BTreeMap<WeightFormat, Share>,
+    /// Bytes of all weights: what must fit.
+    pub stored_bytes: u64,
+    /// Bytes one decode step of one sequence reads: all but an embedding table that is only looked up, and of experts those
+    /// one token uses.
+    pub read_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Share {
+    pub tensors: u64,
+    pub values: u64,
+    pub bytes: u64,
+}
+
+impl Footprint {
+    /// The format that holds most of the values.
+    pub fn main_format(&self) -> Option<WeightFormat> {
+        self.formats.iter().max_by_key(|(_, share)| share.values).map(|(format, _)| *format)
+    }
+
+    /// Bits a weight over all tensors, scales included.
+    pub fn bits_per_weight(&self) -> f64 {
+        let values: u64 = self.formats.values().map(|share| share.values).sum();
+        8.0 * self.stored_bytes as f64 / (values as f64).max(1.0)
+    }
+
+    fn add(&mut self, spec: &ModelSpec, tensor: &TensorSpec, format: WeightFormat) {
+        let bytes = tensor_bytes(format, tensor);
+        let share = self.formats.entry(format).or_default();
+        share.tensors += 1;
+        share.values += tensor.elements();
+        share.bytes += bytes;
+        self.stored_bytes += bytes;
+        let looked_up = tensor.role == TensorRole::Embedding && !spec.tie_word_embeddings;
+        let used = match &spec.moe {
+            Some(moe) if tensor.routed => f64::from(moe.experts_per_token) / f64::from(moe.experts),
+            _ => 1.0,
+        };
+        if !looked_up {
+            self.read_bytes += (used * bytes as f64) as u64;
+        }
+    }
+}
+
+/// Whole blocks per row, and the scale of each row where the format has one.
+pub fn tensor_bytes(format: WeightFormat, tensor: &TensorSpec) -> u64 {
+    let [rows, cols] = tensor.shape[..] else { return format.row_bytes(tensor.elements() as usize) as u64 };
+    let row_scale = if matches!(format, WeightFormat::Int8 | WeightFormat::Fp8) { 4 } else { 0 };
+    rows * (format.row_bytes(cols as usize) as u64 + row_scale)
+}
+
+/// The checkpoint as it lies on disk.
+pub fn as_stored(model: &LoadedModel) -> Result<Footprint, ModelError> {
+    let mut footprint = Footprint::default();
+    for tensor in model.spec.tensors() {
+        footprint.add(&model.spec, &tensor, model.weights.format(&tensor.name)?);
+    }
+    Ok(footprint)
+}
+
+/// The model in an engine's memory under `recipe`. Vectors and routers are f32 there whatever the file holds.
+pub fn footprint(model: &LoadedModel, recipe: WeightRecipe) -> Result<Footprint, ModelError> {
+    let mut footprint = Footprint::default();
+    for tensor in model.spec.tensors() {
+        let format = match place(&model.spec, &tensor) {
+            None => WeightFormat::F32,
+            Some(place) => match recipe.format(&place) {
+                Some(format) => format,
+                None => model.weights.format(&tensor.name)?,
+            },
+        };
+        footprint.add(&model.spec, &tensor, format);
+    }
+    Ok(footprint)
+}
+
+/// What an engine uses when nothing was chosen: a quantized checkpoint as it is, everything else in bf16.
+pub fn default_recipe(model: &LoadedModel) -> Result<WeightRecipe, ModelError> {
+    let stored = as_stored(model)?;
+    let is_float =
+        |format: &WeightFormat| matches!(format, WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16);
+    if stored.formats.keys().all(is_float) {
+        return Ok(WeightRecipe::Uniform(WeightFormat::Bf16));
+    }
+    Ok(WeightRecipe::AsStored)
+}
+
+/// The recipe for people; of a checkpoint left as it is, the format most of it has.
+pub fn label(recipe: WeightRecipe, footprint: &Footprint) -> String {
+    match (recipe, footprint.main_format()) {
+        (WeightRecipe::AsStored, Some(format)) => format!("{format} as stored"),
+        _ => recipe.to_string(),
+    }
+}
+
+/// Bytes one token adds to the KV cache over all layers, the scales of the 8-bit formats included.
+pub fn kv_bytes_per_token(spec: &ModelSpec, kv: KvFormat) -> u64 {
+    let rows = 2 * u64::from(spec.num_layers) * u64::from(spec.num_kv_heads);
+    rows * kv.bytes_per_row(spec.head_dim as usize) as u64
+}
+
+/// Where a tensor stands in the model, as recipes see it; `None` for those that are never quantized.
+fn place(spec: &ModelSpec, tensor: &TensorSpec) -> Option<TensorPlace> {
+    let role = match tensor.role {
+        TensorRole::Embedding if spec.tie_word_embeddings => MatrixRole::TiedEmbedding,
+        TensorRole::Embedding => MatrixRole::Embedding,
+        TensorRole::LmHead => MatrixRole::Output,
+        TensorRole::Query => MatrixRole::Query,
+        TensorRole::Key => MatrixRole::Key,
+        TensorRole::Value => MatrixRole::Value,
+        TensorRole::Qkv => MatrixRole::Qkv,
+        TensorRole::AttentionOutput => MatrixRole::AttentionOutput,
+        TensorRole::Gate => MatrixRole::Gate,
+        TensorRole::Up => MatrixRole::Up,
+        TensorRole::GateUp => MatrixRole::GateUp,
+        TensorRole::Down => MatrixRole::Down,
+        _ => return None,
+    };
+    Some(TensorPlace {
+        role,
+        layer: tensor.layer.unwrap_or(0) as usize,
+        layers: spec.num_layers as usize,
+        cols: *tensor.shape.last()? as usize,
+        gqa: (spec.num_heads / spec.num_kv_heads.max(1)) as usize,
+        experts: spec.moe.as_ref().map_or(0, |moe| moe.experts as usize),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(preset: &str) -> LoadedModel {
+        llmlab_models::load(&format!("synthetic:{preset}"), 0).unwrap()
+    }
+
+    /// The scenario's parser knows the names without knowing the formats.
+    #[test]
+    fn scenarios_accept_exactly_the_formats_that_exist() {
+        let recipes: Vec<String> = WeightRecipe::ALL.into_iter().map(|recipe| recipe.to_string()).collect();
+        assert_eq!(recipes, llmlab_scenarios::knobs::WEIGHTS);
+        assert_eq!(KvFormat::ALL.map(|kv| kv.to_string()).as_slice(), llmlab_scenarios::knobs::KV);
+    }
+
+    /// 1.1B: 969,932,800 weights in layers, 65,536,000 each in embedding and output, 92,160 in norms.
+    #[test]
+    fn bytes_of_one_format_and_of_a_mix() {
+        let model = load("llama-1.1b");
+        let q8 = footprint(&model, WeightRecipe::Uniform(WeightFormat::Q8_0)).unwrap();
+        let matrices = 968_884_224u64 + 2 * 65_536_000;
+        assert_eq!(q8.stored_bytes, matrices / 32 * 34 + 45 * 2048 * 4);
+        assert_eq!(q8.stored_bytes - q8.read_bytes, 65_536_000 / 32 * 34, "the embedding is looked up");
+        let mix = footprint(&model, WeightRecipe::Q4KM).unwrap();
+        assert_eq!(mix.main_format(), Some(WeightFormat::Q4K));
+        assert!(mix.formats.contains_key(&WeightFormat::Q6K), "{mix:?}");
+        let bits = mix.bits_per_weight();
+        assert!((4.6..5.0).contains(&bits), "{bits} bits; llama.cpp's files of this shape have 4.8");
+        assert_eq!(label(WeightRecipe::Q4KM, &mix), "q4_k_m");
+    }
+
+    #[test]
+    fn eight_bit_keys_and_values_carry_their_scales() {
+        let spec = load("llama-1.1b").spec;
+        let values = 2 * 22 * 4 * 64;
+        assert_eq!(kv_bytes_per_token(&spec, KvFormat::Bf16), 2 * values);
+        assert_eq!(kv_bytes_per_token(&spec, KvFormat::Int8), values + 2 * 22 * 4 * 4);
+    }
+
+    #[test]
+    fn nothing_chosen_means_bf16_for_floats() {
+        assert_eq!(default_recipe(&load("llama-15m")).unwrap(), WeightRecipe::Uniform(WeightFormat::Bf16));
+    }
+}
