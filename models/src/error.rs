@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// `--model` names neither a preset nor a folder.
-    #[error("model {source_name:?}: {problem}; accepted are a Hugging Face folder or one of {}", .accepted.join(", "))]
+    #[error("model {source_name:?}: {problem}; accepted are a Hugging Face folder, a .gguf file or one of {}", .accepted.join(", "))]
     Source { source_name: String, problem: String, accepted: Vec<String> },
     /// The operating system refused.
     #[error("{}: {source}", .path.display())]

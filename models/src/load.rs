@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::chat::{ChatFiles, ChatTemplate};
 use crate::error::ModelError;
 use crate::files::{read_text, read_text_if_present};
+use crate::gguf::{GgufFile, load_gguf};
 use crate::hf_config::{Keys, generation_eos, object};
 use crate::spec::ModelSpec;
 use crate::synthetic::{Preset, SOURCE_PREFIX};
@@ -36,12 +37,13 @@ impl LoadedModel {
     }
 }
 
-/// Loads `synthetic:<preset>` or a Hugging Face folder. `seed` picks the values of a synthetic model and means nothing for a
-/// folder. Weight files are opened and their headers checked; values are read when they are asked for.
+/// Loads `synthetic:<preset>`, a Hugging Face folder or a `.gguf` file. `seed` picks the values of a synthetic model and means
+/// nothing for the others. Weight files are opened and their headers checked; values are read when they are asked for.
 pub fn load(source: &str, seed: u64) -> Result<LoadedModel, ModelError> {
     match parse(source)? {
         Source::Synthetic(preset) => Ok(preset.load(seed)),
         Source::Folder(folder) => from_folder(folder, source),
+        Source::Gguf(file) => load_gguf(file, source),
     }
 }
 
@@ -50,12 +52,14 @@ pub fn load_spec(source: &str) -> Result<ModelSpec, ModelError> {
     match parse(source)? {
         Source::Synthetic(preset) => Ok(preset.spec()),
         Source::Folder(folder) => read_spec(folder),
+        Source::Gguf(file) => GgufFile::open(file)?.spec(),
     }
 }
 
 enum Source<'a> {
     Synthetic(Preset),
     Folder(&'a Path),
+    Gguf(&'a Path),
 }
 
 fn parse(source: &str) -> Result<Source<'_>, ModelError> {
@@ -70,12 +74,10 @@ fn parse(source: &str) -> Result<Source<'_>, ModelError> {
         };
     }
     let path = Path::new(source);
-    if path.extension().is_some_and(|extension| extension == "gguf") {
-        return fail("GGUF files are not supported yet".into());
-    }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(Source::Folder(path)),
-        Ok(_) => fail("is not a folder".into()),
+        Ok(_) if path.extension().is_some_and(|extension| extension == "gguf") => Ok(Source::Gguf(path)),
+        Ok(_) => fail("is neither a folder nor a .gguf file".into()),
         Err(error) => fail(error.to_string()),
     }
 }

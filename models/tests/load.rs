@@ -95,8 +95,8 @@ fn a_bad_source_says_what_is_accepted() {
         ("synthetic:", "no such synthetic model"),
         ("", "No such file"),
         ("no/such/folder", "No such file"),
-        ("model.gguf", "GGUF files are not supported yet"),
-        (file.path().to_str().unwrap(), "is not a folder"),
+        ("no/such/model.gguf", "No such file"),
+        (file.path().to_str().unwrap(), "is neither a folder nor a .gguf file"),
     ] {
         for error in [load(source, 0).err(), load_spec(source).err()] {
             let error = error.expect(source).to_string();

@@ -81,7 +81,7 @@ pub fn write_container(
 }
 
 /// Everything in front of the first tensor's padding.
-fn header(keys: &[(String, NewValue)], tensors: &[NewTensor]) -> Vec<u8> {
+pub(crate) fn header(keys: &[(String, NewValue)], tensors: &[NewTensor]) -> Vec<u8> {
     assert!(keys.iter().all(|(key, _)| key != ALIGNMENT_KEY), "files are written with the default alignment");
     let mut bytes = MAGIC.to_vec();
     bytes.extend(VERSION.to_le_bytes());

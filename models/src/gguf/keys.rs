@@ -46,7 +46,8 @@ impl<'a> Keys<'a> {
             Value::Array(array) => {
                 let first = array.iter().next();
                 if array.iter().any(|other| Some(other) != first) {
-                    let problem = "layers of different sizes are not supported; accepted is one number".into();
+                    let problem =
+                        "layers of different sizes are not supported; accepted is one number".into();
                     return self.fail(key, problem);
                 }
                 first

@@ -160,7 +160,16 @@ impl List<'_> {
             None => gguf.to_string(),
         };
         let (layer, expert) = (self.layer, None);
-        self.places.push(Place { name, gguf, shape, role, layer, expert, first_row: 0, permuted_heads_of: None });
+        self.places.push(Place {
+            name,
+            gguf,
+            shape,
+            role,
+            layer,
+            expert,
+            first_row: 0,
+            permuted_heads_of: None,
+        });
     }
 }
 

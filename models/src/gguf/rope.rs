@@ -123,7 +123,9 @@ fn divisors(file: &GgufFile, name: &str, pairs: usize) -> Result<Option<Vec<f32>
 /// Keys of a model's rotary embeddings, without the architecture's name, and the tensors of divisors. `None` where the
 /// format has no words for them.
 #[expect(clippy::type_complexity, reason = "two lists that are made together")]
-pub(crate) fn write(spec: &ModelSpec) -> Option<(Vec<(&'static str, NewValue)>, Vec<(&'static str, Vec<f32>)>)> {
+pub(crate) fn write(
+    spec: &ModelSpec,
+) -> Option<(Vec<(&'static str, NewValue)>, Vec<(&'static str, Vec<f32>)>)> {
     let rope = spec.ropes.first()?;
     let mut keys = vec![
         (".rope.dimension_count", NewValue::U32(rope.rotary_dim)),
@@ -141,7 +143,14 @@ pub(crate) fn write(spec: &ModelSpec) -> Option<(Vec<(&'static str, NewValue)>, 
     match &rope.scaling {
         RopeScaling::None => {}
         RopeScaling::Linear { factor } => scaled("linear", *factor),
-        RopeScaling::Yarn { factor, original_max_position, beta_fast, beta_slow, attention_factor, truncate } => {
+        RopeScaling::Yarn {
+            factor,
+            original_max_position,
+            beta_fast,
+            beta_slow,
+            attention_factor,
+            truncate,
+        } => {
             if !truncate {
                 return None;
             }

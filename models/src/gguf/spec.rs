@@ -91,15 +91,15 @@ impl Reader<'_> {
         };
         let (layers, ropes) = self.layers_and_ropes(num_layers, head_dim)?;
         let (score_cap, logit_cap) = arch.default_softcaps();
-        let cap = |key: &str, default| {
-            keys.number(key, MAX_CAP).map(|cap| cap.map(|cap| cap as f32).or(default))
-        };
+        let cap =
+            |key: &str, default| keys.number(key, MAX_CAP).map(|cap| cap.map(|cap| cap as f32).or(default));
         let attention_scale = match keys.number(".attention.scale", MAX_CAP)? {
             Some(scale) => scale as f32,
             None => arch.default_attention_scale(num_layers, hidden_size, num_heads, head_dim),
         };
         let Some(rms_norm_eps) = keys.number(".attention.layer_norm_rms_epsilon", 0.1)? else {
-            return keys.fail(".attention.layer_norm_rms_epsilon", "missing; needed is a number above 0".into());
+            return keys
+                .fail(".attention.layer_norm_rms_epsilon", "missing; needed is a number above 0".into());
         };
         Ok(ModelSpec {
             name: self.name()?,
@@ -166,7 +166,8 @@ impl Reader<'_> {
             Some(head_dim) => head_dim,
             None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
             None => {
-                let problem = format!("missing, and {num_heads} heads do not divide a width of {hidden_size}");
+                let problem =
+                    format!("missing, and {num_heads} heads do not divide a width of {hidden_size}");
                 return keys.fail(".attention.key_length", problem);
             }
         };
@@ -176,7 +177,8 @@ impl Reader<'_> {
         }
         let value_length = keys.optional(".attention.value_length", MAX_HEAD_DIM)?.unwrap_or(head_dim);
         if value_length != head_dim {
-            let problem = format!("{value_length} differs from the {head_dim} of keys; accepted are equal ones");
+            let problem =
+                format!("{value_length} differs from the {head_dim} of keys; accepted are equal ones");
             return keys.fail(".attention.value_length", problem);
         }
         Ok(head_dim)
@@ -235,7 +237,9 @@ impl Reader<'_> {
                 }
                 match list.iter().map(slides).collect() {
                     Some(pattern) => Ok(pattern),
-                    None => self.keys.fail(KEY, format!("entries of type {:?}; accepted is Bool", list.kind())),
+                    None => {
+                        self.keys.fail(KEY, format!("entries of type {:?}; accepted is Bool", list.kind()))
+                    }
                 }
             }
             Some(_) => {
@@ -267,7 +271,8 @@ impl Reader<'_> {
         };
         let shared = keys.nonzero(".expert_shared_feed_forward_length", MAX_FFN)?;
         let normalize = keys.flag(".expert_weights_norm")?;
-        let dense_layers = (0..num_layers).map(|layer| self.has(&format!("blk.{layer}.ffn_gate.weight"))).collect();
+        let dense_layers =
+            (0..num_layers).map(|layer| self.has(&format!("blk.{layer}.ffn_gate.weight"))).collect();
         Ok(Some(MoeSpec {
             experts,
             experts_per_token,
@@ -298,7 +303,12 @@ impl Reader<'_> {
             }));
         }
         let mut seen = Vec::new();
-        ids.retain(|id| !seen.contains(id) && { seen.push(*id); true });
+        ids.retain(|id| {
+            !seen.contains(id) && {
+                seen.push(*id);
+                true
+            }
+        });
         Ok(ids)
     }
 

@@ -11,6 +11,7 @@ pub mod scheme;
 mod shards;
 
 pub use checkpoint::SafetensorsWeights;
+pub use safetensors_file::SafetensorsFile;
 pub use scheme::Scheme;
 
 use std::borrow::Cow;

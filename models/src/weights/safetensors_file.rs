@@ -1,11 +1,9 @@
 //! One safetensors file: its header, checked, and its tensors, read when asked for.
 //!
 //! Layout: 8 bytes little-endian header length, that many bytes of JSON, then the data without gaps or overlaps.
-//! Tensors are read at their offset instead of through a memory map: a map of a file that another program truncates
-//! ends the process with SIGBUS, a read returns an error.
+//! Tensors are read at their offset, for the reasons given in [`crate::read_at`].
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,6 +15,7 @@ use serde::de::IgnoredAny;
 
 use crate::error::ModelError;
 use crate::files::{UniqueMap, parse_json, read_error};
+use crate::read_at::ReadAt;
 
 /// The format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -24,9 +23,10 @@ const LENGTH_BYTES: u64 = 8;
 /// Values converted at once by one thread: 4 MiB of f32, small enough to stay in a cache slice, large enough to read well.
 const CHUNK: usize = 1 << 20;
 
+/// A safetensors file whose header has been read and checked.
 pub struct SafetensorsFile {
     path: PathBuf,
-    file: File,
+    source: Box<dyn ReadAt>,
     metadata: Metadata,
     /// Where the data section starts in the file.
     data_start: u64,
@@ -35,14 +35,19 @@ pub struct SafetensorsFile {
 impl SafetensorsFile {
     /// Opens `path` and checks the header against the file's length. Reads no tensor.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let broken = |problem: String| ModelError::Weights { path: path.to_path_buf(), problem };
         let file = File::open(path).map_err(|error| read_error(path, error))?;
-        let file_bytes = file.metadata().map_err(|error| read_error(path, error))?.len();
+        Self::from_source(path, Box::new(file))
+    }
+
+    /// Like [`Self::open`], over bytes from anywhere; `path` is the name in errors.
+    pub fn from_source(path: &Path, source: Box<dyn ReadAt>) -> Result<Self, ModelError> {
+        let broken = |problem: String| ModelError::Weights { path: path.to_path_buf(), problem };
+        let file_bytes = source.len_bytes().map_err(|error| read_error(path, error))?;
         if file_bytes < LENGTH_BYTES {
             return Err(broken(format!("{file_bytes} bytes are too few for a safetensors file")));
         }
         let mut length = [0; LENGTH_BYTES as usize];
-        file.read_exact_at(&mut length, 0).map_err(|error| read_error(path, error))?;
+        source.read_exact_at(&mut length, 0).map_err(|error| read_error(path, error))?;
         let header_bytes = u64::from_le_bytes(length);
         let largest = (file_bytes - LENGTH_BYTES).min(MAX_HEADER_BYTES);
         if header_bytes > largest {
@@ -51,7 +56,7 @@ impl SafetensorsFile {
             )));
         }
         let mut header = vec![0; header_bytes as usize];
-        file.read_exact_at(&mut header, LENGTH_BYTES).map_err(|error| read_error(path, error))?;
+        source.read_exact_at(&mut header, LENGTH_BYTES).map_err(|error| read_error(path, error))?;
         parse_json::<UniqueMap<IgnoredAny>>(&header, path)?;
         let metadata: Metadata = serde_json::from_slice(&header)
             .map_err(|error| broken(format!("the safetensors header is not valid: {error}")))?;
@@ -63,7 +68,7 @@ impl SafetensorsFile {
                 "the header describes {claimed} bytes of data; the file holds {held}"
             )));
         }
-        Ok(SafetensorsFile { path: path.to_path_buf(), file, metadata, data_start })
+        Ok(SafetensorsFile { path: path.to_path_buf(), source, metadata, data_start })
     }
 
     /// Names of all tensors in the file.
@@ -93,7 +98,7 @@ impl SafetensorsFile {
         let mut bytes = vec![0; end - start];
         bytes.par_chunks_mut(4 * CHUNK).enumerate().try_for_each(|(index, out)| {
             let offset = self.data_start + (start + index * 4 * CHUNK) as u64;
-            self.file.read_exact_at(out, offset).map_err(|error| read_error(&self.path, error))
+            self.source.read_exact_at(out, offset).map_err(|error| read_error(&self.path, error))
         })?;
         Ok(bytes)
     }
@@ -117,7 +122,7 @@ impl SafetensorsFile {
         values.par_chunks_mut(CHUNK).enumerate().try_for_each_init(Vec::new, |buffer, (index, out)| {
             buffer.resize(out.len() * N, 0);
             let offset = first_byte + (index * CHUNK * N) as u64;
-            self.file.read_exact_at(buffer, offset).map_err(|error| read_error(&self.path, error))?;
+            self.source.read_exact_at(buffer, offset).map_err(|error| read_error(&self.path, error))?;
             for (out, word) in out.iter_mut().zip(buffer.as_chunks::<N>().0) {
                 *out = value(*word);
             }
