@@ -145,7 +145,7 @@ fn scaling(spec: &ModelSpec, rope: &RopeSpec) -> Value {
 /// short contexts.
 pub fn without_factors(rope: &RopeSpec, max_positions: u32) -> RopeSpec {
     let RopeScaling::Factors { factors } = &rope.scaling else { return rope.clone() };
-    let factors: Vec<f64> = factors.iter().map(|&factor| short(factor)).collect();
+    let factors: Vec<f64> = factors.iter().map(|&factor| f64::from(factor)).collect();
     let scaling = RopeScaling::LongRope {
         short_factor: factors.clone(),
         long_factor: factors,

@@ -76,7 +76,7 @@ struct Distribution {
 ///   rounded to bf16, 1.25 by 2 %.
 /// - Output rows of length 2 give logits with a spread of 2, about that of a trained model, so that sampling by temperature
 ///   means something. Where embeddings are scaled up, rows are shorter for the same reason as above, and the final norm
-///   makes up for it.
+///   makes up for it; where each block's output is normed, attention must choose more sharply to move anything.
 fn distribution(spec: &ModelSpec, tensor: &TensorSpec) -> Distribution {
     let inputs = *tensor.shape.last().expect("a tensor has at least one dimension") as f32;
     let scaled_embedding = spec.embedding_scale != 1.0;
@@ -84,7 +84,8 @@ fn distribution(spec: &ModelSpec, tensor: &TensorSpec) -> Distribution {
         TensorRole::Norm | TensorRole::HeadNorm => return norm(spec, tensor),
         // Large enough that a forgotten bias moves every logit.
         TensorRole::Bias => return Distribution { mean: 0.0, deviation: 0.25 },
-        TensorRole::Embedding if scaled_embedding => 4.0 / spec.embedding_scale,
+        TensorRole::Embedding if scaled_embedding => 2.0 / spec.embedding_scale,
+        TensorRole::Query | TensorRole::Key if spec.sandwich_norms => 2.0,
         TensorRole::Query | TensorRole::Key => 1.25,
         TensorRole::Qkv => 1.5,
         TensorRole::AttentionOutput | TensorRole::Down | TensorRole::SharedGate => 1.0,
@@ -100,8 +101,9 @@ fn norm(spec: &ModelSpec, tensor: &TensorSpec) -> Distribution {
         return Distribution { mean: 1.0, deviation: 0.0 };
     }
     let factor = match tensor.role {
+        TensorRole::HeadNorm if spec.sandwich_norms => 1.9,
         TensorRole::HeadNorm => 1.5,
-        _ if tensor.name == FINAL_NORM && spec.embedding_scale != 1.0 => spec.embedding_scale / 2.0,
+        _ if tensor.name == FINAL_NORM && spec.embedding_scale != 1.0 => spec.embedding_scale,
         _ => 1.0,
     };
     let mean = if spec.norm_plus_one { factor - 1.0 } else { factor };
