@@ -235,6 +235,19 @@ Examples:
   llmlab models inspect model-Q4_K_M.gguf
   llmlab models inspect ./TinyLlama-1.1B --tensors")]
     Inspect(InspectArgs),
+    /// Rewrite a model in another format: a .gguf file if OUT ends in .gguf, else a Hugging Face folder
+    #[command(after_help = "\
+Examples:
+  llmlab models convert ./TinyLlama-1.1B tiny-q4_k_m.gguf --weights q4_k_m
+  llmlab models convert tiny-q4_k_m.gguf ./tiny-bf16 --weights bf16")]
+    Convert(ConvertArgs),
+    /// Write a model of random weights that other servers can load
+    #[command(after_help = "\
+Examples:
+  llmlab models synth llama-1.1b llama-1.1b-q4_k_m.gguf --weights q4_k_m    for llama.cpp
+  llmlab models synth llama-1.1b ./llama-1.1b --weights bf16                for vLLM and transformers
+  llmlab models synth qwen3-tiny ./qwen3-gptq --weights int4 --layout gptq")]
+    Synth(SynthArgs),
 }
 
 #[derive(Debug, Args)]
@@ -247,4 +260,52 @@ pub struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Hugging Face folder, .gguf file or synthetic:<preset>
+    pub input: String,
+    /// File ending in .gguf, or a folder
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// llama-15m, llama-110m, llama-1.1b, or <family>-tiny
+    pub preset: String,
+    /// File ending in .gguf, or a folder
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub format: OutputFormat,
+    /// Picks the weights; the same seed gives the same weights as synthetic:<preset> with that seed
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct OutputFormat {
+    /// f32, f16, bf16; in .gguf files also q8_0, q4_0, q4_k_m, ...; in folders also int8, fp8, int4, int8_group
+    #[arg(long, value_name = "FORMAT")]
+    pub weights: String,
+    /// How a folder holds int4 (default compressed-tensors) and int8_group (default gptq)
+    #[arg(long, value_enum)]
+    pub layout: Option<Layout>,
+    /// Replace OUT if it exists
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// The layouts of 4- and 8-bit weights with groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Layout {
+    Gptq,
+    #[value(name = "gptq_v2")]
+    GptqV2,
+    Awq,
+    #[value(name = "awq_gemv")]
+    AwqGemv,
+    CompressedTensors,
 }

@@ -224,3 +224,116 @@ fn a_file_that_is_no_model_is_one_clear_error() {
         }
     }
 }
+
+/// Runs `llmlab models ...` in `dir`; the exit code and both outputs.
+fn models(dir: &std::path::Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = llmlab(dir).arg("models").args(args).output().unwrap();
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+fn inspect_json(dir: &std::path::Path, model: &str) -> serde_json::Value {
+    let (code, said, error) = models(dir, &["inspect", model, "--tensors", "--json"]);
+    assert_eq!(code, Some(0), "{model}: {error}");
+    serde_json::from_str(&said).unwrap()
+}
+
+#[test]
+fn a_model_goes_to_gguf_and_back_without_changing() {
+    let dir = tempfile::tempdir().unwrap();
+    for preset in ["llama-tiny", "qwen3moe-tiny", "gemma2-tiny", "phi3-tiny"] {
+        let run = |args: &[&str]| {
+            let (code, _, error) = models(dir.path(), args);
+            assert_eq!(code, Some(0), "{args:?}: {error}");
+        };
+        let name = |suffix: &str| format!("{preset}{suffix}");
+        let (folder, gguf, back) = (name("-a"), name("-b.gguf"), name("-c"));
+        run(&["synth", preset, &folder, "--weights", "bf16", "--seed", "5"]);
+        run(&["convert", &folder, &gguf, "--weights", "bf16"]);
+        run(&["convert", &gguf, &back, "--weights", "bf16"]);
+        let first = std::fs::read(dir.path().join(&folder).join("model.safetensors")).unwrap();
+        let last = std::fs::read(dir.path().join(&back).join("model.safetensors")).unwrap();
+        assert!(first == last, "{preset}: weights changed on the way");
+        let (a, b, c) = (
+            inspect_json(dir.path(), &folder),
+            inspect_json(dir.path(), &gguf),
+            inspect_json(dir.path(), &back),
+        );
+        for key in ["family", "parameters", "tokenizer_tokens", "eos_token_ids", "chat_template"] {
+            assert_eq!(a[key], b[key], "{preset} {key}");
+            assert_eq!(a[key], c[key], "{preset} {key}");
+        }
+    }
+}
+
+#[test]
+fn a_synthetic_file_holds_the_mix_that_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, _, error) = models(dir.path(), &["synth", "llama-tiny", "mix.gguf", "--weights", "q4_k_m"]);
+    assert_eq!(code, Some(0), "{error}");
+    let json = inspect_json(dir.path(), "mix.gguf");
+    let formats: Vec<&str> =
+        json["tensors"].as_array().unwrap().iter().map(|t| t["format"].as_str().unwrap()).collect();
+    for format in ["q4_k", "q6_k", "f32"] {
+        assert!(formats.contains(&format), "{format} is missing in {formats:?}");
+    }
+    for (layout, weights, format) in
+        [("gptq_v2", "int4", "int4"), ("awq_gemv", "int4", "int4"), ("compressed-tensors", "int8", "int8")]
+    {
+        let args = ["synth", "llama-tiny", layout, "--weights", weights, "--layout", layout];
+        let (code, _, error) = models(dir.path(), &args);
+        assert_eq!(code, Some(0), "{layout}: {error}");
+        let json = inspect_json(dir.path(), layout);
+        assert_eq!(json["formats"][0]["format"].as_str(), Some(format), "{layout}");
+    }
+    // What lies in a quantized checkpoint is what an engine uses unless told otherwise.
+    let output = llmlab(dir.path()).args(["models", "inspect", "mix.gguf"]).output().unwrap();
+    assert!(stdout(&output).contains("bits a weight"), "{}", stdout(&output));
+}
+
+#[test]
+fn an_output_is_never_overwritten_by_accident_and_never_half_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let synth = |out: &str, more: &[&str]| {
+        let args = [&["synth", "llama-tiny", out, "--weights", "q8_0"], more].concat();
+        models(dir.path(), &args)
+    };
+    assert_eq!(synth("m.gguf", &[]).0, Some(0));
+    let (code, _, error) = synth("m.gguf", &[]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("exists already") && error.contains("--force"), "{error}");
+    assert_eq!(synth("m.gguf", &["--force"]).0, Some(0));
+
+    std::fs::create_dir(dir.path().join("mine")).unwrap();
+    std::fs::write(dir.path().join("mine/notes.txt"), "notes").unwrap();
+    let (code, _, error) =
+        models(dir.path(), &["synth", "llama-tiny", "mine", "--weights", "bf16", "--force"]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(dir.path().join("mine/notes.txt").is_file());
+
+    for (args, part) in [
+        (vec!["synth", "llama-tiny", "x", "--weights", "q4_k_m"], ".gguf"),
+        (vec!["synth", "llama-tiny", "x.gguf", "--weights", "int8"], "folder"),
+        (vec!["synth", "llama-tiny", "x.gguf", "--weights", "q4_k_xl"], "q4_k_m"),
+        (vec!["synth", "llama-tiny", "x", "--weights", "bf16", "--layout", "awq"], "--layout"),
+        (vec!["synth", "gpt2-tiny", "x", "--weights", "bf16"], "llama-15m"),
+        (vec!["synth", "llama-tiny", "absent/x", "--weights", "bf16"], "absent"),
+        (vec!["convert", "absent.gguf", "x", "--weights", "bf16"], "absent.gguf"),
+    ] {
+        let (code, _, error) = models(dir.path(), &args);
+        assert_eq!(code, Some(2), "{args:?}: {error}");
+        assert!(error.contains(part), "{args:?} should mention {part}: {error}");
+    }
+    // A file cut short is refused, and what was to come of it leaves no trace.
+    let whole = std::fs::read(dir.path().join("m.gguf")).unwrap();
+    std::fs::write(dir.path().join("cut.gguf"), &whole[..whole.len() - 1000]).unwrap();
+    let (code, _, error) = models(dir.path(), &["convert", "cut.gguf", "x", "--weights", "bf16"]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("cut.gguf"), "{error}");
+    let mut names: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.retain(|name| name != "cache");
+    names.sort();
+    assert_eq!(names, ["cut.gguf", "m.gguf", "mine"]);
+}

@@ -1,6 +1,9 @@
-//! `llmlab models`: look into a model.
+//! `llmlab models`: look into a model, rewrite it in another format, make one from a seed.
 
 mod inspect;
+mod output;
+mod progress;
+mod write;
 
 use crate::cli::ModelsCommand;
 use crate::exit::{Code, Failure};
@@ -8,5 +11,7 @@ use crate::exit::{Code, Failure};
 pub fn models(command: ModelsCommand) -> Result<Code, Failure> {
     match command {
         ModelsCommand::Inspect(args) => inspect::inspect(args),
+        ModelsCommand::Convert(args) => write::convert(args),
+        ModelsCommand::Synth(args) => write::synth(args),
     }
 }
