@@ -23,7 +23,7 @@ fn exported(preset: Preset, format: HfFormat) -> (tempfile::TempDir, llmlab_mode
 /// Every family in floats and in one format of each kind of packing: nothing of the spec is lost, every tensor is there.
 #[test]
 fn every_family_survives_the_way_through_a_folder() {
-    let formats = ["f32", "bf16", "gptq_act_order", "awq", "int8", "fp8_block", "w4a16_asym"];
+    let formats = ["f32", "gptq_act_order", "fp8_block"];
     for family in Family::ALL {
         let preset = Preset::Tiny(family);
         let source = SyntheticWeights::new(preset.spec(), SEED);
