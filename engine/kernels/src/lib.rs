@@ -8,9 +8,9 @@
 //! - a variant for an instruction set agrees with [`mod@reference`] within the error of its number format;
 //! - the result for one token never depends on which other tokens are in the call, nor on the number of threads.
 //!
-//! Reading order: [`error`], [`isa`], [`pool`], [`arena`] are the ground; [`quant`] says what the weight formats mean;
-//! [`matrix`] packs weights into tiles; [`matmul`](mod@matmul) walks the tiles and `gemm` holds one file of inner loops per
-//! instruction set; [`ops`] and [`attention`] are the rest of a transformer layer; [`mod@reference`] is the oracle and
+//! Reading order: [`error`], [`isa`], [`pool`], [`arena`] are the ground; `gemm::layout` says where packed weights lie and
+//! `pack` puts them there for [`matrix`]; [`quant`] rounds activations; [`matmul`](mod@matmul) walks the tiles and `gemm`
+//! holds the inner loops of each instruction set; [`ops`] and [`attention`] are the rest of a transformer layer; [`mod@reference`] is the oracle and
 //! [`probe`] the roofline.
 
 pub mod arena;
@@ -21,6 +21,7 @@ pub mod isa;
 pub mod matmul;
 pub mod matrix;
 pub mod ops;
+mod pack;
 pub mod pool;
 pub mod probe;
 pub mod quant;

@@ -1,15 +1,22 @@
-//! The product of packed weights and activations: cache blocks around the kernels of `gemm`.
+//! The product of packed weights and activations: what is converted, who computes which rows, in which order.
 
-use crate::gemm::{self, Input, Kernel, Plan, TILE_ROWS, TileArgs};
-use crate::quant::activations::TokenTiles;
+use crate::gemm::layout::{LINE, Layout, TILE_ROWS};
+use crate::gemm::{self, Input, Kernel, PANEL_BLOCKS, Plan, TileArgs, Unpack, UnpackArgs};
+use crate::quant::activations::{Cut, Source, TokenTiles};
 use crate::shared_mut::SharedMut;
 use crate::{Activations, PackedMatrix, ThreadPool};
 
 /// Products smaller than this many multiplications run on the caller alone: waking a thread costs as much.
 const SERIAL_MACS: usize = 64 * 1024;
 
-/// Tokens per cache block: their words, a few megabytes, stay in the last-level cache while rows go by.
-const BLOCK_TOKENS: usize = 512;
+/// Tokens per pass: their words, a few megabytes, stay in the last-level cache while rows go by.
+const PASS_TOKENS: usize = 512;
+
+/// Matrices per parallel region; more go in several.
+const REGION: usize = 8;
+
+/// How far ahead of its loads a stream kernel asks memory for weights.
+const AHEAD_BYTES: usize = 4096;
 
 /// `out[t, r] = sum over c of w[r, c] * x[t, c]`, for one token up to a whole prompt.
 ///
@@ -31,7 +38,8 @@ pub fn matmul(
     matmul_many(pool, &[w], x, tokens, out, scratch);
 }
 
-/// Several products of the same activations: `out` is `[tokens, sum of rows]`, the rows of the matrices side by side.
+/// Several products of the same activations in one parallel region: `out` is `[tokens, sum of rows]`, the rows of the matrices
+/// side by side. Activations are converted once for all matrices that see them the same way.
 ///
 /// Every element has the bits that [`matmul`] gives it. Panics when a slice does not have the stated length or the matrices
 /// differ in columns.
@@ -45,109 +53,248 @@ pub fn matmul_many(
 ) {
     let width: usize = ws.iter().map(|w| w.rows()).sum();
     assert_eq!(out.len(), tokens * width, "out must be {tokens} tokens x {width} rows");
+    for w in ws {
+        assert_eq!(x.len(), tokens * w.cols(), "x must be {tokens} tokens x {} columns", w.cols());
+    }
+    let Some(first) = ws.first() else { return };
     if tokens == 0 {
         return;
     }
-    let mut first_row = 0;
-    for w in ws {
-        assert_eq!(x.len(), tokens * w.cols(), "x must be {tokens} tokens x {} columns", w.cols());
-        product(pool, w, x, tokens, out, (first_row, width), scratch);
-        first_row += w.rows();
+    // Passes of equal size, so that no short one wastes the unpacking of all weights.
+    let passes = TokenTiles::new(tokens, PASS_TOKENS);
+    for pass in 0..passes.count {
+        let (start, count) = passes.tile(pass);
+        let x = &x[start * first.cols()..][..count * first.cols()];
+        let out = &mut out[start * width..][..count * width];
+        let mut column = 0;
+        for part in ws.chunks(REGION) {
+            region(pool, part, x, count, &Output { out: SharedMut::new(out), width }, column, scratch);
+            column += part.iter().map(|w| w.rows()).sum::<usize>();
+        }
     }
 }
 
-/// One product into columns `first_row..` of an output of `width` columns.
-fn product(
-    pool: &ThreadPool,
-    w: &PackedMatrix,
-    x: &[f32],
-    tokens: usize,
-    out: &mut [f32],
-    (first_row, width): (usize, usize),
-    scratch: &mut Activations,
-) {
-    let (format, isa) = (w.format(), w.isa());
-    let plan = gemm::plan(format, isa, tokens);
-    let tiles = TokenTiles::new(tokens, plan.tokens);
-    let input = Input::new(format, isa);
-    scratch.prepare(pool, isa, input, w.layout().units, tiles, x, tokens);
-
-    let product = Product {
-        w,
-        scratch,
-        words_per_unit: input.words_per_unit(),
-        tiles,
-        narrow: gemm::kernel(format, isa, &plan, tiles.width),
-        wide: gemm::kernel(format, isa, &plan, plan.tokens.min(tiles.width + 1)),
-        out: SharedMut::new(out),
-        first_row,
-        width,
-        plan,
-    };
-    let groups = w.rows().div_ceil(TILE_ROWS * product.plan.tiles);
-    let chunk = if tokens * w.rows() * w.cols() <= SERIAL_MACS {
-        groups
-    } else {
-        // A few chunks per worker, so that a late one can be helped; few enough that its output stays in cache.
-        (groups / (4 * pool.threads())).clamp(1, if tiles.count == 1 { groups } else { 8 })
-    };
-    pool.split(groups, chunk, &|_, range| product.rows(range));
-}
-
-struct Product<'a> {
-    w: &'a PackedMatrix,
-    scratch: &'a Activations,
-    words_per_unit: usize,
-    tiles: TokenTiles,
-    plan: Plan,
-    narrow: Kernel,
-    wide: Kernel,
+struct Output<'a> {
     out: SharedMut<'a, f32>,
-    /// Where the rows of this matrix start in a row of the output, and how long that is.
-    first_row: usize,
+    /// Length of a token's row.
     width: usize,
 }
 
-impl Product<'_> {
-    /// All tokens of some groups of row tiles: each group stays in cache for a block of tokens, and that block for all groups.
-    fn rows(&self, groups: std::ops::Range<usize>) {
-        let tiles_per_block = BLOCK_TOKENS.div_ceil(self.plan.tokens);
-        for first_tile in (0..self.tiles.count).step_by(tiles_per_block) {
-            let end_tile = self.tiles.count.min(first_tile + tiles_per_block);
-            for group in groups.clone() {
-                (first_tile..end_tile).for_each(|tile| self.register_tile(group, tile));
+/// Products of at most [`REGION`] matrices with at most [`PASS_TOKENS`] tokens, into the columns from `column` on.
+fn region(
+    pool: &ThreadPool,
+    ws: &[&PackedMatrix],
+    x: &[f32],
+    tokens: usize,
+    output: &Output<'_>,
+    column: usize,
+    scratch: &mut Activations,
+) {
+    let mut jobs = [const { None }; REGION];
+    let (mut groups, mut column, mut slots) = (0, column, 0);
+    let (mut serial, mut shortest) = (true, usize::MAX);
+    let mut worker_bytes = 0;
+    for (i, w) in ws.iter().enumerate() {
+        let mut job = Job::new(w, tokens, column, groups);
+        let same = jobs[..i].iter().flatten().find(|other: &&Job| other.sees_the_same(&job));
+        job.slot = same.map_or(slots, |other| other.slot);
+        if job.slot == slots {
+            let source = Source { x, cols: w.cols(), order: w.order(), input_scale: w.input_scale() };
+            scratch.convert(pool, w.isa(), job.input, slots, &job.cut, &source);
+            slots += 1;
+        }
+        serial &= tokens * w.rows() * w.cols() <= SERIAL_MACS;
+        shortest = shortest.min(if job.plan.panels { 1 } else { usize::MAX });
+        worker_bytes = worker_bytes.max(job.worker_bytes());
+        column += w.rows();
+        groups += job.groups;
+        jobs[i] = Some(job);
+    }
+    let workers = scratch.workers(worker_bytes * pool.threads());
+    let region = Region { jobs, tokens, output, scratch, workers, worker_bytes };
+    let chunk = match serial {
+        true => groups,
+        // Many chunks per worker, so that a late one can be helped.
+        false => (groups / (16 * pool.threads())).clamp(1, shortest),
+    };
+    pool.split(groups, chunk, &|worker, range| range.for_each(|group| region.group(worker, group)));
+}
+
+/// One matrix of a region.
+struct Job<'a> {
+    w: &'a PackedMatrix,
+    input: Input,
+    plan: Plan,
+    cut: Cut,
+    unpack: Option<Unpack>,
+    /// Kernels for tiles of `cut.tiles.width` tokens and of one more.
+    narrow: Kernel,
+    wide: Kernel,
+    /// Layout of what kernels read.
+    layout: Layout,
+    slot: usize,
+    /// Where this matrix starts in a row of the output.
+    column: usize,
+    /// Groups of row tiles, and how many those of the matrices before are.
+    groups: usize,
+    first_group: usize,
+}
+
+impl<'a> Job<'a> {
+    fn new(w: &'a PackedMatrix, tokens: usize, column: usize, first_group: usize) -> Self {
+        let (format, isa) = (w.format(), w.isa());
+        let input = Input::new(format, isa);
+        let plan = gemm::plan(input, isa, tokens);
+        let method = gemm::method(format, w.wide(), isa, &plan);
+        let tiles = TokenTiles::new(tokens, plan.tokens);
+        let blocks = w.layout().blocks;
+        let panel = if plan.panels { PANEL_BLOCKS } else { blocks };
+        let kernel = |tokens| (method.kernel)(format, w.wide(), &plan, tokens);
+        let layout = if method.unpack.is_some() { gemm::panel_layout(format, isa) } else { *w.layout() };
+        Job {
+            w,
+            input,
+            plan,
+            cut: Cut { tokens, tiles, blocks, panel },
+            unpack: method.unpack,
+            narrow: kernel(tiles.width),
+            wide: kernel(plan.tokens.min(tiles.width + 1)),
+            layout,
+            slot: 0,
+            column,
+            groups: w.rows().div_ceil(TILE_ROWS * plan.group),
+            first_group,
+        }
+    }
+
+    fn sees_the_same(&self, other: &Job) -> bool {
+        self.input == other.input
+            && self.cut.blocks == other.cut.blocks
+            && self.w.order() == other.w.order()
+            && self.w.input_scale().map(f32::to_bits) == other.w.input_scale().map(f32::to_bits)
+    }
+
+    fn panel_bytes(&self) -> usize {
+        if self.unpack.is_some() { self.plan.group * self.layout.stride } else { 0 }
+    }
+
+    /// Scratch of a worker: the unpacked panel, and sums of every tile and token.
+    fn worker_bytes(&self) -> usize {
+        let sums = if self.plan.panels { self.plan.group * self.cut.tokens * LINE } else { 0 };
+        // A page apart, so that workers never share a line or its neighbour.
+        (self.panel_bytes() + sums).next_multiple_of(4096)
+    }
+}
+
+struct Region<'a> {
+    jobs: [Option<Job<'a>>; REGION],
+    tokens: usize,
+    output: &'a Output<'a>,
+    scratch: &'a Activations,
+    workers: *mut u8,
+    worker_bytes: usize,
+}
+
+// SAFETY: workers write through `workers` each in its own part, and everything else is shared for reading or through
+// `SharedMut`.
+unsafe impl Sync for Region<'_> {}
+
+impl Region<'_> {
+    /// All tokens of a group of row tiles.
+    fn group(&self, worker: usize, group: usize) {
+        let job = self.jobs.iter().flatten().rev().find(|job| job.first_group <= group);
+        let job = job.expect("groups are counted from the jobs");
+        let first_row = (group - job.first_group) * job.plan.group * TILE_ROWS;
+        let rows = (job.plan.group * TILE_ROWS).min(job.w.rows() - first_row);
+        // Within the buffer, which has this many bytes for every worker.
+        let scratch = self.workers.wrapping_add(worker * self.worker_bytes);
+        let panels = job.cut.blocks.div_ceil(job.cut.panel);
+        for panel in 0..panels {
+            self.unpack(job, first_row, rows, panel, scratch);
+            for tile in 0..job.cut.tiles.count {
+                for row in (0..rows).step_by(job.plan.tiles * TILE_ROWS) {
+                    self.register_tile(job, first_row, rows, row, panel, tile, scratch);
+                }
             }
         }
     }
 
-    fn register_tile(&self, group: usize, tile: usize) {
-        let layout = self.w.layout();
-        let (token, width) = self.tiles.tile(tile);
-        let first_row = group * self.plan.tiles * TILE_ROWS;
-        let rows = (self.plan.tiles * TILE_ROWS).min(self.w.rows() - first_row);
-        let kernel = if width == self.tiles.width { self.narrow } else { self.wide };
-        // Both ends of the output are in range, or these panic.
-        let column = self.first_row + first_row;
-        let out = self.out.at(token * self.width + column);
-        self.out.at((token + width - 1) * self.width + column + rows - 1);
-        // SAFETY: an existing group of row tiles and an existing token tile, inside buffers that `PackedMatrix` and
-        // `Activations::prepare` sized from the same layout; scales and offsets are only read by kernels of the block
-        // formats, for which they were filled. The CPU has the instruction set: packing checked it. The outputs belong to
-        // this worker alone, because `split` hands out each group once.
-        unsafe {
-            let weights = self.w.data().as_ptr().add(group * self.plan.tiles * layout.stride);
-            kernel(&TileArgs {
-                weights,
-                scales: weights.add(layout.scales_at).cast(),
-                tile_stride: layout.stride,
-                rows,
-                units: layout.units,
-                x: self.scratch.words.as_ptr().add(token * layout.units * self.words_per_unit),
-                x_scales: self.scratch.scales.as_ptr().wrapping_add(token * layout.units),
-                x_offsets: self.scratch.offsets.as_ptr().wrapping_add(token * layout.units),
-                out,
-                out_stride: self.width,
-            });
+    fn unpack(&self, job: &Job, first_row: usize, rows: usize, panel: usize, scratch: *mut u8) {
+        let Some(unpack) = job.unpack else { return };
+        let (first, blocks) = job.cut.panel(panel);
+        let stride = job.w.layout().stride;
+        for tile in 0..rows.div_ceil(TILE_ROWS) {
+            let packed = &job.w.data()[(first_row / TILE_ROWS + tile) * stride..][..stride];
+            let args = UnpackArgs {
+                format: job.w.format(),
+                wide: job.w.wide(),
+                tile: packed.as_ptr(),
+                layout: job.w.layout(),
+                first,
+                blocks,
+                out: scratch.wrapping_add(tile * job.layout.stride),
+            };
+            // SAFETY: an existing tile; `worker_bytes` left room for the panels of a group; packing checked the CPU.
+            unsafe { unpack(&args) };
         }
+    }
+
+    /// `row` is the first row of the register tile within the group that starts at `first_row` and has `rows`.
+    fn register_tile(
+        &self,
+        job: &Job,
+        first_row: usize,
+        rows: usize,
+        row: usize,
+        panel: usize,
+        tile: usize,
+        scratch: *mut u8,
+    ) {
+        let (token, width) = job.cut.tiles.tile(tile);
+        let rows = (job.plan.tiles * TILE_ROWS).min(rows - row);
+        let kernel = if width == job.cut.tiles.width { job.narrow } else { job.wide };
+        let (first, blocks) = job.cut.panel(panel);
+        let slot = self.scratch.slot(job.slot);
+        let record = job.cut.record(first, (token, width)) * job.input.words_per_block();
+        let column = job.column + first_row + row;
+        // Both ends of the output are in range, or these panic.
+        let out = self.output.out.at(token * self.output.width + column);
+        self.output.out.at((token + width - 1) * self.output.width + column + rows - 1);
+        let unpacked = job.unpack.is_some();
+        let weights = if unpacked {
+            scratch.wrapping_add(row / TILE_ROWS * job.layout.stride).cast_const()
+        } else {
+            job.w.data()[(first_row + row) / TILE_ROWS * job.layout.stride..].as_ptr()
+        };
+        // Sums of earlier row tiles of the group, `tokens` lines each, then those of earlier tokens.
+        let lines = row / TILE_ROWS * self.tokens + token * job.plan.tiles;
+        let args = TileArgs {
+            weights,
+            tile_stride: job.layout.stride,
+            rows,
+            layout: &job.layout,
+            first: if unpacked { 0 } else { first },
+            blocks,
+            x: slot.words[record..].as_ptr(),
+            sums: scratch.wrapping_add(job.panel_bytes() + lines * LINE).cast(),
+            resume: panel > 0,
+            suspend: first + blocks < job.cut.blocks,
+            // Panels that are read as packed stay in cache for all tokens; the first asks for the next panel.
+            ahead: match job.plan.panels {
+                false => AHEAD_BYTES,
+                true if tile == 0 => PANEL_BLOCKS * job.layout.block_bytes,
+                true => 0,
+            },
+            token_scales: slot.scales.as_ptr().wrapping_add(token),
+            token_offsets: slot.offsets.as_ptr().wrapping_add(token),
+            out,
+            out_stride: self.output.width,
+        };
+        // SAFETY: existing row tiles and token tiles inside buffers that packing, `Activations::convert` and `worker_bytes`
+        // sized from the same layout and cut; token scales and offsets are only read for inputs that have them. The CPU has
+        // the instruction set: packing checked it. The outputs belong to this worker alone, because `split` hands out each
+        // group once.
+        unsafe { kernel(&args) };
+        debug_assert!(self.tokens >= token + width);
     }
 }

@@ -1,71 +1,37 @@
 //! Weights packed once into the order in which the kernels read them.
 
+use std::sync::{Arc, Mutex};
+
 use half::{bf16, f16};
+use llmlab_quant::{StoredMatrix, e4m3_to_f32, quantize_matrix};
 
 use crate::arena::AlignedBuf;
-use crate::gemm::TILE_ROWS;
-use crate::quant::{BLOCK, q4_0::BlockQ4_0, q8_0::BlockQ8_0};
+use crate::gemm::layout::{BLOCK, FP8_CHUNK, LINE, Layout, Sharing, TILE_ROWS, level_bits};
+use crate::gemm::{levels, scales};
+use crate::pack::{self, FP8_ORDER, Packer};
 use crate::shared_mut::SharedMut;
-use crate::{Isa, KernelError, StoredMatrix, ThreadPool, WeightFormat};
+use crate::{Isa, KernelError, ThreadPool, WeightFormat};
 
-/// A weight matrix `[rows = output features, cols = input features]` in tiles of 16 rows.
-///
-/// A tile is one contiguous piece of memory, read from front to back:
-///
-/// ```text
-/// unit 0 | unit 1 | ... | scales of unit 0, 1, ... (block formats) | padding to 64 bytes
-/// F32    unit = 1 column:   16 rows x f32                                        64 bytes
-/// Bf16   unit = 2 columns:  16 rows x 2 bf16                                     64 bytes
-/// Q8_0   unit = 32 columns: 8 steps x 16 rows x 4 bytes (q + 128)               512 bytes, scales 16 x f16
-/// Q4_0   unit = 32 columns: 4 steps x 16 rows x 4 bytes, byte i of a block      256 bytes, scales 16 x f16
-///                           = weight i + 8 in the low, weight i + 16 + 8 in the high nibble (as in GGUF)
-/// ```
-///
+/// A weight matrix `[rows = output features, cols = input features]` in tiles of 16 rows, laid out as `gemm::layout` says.
 /// The last tile is padded with rows of zeros.
 pub struct PackedMatrix {
     format: WeightFormat,
     isa: Isa,
     rows: usize,
     cols: usize,
-    layout: TileLayout,
+    layout: Layout,
+    sharing: Sharing,
+    /// Packed column `c` is column `order[c]` of the input (act-order). Equal orders of different matrices are one `Arc` only
+    /// by chance; products compare the values.
+    order: Option<Arc<[u32]>>,
+    /// FP8: the scale of the activations where the checkpoint fixes it.
+    input_scale: Option<f32>,
     data: AlignedBuf<u8>,
 }
 
-/// Fills one tile: `(layout, tile, first row, rows)`.
-type FillTile<'a> = dyn Fn(&TileLayout, &mut [u8], usize, usize) -> Result<(), KernelError> + Sync + 'a;
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TileLayout {
-    /// Units along the input dimension.
-    pub units: usize,
-    /// Where the scales start in a tile.
-    pub scales_at: usize,
-    /// Bytes from one tile to the next.
-    pub stride: usize,
-}
-
-impl TileLayout {
-    fn new(format: WeightFormat, cols: usize) -> Self {
-        let (unit_cols, unit_bytes, scale_bytes) = match format {
-            WeightFormat::F32 => (1, TILE_ROWS * 4, 0),
-            WeightFormat::Bf16 => (2, TILE_ROWS * 4, 0),
-            WeightFormat::Q8_0 => (BLOCK, TILE_ROWS * BLOCK, TILE_ROWS * size_of::<f16>()),
-            WeightFormat::Q4_0 => (BLOCK, TILE_ROWS * BLOCK / 2, TILE_ROWS * size_of::<f16>()),
-            _ => unreachable!("{format} is not packed"),
-        };
-        let units = cols.div_ceil(unit_cols);
-        let scales_at = units * unit_bytes;
-        let mut stride = (scales_at + units * scale_bytes).next_multiple_of(64);
-        if stride.is_multiple_of(4096) {
-            // Kernels read several tiles side by side; at a multiple of a page they would all fall into one cache set.
-            stride += 64;
-        }
-        TileLayout { units, scales_at, stride }
-    }
-}
-
 impl PackedMatrix {
-    /// Converts and packs `rows x cols` row-major weights for kernels of `isa`.
+    /// Rounds `rows x cols` row-major weights to `format` (see [`llmlab_quant::quantize_matrix`]) and packs them for kernels
+    /// of `isa`.
     ///
     /// Errors: empty or mismatched shape, columns that are not whole blocks, a weight that is not finite (also: too large to
     /// stay finite when rounded to bf16), a block too large for a 16-bit scale, an instruction set this CPU lacks, no memory.
@@ -89,15 +55,47 @@ impl PackedMatrix {
         weights: &[f32],
         isa: Isa,
     ) -> Result<Self, KernelError> {
-        check_shape(format, rows, cols, weights.len(), isa)?;
-        Self::fill(pool, format, rows, cols, isa, &|layout, tile, first, count| {
-            pack_tile(format, layout, tile, &weights[first * cols..][..count * cols], cols, first)
-        })
+        check_shape(format, rows, cols, isa)?;
+        if rows.checked_mul(cols) != Some(weights.len()) {
+            let expected = rows.saturating_mul(cols);
+            return Err(KernelError::LengthMismatch { rows, cols, expected, got: weights.len() });
+        }
+        let group = llmlab_quant::DEFAULT_GROUP.min(cols);
+        let sharing = match format {
+            WeightFormat::Int4 | WeightFormat::Int8Group => Sharing { group, wide: false },
+            WeightFormat::Fp8 => Sharing { group: cols.next_multiple_of(BLOCK), wide: false },
+            _ => Sharing::default(),
+        };
+        let mut packed = Self::empty(format, rows, cols, isa, sharing, None, None)?;
+        packed.fill(pool, &|layout, tile, first, count| {
+            let part = &weights[first * cols..][..count * cols];
+            if let Some(at) = part.iter().position(|v| !v.is_finite()) {
+                return Err(KernelError::NonFinite { row: first + at / cols, col: at % cols });
+            }
+            if format == WeightFormat::Bf16
+                && let Some(at) = part.iter().position(|v| !bf16::from_f32(*v).is_finite())
+            {
+                // The range of bf16 ends a little below that of f32: the largest f32 values round to infinity.
+                return Err(KernelError::NonFinite { row: first + at / cols, col: at % cols });
+            }
+            let stored = quantize_matrix(format, count, cols, part).map_err(|error| match error {
+                llmlab_quant::QuantError::ScaleOverflow { format, row, .. } => {
+                    KernelError::ScaleOverflow { format, row: first + row }
+                }
+                other => KernelError::BadWeights(other.to_string()),
+            })?;
+            let plan = pack::plan(&stored, cols)?;
+            // The layout was fixed before any scale was known; quantizers give scales that half precision holds.
+            assert_eq!(plan.sharing, sharing, "a quantizer changed the layout of {format}");
+            Packer { stored: &stored, layout: *layout, plan: &plan, cols }.tile(tile, 0, count)
+        })?;
+        Ok(packed)
     }
 
     /// Packs a matrix as a checkpoint holds it, without rounding any value again.
     ///
-    /// Errors: as [`PackedMatrix::pack`], and formats that have no packed layout yet.
+    /// Errors: as [`PackedMatrix::pack`]; what [`StoredMatrix::validate`] finds; group formats whose columns or groups are
+    /// not multiples of 32; FP8 with scales for fewer than 128 columns or with a NaN.
     pub fn from_stored(
         pool: &ThreadPool,
         rows: usize,
@@ -105,55 +103,55 @@ impl PackedMatrix {
         stored: &StoredMatrix<'_>,
         isa: Isa,
     ) -> Result<Self, KernelError> {
-        match stored {
-            StoredMatrix::Floats(values) => {
-                Self::pack_parallel(pool, WeightFormat::F32, rows, cols, values, isa)
-            }
-            StoredMatrix::Blocks { format, bytes } => {
-                let format = *format;
-                let row_bytes = format.row_bytes(cols);
-                check_shape(format, rows, cols, bytes.len() / row_bytes.max(1) * cols, isa)?;
-                Self::fill(pool, format, rows, cols, isa, &|layout, tile, first, count| {
-                    let part = &bytes[first * row_bytes..][..count * row_bytes];
-                    pack_blocks(format, layout, tile, part, row_bytes, first)
-                })
-            }
-            StoredMatrix::Grouped(_) | StoredMatrix::Int8(_) | StoredMatrix::Fp8(_) => {
-                Err(KernelError::Unsupported { format: WeightFormat::Int4, reason: "no packed layout" })
-            }
-        }
+        let format = stored.format();
+        check_shape(format, rows, cols, isa)?;
+        stored.validate(rows, cols).map_err(|error| KernelError::BadWeights(error.to_string()))?;
+        let plan = pack::plan(stored, cols)?;
+        let order = plan.order.as_ref().map(|order| Arc::from(order.as_slice()));
+        let input_scale = match stored {
+            StoredMatrix::Fp8(matrix) => matrix.input_scale,
+            _ => None,
+        };
+        let mut packed = Self::empty(format, rows, cols, isa, plan.sharing, order, input_scale)?;
+        packed.fill(pool, &|layout, tile, first, count| {
+            Packer { stored, layout: *layout, plan: &plan, cols }.tile(tile, first, count)
+        })?;
+        Ok(packed)
     }
 
-    /// Allocates a matrix and fills its tiles: `fill_tile(layout, tile, first row, rows)`.
-    fn fill(
-        pool: &ThreadPool,
+    fn empty(
         format: WeightFormat,
         rows: usize,
         cols: usize,
         isa: Isa,
-        fill_tile: &FillTile<'_>,
+        sharing: Sharing,
+        order: Option<Arc<[u32]>>,
+        input_scale: Option<f32>,
     ) -> Result<Self, KernelError> {
-        let layout = TileLayout::new(format, cols);
-        let tiles = rows.div_ceil(TILE_ROWS);
-        let mut data = AlignedBuf::<u8>::zeroed(tiles * layout.stride)?;
-        let shared = SharedMut::new(&mut data[..]);
-        let failure = std::sync::Mutex::new(None);
+        let layout = Layout::new(format, cols, sharing);
+        let bytes = rows.div_ceil(TILE_ROWS).checked_mul(layout.stride);
+        let data = AlignedBuf::zeroed(bytes.ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?)?;
+        Ok(PackedMatrix { format, isa, rows, cols, layout, sharing, order, input_scale, data })
+    }
+
+    /// Fills the tiles in parallel.
+    fn fill(&mut self, pool: &ThreadPool, fill_tile: &FillTile<'_>) -> Result<(), KernelError> {
+        let tiles = self.rows.div_ceil(TILE_ROWS);
+        let (rows, layout) = (self.rows, self.layout);
+        let shared = SharedMut::new(&mut self.data[..]);
+        let failure = Mutex::new(None);
         pool.split(tiles, tiles.div_ceil(pool.threads()), &|_, range| {
             for tile in range {
                 // SAFETY: each tile is packed by exactly one worker, and tiles do not overlap.
                 let bytes = unsafe { shared.slice(tile * layout.stride, layout.stride) };
                 let first = tile * TILE_ROWS;
-                let count = TILE_ROWS.min(rows - first);
-                if let Err(error) = fill_tile(&layout, bytes, first, count) {
+                if let Err(error) = fill_tile(&layout, bytes, first, TILE_ROWS.min(rows - first)) {
                     failure.lock().expect("no panic while packing").get_or_insert(error);
                     return;
                 }
             }
         });
-        match failure.into_inner().expect("no panic while packing") {
-            Some(error) => Err(error),
-            None => Ok(PackedMatrix { format, isa, rows, cols, layout, data }),
-        }
+        failure.into_inner().expect("no panic while packing").map_or(Ok(()), Err)
     }
 
     /// Output features.
@@ -179,47 +177,55 @@ impl PackedMatrix {
         self.data.bytes()
     }
 
-    /// The exact weights of one row as the product uses them. `out` has `cols` values.
+    /// The exact weights of one row as the product uses them, bit for bit those of the stored matrix. `out` has `cols` values.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows, "row {row} of a matrix of {} rows", self.rows);
         assert_eq!(out.len(), self.cols, "one row has as many values as the matrix has columns");
         let tile = &self.data[row / TILE_ROWS * self.layout.stride..][..self.layout.stride];
         let lane = row % TILE_ROWS;
-        let scale = |unit: usize| {
-            let at = self.layout.scales_at + (unit * TILE_ROWS + lane) * 2;
-            f16::from_ne_bytes([tile[at], tile[at + 1]])
-        };
-        match self.format {
-            WeightFormat::F32 => {
-                for (k, value) in out.iter_mut().enumerate() {
-                    let at = (k * TILE_ROWS + lane) * 4;
-                    *value = f32::from_ne_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]]);
-                }
+        for block in 0..self.cols.div_ceil(BLOCK) {
+            let values = self.row_block(tile, lane, block);
+            for (i, value) in values.iter().enumerate().take(self.cols - block * BLOCK) {
+                let c = block * BLOCK + i;
+                out[self.order.as_ref().map_or(c, |order| order[c] as usize)] = *value;
             }
-            WeightFormat::Bf16 => {
-                for (k, value) in out.iter_mut().enumerate() {
-                    let at = (k / 2 * TILE_ROWS + lane) * 4 + k % 2 * 2;
-                    *value = bf16::from_ne_bytes([tile[at], tile[at + 1]]).to_f32();
-                }
-            }
-            WeightFormat::Q8_0 => {
-                for (unit, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-                    let qs = std::array::from_fn(|i| (q_byte(tile, unit * BLOCK + i, lane) ^ 0x80) as i8);
-                    *block = BlockQ8_0 { d: scale(unit), qs }.dequantize();
-                }
-            }
-            WeightFormat::Q4_0 => {
-                for (unit, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-                    let qs = std::array::from_fn(|i| q_byte(tile, unit * BLOCK / 2 + i, lane));
-                    *block = BlockQ4_0 { d: scale(unit), qs }.dequantize();
-                }
-            }
-            _ => unreachable!("{} is not packed", self.format),
         }
     }
 
-    pub(crate) fn layout(&self) -> TileLayout {
-        self.layout
+    fn row_block(&self, tile: &[u8], lane: usize, block: usize) -> [f32; BLOCK] {
+        let (layout, format) = (&self.layout, self.format);
+        let header = &tile[layout.unit_at(block)..][..layout.header_bytes];
+        let bytes = &tile[layout.block_at(block)..][..layout.block_bytes];
+        let row = scales::row_scales(format, self.sharing.wide, header, lane, block % layout.unit_blocks);
+        let half = |at: usize| [bytes[at], bytes[at + 1]];
+        if let Some(bits) = level_bits(format) {
+            let values = levels::get(bytes, bits, lane);
+            return std::array::from_fn(|i| scales::weight(format, &row, i / 16, values[i]));
+        }
+        std::array::from_fn(|i| match format {
+            WeightFormat::F32 => f32::from_bits(scales::word_at(bytes, i, lane)),
+            WeightFormat::F16 => f16::from_le_bytes(half((i * TILE_ROWS + lane) * 2)).to_f32(),
+            WeightFormat::Bf16 => {
+                bf16::from_le_bytes(half((i / 2 * TILE_ROWS + lane) * 4 + i % 2 * 2)).to_f32()
+            }
+            _ => row.scale[0] * e4m3_to_f32(bytes[i / 4 * LINE + lane * 4 + FP8_ORDER[i % 4]]),
+        })
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn wide(&self) -> bool {
+        self.sharing.wide
+    }
+
+    pub(crate) fn order(&self) -> Option<&[u32]> {
+        self.order.as_deref()
+    }
+
+    pub(crate) fn input_scale(&self) -> Option<f32> {
+        self.input_scale
     }
 
     pub(crate) fn data(&self) -> &[u8] {
@@ -227,35 +233,21 @@ impl PackedMatrix {
     }
 }
 
-/// Position of the `i`-th byte of a lane in tiles that interleave 16 rows in groups of four bytes.
-fn q_at(i: usize, lane: usize) -> usize {
-    (i / 4 * TILE_ROWS + lane) * 4 + i % 4
-}
+/// Fills one tile: `(layout, tile, first row, rows)`.
+type FillTile<'a> = dyn Fn(&Layout, &mut [u8], usize, usize) -> Result<(), KernelError> + Sync + 'a;
 
-fn q_byte(tile: &[u8], i: usize, lane: usize) -> u8 {
-    tile[q_at(i, lane)]
-}
-
-fn check_shape(
-    format: WeightFormat,
-    rows: usize,
-    cols: usize,
-    got: usize,
-    isa: Isa,
-) -> Result<(), KernelError> {
-    use WeightFormat::{Bf16, F32, Q4_0, Q8_0};
-    if !matches!(format, F32 | Bf16 | Q8_0 | Q4_0) {
-        return Err(KernelError::Unsupported { format, reason: "no packed layout" });
-    }
+fn check_shape(format: WeightFormat, rows: usize, cols: usize, isa: Isa) -> Result<(), KernelError> {
     if rows == 0 || cols == 0 {
         return Err(KernelError::EmptyShape { rows, cols });
     }
-    if rows.checked_mul(cols) != Some(got) {
-        let expected = rows.saturating_mul(cols);
-        return Err(KernelError::LengthMismatch { rows, cols, expected, got });
+    let grouped = matches!(format, WeightFormat::Int4 | WeightFormat::Int8Group);
+    let block = if grouped { BLOCK } else { format.block() };
+    if !cols.is_multiple_of(block) {
+        return Err(KernelError::NotBlockMultiple { format, block, cols });
     }
-    if !cols.is_multiple_of(format.block()) {
-        return Err(KernelError::NotBlockMultiple { format, block: format.block(), cols });
+    // Sums of int8 rows are kept in 32 bits.
+    if format == WeightFormat::Int8 && cols > i32::MAX as usize / (128 * 128) {
+        return Err(KernelError::BadShape(format!("{cols} columns of int8 can overflow 32-bit sums")));
     }
     if !isa.is_available() {
         return Err(KernelError::IsaUnavailable { isa });
@@ -263,92 +255,4 @@ fn check_shape(
     Ok(())
 }
 
-/// Fills one tile from the stored bytes of up to 16 rows.
-fn pack_blocks(
-    format: WeightFormat,
-    layout: &TileLayout,
-    tile: &mut [u8],
-    bytes: &[u8],
-    row_bytes: usize,
-    first_row: usize,
-) -> Result<(), KernelError> {
-    for (lane, row) in bytes.chunks_exact(row_bytes).enumerate() {
-        for (unit, block) in row.chunks_exact(format.block_bytes()).enumerate() {
-            match format {
-                WeightFormat::F32 => tile[(unit * TILE_ROWS + lane) * 4..][..4].copy_from_slice(block),
-                WeightFormat::Bf16 => {
-                    tile[(unit / 2 * TILE_ROWS + lane) * 4 + unit % 2 * 2..][..2].copy_from_slice(block);
-                }
-                _ => {
-                    let (scale, quants) = block.split_at(2);
-                    if !f16::from_le_bytes([scale[0], scale[1]]).is_finite() {
-                        return Err(KernelError::ScaleOverflow { format, row: first_row + lane });
-                    }
-                    tile[layout.scales_at + (unit * TILE_ROWS + lane) * 2..][..2].copy_from_slice(scale);
-                    let flip = if format == WeightFormat::Q8_0 { 0x80 } else { 0 };
-                    for (i, q) in quants.iter().enumerate() {
-                        tile[q_at(unit * quants.len() + i, lane)] = q ^ flip;
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Fills one tile from up to 16 rows; `first_row` only names the row in errors.
-fn pack_tile(
-    format: WeightFormat,
-    layout: &TileLayout,
-    tile: &mut [u8],
-    weights: &[f32],
-    cols: usize,
-    first_row: usize,
-) -> Result<(), KernelError> {
-    for (lane, row) in weights.chunks_exact(cols).enumerate() {
-        if let Some(col) = row.iter().position(|v| !v.is_finite()) {
-            return Err(KernelError::NonFinite { row: first_row + lane, col });
-        }
-        match format {
-            WeightFormat::F32 => {
-                for (k, value) in row.iter().enumerate() {
-                    tile[(k * TILE_ROWS + lane) * 4..][..4].copy_from_slice(&value.to_ne_bytes());
-                }
-            }
-            WeightFormat::Bf16 => {
-                for (k, value) in row.iter().enumerate() {
-                    let rounded = bf16::from_f32(*value);
-                    // The range of bf16 ends a little below that of f32: the largest f32 values round to infinity.
-                    if !rounded.is_finite() {
-                        return Err(KernelError::NonFinite { row: first_row + lane, col: k });
-                    }
-                    let at = (k / 2 * TILE_ROWS + lane) * 4 + k % 2 * 2;
-                    tile[at..][..2].copy_from_slice(&rounded.to_ne_bytes());
-                }
-            }
-            _ => {
-                for (unit, block) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
-                    let d = if format == WeightFormat::Q8_0 {
-                        let quantized = BlockQ8_0::quantize(block);
-                        for (i, q) in quantized.qs.iter().enumerate() {
-                            tile[q_at(unit * BLOCK + i, lane)] = *q as u8 ^ 0x80;
-                        }
-                        quantized.d
-                    } else {
-                        let quantized = BlockQ4_0::quantize(block);
-                        for (i, q) in quantized.qs.iter().enumerate() {
-                            tile[q_at(unit * BLOCK / 2 + i, lane)] = *q;
-                        }
-                        quantized.d
-                    };
-                    if !d.is_finite() {
-                        return Err(KernelError::ScaleOverflow { format, row: first_row + lane });
-                    }
-                    let at = layout.scales_at + (unit * TILE_ROWS + lane) * 2;
-                    tile[at..][..2].copy_from_slice(&d.to_ne_bytes());
-                }
-            }
-        }
-    }
-    Ok(())
-}
+const _: () = assert!(FP8_CHUNK.is_multiple_of(BLOCK));

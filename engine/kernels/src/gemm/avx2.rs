@@ -1,239 +1,251 @@
 //! Inner loops for AVX2 with FMA and F16C: a tile is two registers of 8 rows.
 //!
-//! The layout is that of the AVX-512 kernels, so one register holds a column group of half a tile. Each kernel is written
-//! once for `H` half tiles x `T` tokens. Sixteen registers allow one tile x 6 tokens of floats; the block formats spend
-//! registers on integers and take 3. A single token uses more tiles instead, so that its sums do not wait for each other.
+//! Weights come from unpacked panels, so there is one kernel for all integer formats and one for all floats, made for one tile
+//! x up to 6 tokens of floats or 3 of integers, which spend two registers on a sum.
+//!
+//! The multiply of bytes adds two products in 16 bits and saturates, so factors above 127 are taken as signed bytes instead:
+//! `|w| * (x with the sign of w)`, pairs of which reach 2 * 128 * 127, which 16 bits hold.
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, PREFETCH_BYTES, Plan, TILE_ROWS, TileArgs};
-use crate::WeightFormat;
+use super::layout::{BLOCK, FP8_CHUNK, LINE, QUADS, TILE_ROWS};
+use super::{Input, Kernel, Plan, TileArgs, UnpackArgs, panel};
+use crate::{Isa, WeightFormat};
 
 /// Rows per register, and registers per tile.
 const LANES: usize = 8;
 const HALVES: usize = TILE_ROWS / LANES;
 
-/// Half tiles of a single token: four tiles of floats, two of the block formats.
-const FEW_FLOAT: usize = 4 * HALVES;
-const FEW_BLOCK: usize = 2 * HALVES;
-
-pub(crate) fn plan(format: WeightFormat, tokens: usize) -> Plan {
-    match ((format.block() > 1), tokens) {
-        (false, 1) => Plan { tiles: FEW_FLOAT / HALVES, tokens: 1 },
-        (true, 1) => Plan { tiles: FEW_BLOCK / HALVES, tokens: 1 },
-        (false, _) => Plan { tiles: 1, tokens: 6 },
-        (true, _) => Plan { tiles: 1, tokens: 3 },
-    }
+pub(crate) fn plan(input: Input) -> Plan {
+    let tokens = match input {
+        Input::F32 | Input::Bf16Widened => 6,
+        _ => 3,
+    };
+    Plan { tiles: 1, tokens, group: 4, panels: true }
 }
 
-pub(crate) fn kernel(format: WeightFormat, plan: &Plan, tokens: usize) -> Kernel {
-    macro_rules! pick {
-        ($tile:ident: $few:ident $($t:literal)*) => {
-            match (plan.tiles, tokens) {
-                $((1, $t) => $tile::<HALVES, $t>,)*
-                (_, 1) => $tile::<$few, 1>,
-                (tiles, tokens) => unreachable!("no AVX2 kernel for {tiles} tiles x {tokens} tokens"),
+pub(crate) fn kernel(format: WeightFormat, _wide: bool, _plan: &Plan, tokens: usize) -> Kernel {
+    use WeightFormat::*;
+    macro_rules! three {
+        ($tile:ident $($parameter:literal)*) => {
+            match tokens {
+                1 => $tile::<$($parameter,)* 1>,
+                2 => $tile::<$($parameter,)* 2>,
+                3 => $tile::<$($parameter,)* 3>,
+                _ => unreachable!("no AVX2 kernel for {tokens} tokens"),
             }
         };
     }
     match format {
-        WeightFormat::F32 => pick!(f32_tile: FEW_FLOAT 1 2 3 4 5 6),
-        WeightFormat::Bf16 => pick!(bf16_tile: FEW_FLOAT 1 2 3 4 5 6),
-        WeightFormat::Q8_0 => pick!(q8_0_tile: FEW_BLOCK 1 2 3),
-        WeightFormat::Q4_0 => pick!(q4_0_tile: FEW_BLOCK 1 2 3),
-        _ => unreachable!("{format} is not packed"),
+        F32 | F16 | Bf16 => match tokens {
+            4 => float_tile::<false, 4>,
+            5 => float_tile::<false, 5>,
+            6 => float_tile::<false, 6>,
+            _ => three!(float_tile false),
+        },
+        Fp8 => three!(float_tile true),
+        Int8 => three!(row8_tile),
+        Q6K => three!(block_tile 2 0 false),
+        Q2K => three!(block_tile 1 2 false),
+        Q4_1 | Q5_1 | Q4K | Q5K => three!(block_tile 1 1 false),
+        Int8Group => three!(block_tile 1 1 true),
+        Q4_0 | Q5_0 | Int4 => three!(block_tile 1 0 false),
+        Q8_0 | Iq4Nl | Q3K => three!(block_tile 1 0 true),
+    }
+}
+
+/// # Safety
+/// As [`super::Unpack`] says.
+pub(crate) unsafe fn unpack(a: &UnpackArgs) {
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn body(a: &UnpackArgs) {
+        // SAFETY: the caller's promise.
+        unsafe { panel::unpack_body(a, Isa::Avx2) }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { body(a) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn block_tile<const SUBS: usize, const MINS: usize, const SIGNED: bool, const T: usize>(a: &TileArgs) {
+    // SAFETY: the panel has `blocks` blocks of quads, scales and minima, and every token a record for each.
+    unsafe {
+        let words = (QUADS + SUBS + 1 + MINS) * T;
+        let mut acc: [[__m256; T]; HALVES] = load(a);
+        for b in 0..a.blocks {
+            let (block, x) = (a.tile(0).add(b * a.layout.block_bytes), a.x.add(b * words));
+            for sub in 0..SUBS {
+                let mut sums = [[_mm256_setzero_si256(); T]; HALVES];
+                for t in 0..T {
+                    let start = _mm256_set1_epi32(*x.add((QUADS + sub) * T + t) as i32);
+                    sums[0][t] = start;
+                    sums[1][t] = start;
+                }
+                for s in sub * QUADS / SUBS..(sub + 1) * QUADS / SUBS {
+                    add_products::<SIGNED, T>(&mut sums, block.add(s * LINE), x.add(s * T));
+                }
+                for t in 0..T {
+                    let magic = _mm256_set1_ps(f32::from_bits(*x.add((QUADS + SUBS) * T + t)));
+                    for h in 0..HALVES {
+                        let scale = line(block, QUADS + sub, h);
+                        let sum = _mm256_sub_ps(_mm256_castsi256_ps(sums[h][t]), magic);
+                        acc[h][t] = _mm256_fmadd_ps(sum, scale, acc[h][t]);
+                    }
+                }
+            }
+            for m in 0..MINS {
+                for t in 0..T {
+                    let sum = _mm256_set1_ps(f32::from_bits(*x.add((QUADS + SUBS + 1 + m) * T + t)));
+                    for h in 0..HALVES {
+                        acc[h][t] = _mm256_fmadd_ps(sum, line(block, QUADS + SUBS + m, h), acc[h][t]);
+                    }
+                }
+            }
+        }
+        finish(a, &acc, |_, _, v| v);
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn f32_tile<const H: usize, const T: usize>(a: &TileArgs) {
-    // SAFETY: a unit is 64 bytes of weights and one word per token; the caller vouches for `units` of them.
+unsafe fn row8_tile<const T: usize>(a: &TileArgs) {
+    // SAFETY: the panel has a header and `blocks` blocks of quads, and every token a record for each. Sums are kept as floats
+    // by bits alone.
     unsafe {
-        let w = half_tiles::<H>(a);
-        let mut acc = [[_mm256_setzero_ps(); T]; H];
-        for unit in 0..a.units {
-            let mut wv = [_mm256_setzero_ps(); H];
-            for h in 0..H {
-                wv[h] = _mm256_castsi256_ps(load::<H>(w[h], unit * 64));
-            }
-            add_products(&mut acc, &wv, a.x.add(unit * T));
-        }
-        store(a, &acc);
-    }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn bf16_tile<const H: usize, const T: usize>(a: &TileArgs) {
-    // SAFETY: a unit is 64 bytes of pairs and two words per token; the caller vouches for `units` of them.
-    unsafe {
-        let w = half_tiles::<H>(a);
-        let mut acc = [[_mm256_setzero_ps(); T]; H];
-        let odd = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-        for unit in 0..a.units {
-            let mut first = [_mm256_setzero_ps(); H];
-            let mut second = [_mm256_setzero_ps(); H];
-            for h in 0..H {
-                let pairs = load::<H>(w[h], unit * 64);
-                // A bf16 is the upper half of an f32.
-                first[h] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
-                second[h] = _mm256_castsi256_ps(_mm256_and_si256(pairs, odd));
-            }
-            add_products(&mut acc, &first, a.x.add(unit * 2 * T));
-            add_products(&mut acc, &second, a.x.add((unit * 2 + 1) * T));
-        }
-        store(a, &acc);
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn q8_0_tile<const H: usize, const T: usize>(a: &TileArgs) {
-    // SAFETY: a unit is 8 x 64 bytes and 16 scales, and 8 words and a scale per token; the caller vouches for them.
-    unsafe {
-        let w = half_tiles::<H>(a);
-        let mut acc = [[_mm256_setzero_ps(); T]; H];
-        let bias = _mm256_set1_epi8(-128);
-        let ones = _mm256_set1_epi16(1);
-        for unit in 0..a.units {
-            let mut sums = [[_mm256_setzero_si256(); T]; H];
-            for step in 0..8 {
-                for h in 0..H {
-                    // The bias is removed here: the byte multiply saturates for unsigned weights above 127.
-                    let wv = _mm256_xor_si256(load::<H>(w[h], (unit * 8 + step) * 64), bias);
-                    let magnitude = _mm256_abs_epi8(wv);
-                    for t in 0..T {
-                        let x = _mm256_set1_epi32(*a.x.add((unit * 8 + step) * T + t) as i32);
-                        // |w| * (x with the sign of w): pairs reach 2 * 127 * 127, which 16 bits hold.
-                        let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, wv));
-                        sums[h][t] = _mm256_add_epi32(sums[h][t], _mm256_madd_epi16(pairs, ones));
-                    }
-                }
-            }
-            scale(a, unit, &sums, &mut acc);
-        }
-        store(a, &acc);
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn q4_0_tile<const H: usize, const T: usize>(a: &TileArgs) {
-    // SAFETY: a unit is 4 x 64 bytes and 16 scales, and 8 words, a scale and an offset per token; the caller vouches for
-    // them.
-    unsafe {
-        let w = half_tiles::<H>(a);
-        let mut acc = [[_mm256_setzero_ps(); T]; H];
-        let nibble = _mm256_set1_epi8(15);
-        let ones = _mm256_set1_epi16(1);
-        for unit in 0..a.units {
-            // Sums of a whole block stay in 16 bits: 8 steps x 2 products x 15 * 127 = 30480.
-            let mut pairs = [[_mm256_setzero_si256(); T]; H];
-            for step in 0..4 {
-                for h in 0..H {
-                    let bytes = load::<H>(w[h], (unit * 4 + step) * 64);
-                    let low = _mm256_and_si256(bytes, nibble);
-                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), nibble);
-                    for t in 0..T {
-                        let x = a.x.add((unit * 8 + step) * T + t);
-                        let x_low = _mm256_set1_epi32(*x as i32);
-                        let x_high = _mm256_set1_epi32(*x.add(4 * T) as i32);
-                        pairs[h][t] = _mm256_add_epi16(pairs[h][t], _mm256_maddubs_epi16(low, x_low));
-                        pairs[h][t] = _mm256_add_epi16(pairs[h][t], _mm256_maddubs_epi16(high, x_high));
-                    }
-                }
-            }
+        let kept: [[__m256; T]; HALVES] = load(a);
+        let mut sums = [[_mm256_setzero_si256(); T]; HALVES];
+        for h in 0..HALVES {
             for t in 0..T {
-                let offset = _mm256_set1_epi32(*a.x_offsets.add(unit * T + t));
-                for h in 0..H {
-                    pairs[h][t] = _mm256_add_epi32(_mm256_madd_epi16(pairs[h][t], ones), offset);
-                }
+                sums[h][t] = _mm256_castps_si256(kept[h][t]);
             }
-            scale(a, unit, &pairs, &mut acc);
         }
-        store(a, &acc);
+        for b in 0..a.blocks {
+            let block = a.tile(0).add(a.layout.header_bytes + b * a.layout.block_bytes);
+            for s in 0..QUADS {
+                add_products::<true, T>(&mut sums, block.add(s * LINE), a.x.add((b * QUADS + s) * T));
+            }
+        }
+        let mut kept = [[_mm256_setzero_ps(); T]; HALVES];
+        for h in 0..HALVES {
+            for t in 0..T {
+                kept[h][t] = _mm256_castsi256_ps(sums[h][t]);
+            }
+        }
+        finish(a, &kept, |h, t, v| {
+            let offset = _mm256_set1_epi32(*a.token_offsets.add(t));
+            let scale = _mm256_mul_ps(line(a.tile(0), 0, h), _mm256_set1_ps(*a.token_scales.add(t)));
+            _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_castps_si256(v), offset)), scale)
+        });
     }
 }
 
-/// `acc = fma(w, x, acc)` for one column and all tokens.
-#[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_products<const H: usize, const T: usize>(
-    acc: &mut [[__m256; T]; H],
-    w: &[__m256; H],
+unsafe fn float_tile<const FP8: bool, const T: usize>(a: &TileArgs) {
+    // SAFETY: the panel has `blocks` blocks of columns (fp8: and scales), and every token a record for each.
+    unsafe {
+        let mut acc: [[__m256; T]; HALVES] = load(a);
+        let mut chunk = [[_mm256_setzero_ps(); T]; HALVES];
+        for b in 0..a.blocks {
+            let block = a.tile(0).add(b * a.layout.block_bytes);
+            for k in 0..BLOCK {
+                let w = [line(block, k, 0), line(block, k, 1)];
+                for t in 0..T {
+                    let x = _mm256_set1_ps(f32::from_bits(*a.x.add((b * BLOCK + k) * T + t)));
+                    for h in 0..HALVES {
+                        let sum = if FP8 { &mut chunk[h][t] } else { &mut acc[h][t] };
+                        *sum = _mm256_fmadd_ps(w[h], x, *sum);
+                    }
+                }
+            }
+            if FP8 && ((b + 1) % (FP8_CHUNK / BLOCK) == 0 || b + 1 == a.blocks) {
+                for h in 0..HALVES {
+                    for t in 0..T {
+                        acc[h][t] = _mm256_fmadd_ps(chunk[h][t], line(block, BLOCK, h), acc[h][t]);
+                        chunk[h][t] = _mm256_setzero_ps();
+                    }
+                }
+            }
+        }
+        finish(a, &acc, |_, t, v| match FP8 {
+            true => _mm256_mul_ps(v, _mm256_set1_ps(*a.token_scales.add(t))),
+            false => v,
+        });
+    }
+}
+
+/// Adds the products of a quad with the word of each token.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_products<const SIGNED: bool, const T: usize>(
+    sums: &mut [[__m256i; T]; HALVES],
+    quad: *const u8,
     x: *const u32,
 ) {
-    for t in 0..T {
-        // SAFETY: `x` points at one word per token.
-        let x = _mm256_set1_ps(f32::from_bits(unsafe { *x.add(t) }));
-        for h in 0..H {
-            acc[h][t] = _mm256_fmadd_ps(w[h], x, acc[h][t]);
-        }
-    }
-}
-
-/// `acc = fma(f32(sum), d_w * d_x, acc)`: the end of a block.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn scale<const H: usize, const T: usize>(
-    a: &TileArgs,
-    unit: usize,
-    sums: &[[__m256i; T]; H],
-    acc: &mut [[__m256; T]; H],
-) {
-    for h in 0..H {
-        // SAFETY: 16 scales per unit in every tile, `tile_stride` bytes apart.
-        let d_w = unsafe {
-            let tile = a.scales.cast::<u8>().add(a.tile(h / HALVES) * a.tile_stride);
-            _mm256_cvtph_ps(_mm_loadu_si128(tile.add((unit * TILE_ROWS + h % HALVES * LANES) * 2).cast()))
-        };
+    let ones = _mm256_set1_epi16(1);
+    for h in 0..HALVES {
+        // SAFETY: a quad is a line of 64 bytes.
+        let w = unsafe { _mm256_load_si256(quad.add(h * LINE / HALVES).cast()) };
         for t in 0..T {
-            // SAFETY: one scale per unit and token.
-            let d_x = _mm256_set1_ps(unsafe { *a.x_scales.add(unit * T + t) });
-            acc[h][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[h][t]), _mm256_mul_ps(d_w, d_x), acc[h][t]);
+            // SAFETY: `x` points at one word per token.
+            let x = _mm256_set1_epi32(unsafe { *x.add(t) } as i32);
+            let pairs = match SIGNED {
+                true => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
+                false => _mm256_maddubs_epi16(w, x),
+            };
+            sums[h][t] = _mm256_add_epi32(sums[h][t], _mm256_madd_epi16(pairs, ones));
         }
     }
 }
 
-/// Where each half tile starts; its pieces follow every 64 bytes.
+/// Half `h` of line `index`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn half_tiles<const H: usize>(a: &TileArgs) -> [*const u8; H] {
-    let mut pointers = [a.weights; H];
-    for h in 0..H {
-        // SAFETY: `tile` only names tiles that hold one of the `rows` rows.
-        pointers[h] = unsafe { a.weights.add(a.tile(h / HALVES) * a.tile_stride + h % HALVES * 32) };
-    }
-    pointers
+unsafe fn line(block: *const u8, index: usize, h: usize) -> __m256 {
+    // SAFETY: the caller names a line of a panel, whose blocks are aligned to 64 bytes.
+    unsafe { _mm256_load_ps(block.add(index * LINE + h * LINE / HALVES).cast()) }
 }
 
-/// The 32 bytes of a half tile at `at`. With more than one tile memory is the limit, so it is asked for ahead of time.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load<const H: usize>(half: *const u8, at: usize) -> __m256i {
-    if H > HALVES {
-        // Past the end of the matrix this is an address that is never read: a prefetch cannot fault.
-        _mm_prefetch::<_MM_HINT_T0>(half.wrapping_add(at + PREFETCH_BYTES).cast());
+unsafe fn load<const T: usize>(a: &TileArgs) -> [[__m256; T]; HALVES] {
+    let mut sums = [[_mm256_setzero_ps(); T]; HALVES];
+    if a.resume {
+        for t in 0..T {
+            for h in 0..HALVES {
+                // SAFETY: the scratch has a line for every token.
+                sums[h][t] = unsafe { _mm256_load_ps(a.sums.add(t * TILE_ROWS + h * LANES)) };
+            }
+        }
     }
-    // SAFETY: the caller's unit lies inside the tile; tiles are aligned to 64 bytes.
-    unsafe { _mm256_load_si256(half.add(at).cast()) }
+    sums
+}
+
+/// Keeps the sums for the next panel, or makes them outputs of the rows that exist.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn finish<const T: usize>(
+    a: &TileArgs,
+    sums: &[[__m256; T]; HALVES],
+    output: impl Fn(usize, usize, __m256) -> __m256,
+) {
+    for t in 0..T {
+        for h in 0..HALVES {
+            // SAFETY: the scratch has a line for every token; the mask keeps to rows that exist, other lanes are not accessed.
+            unsafe {
+                if a.suspend {
+                    _mm256_store_ps(a.sums.add(t * TILE_ROWS + h * LANES), sums[h][t]);
+                } else {
+                    let out = a.out.wrapping_add(t * a.out_stride + h * LANES);
+                    _mm256_maskstore_ps(out, mask(a, h), output(h, t, sums[h][t]));
+                }
+            }
+        }
+    }
 }
 
 /// All ones in the lanes of half `h` whose rows exist.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn mask(a: &TileArgs, h: usize) -> __m256i {
-    let rows = a.rows.saturating_sub(h * LANES).min(LANES) as i32;
+    let rows = a.lanes(0).saturating_sub(h * LANES).min(LANES) as i32;
     _mm256_cmpgt_epi32(_mm256_set1_epi32(rows), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn store<const H: usize, const T: usize>(a: &TileArgs, acc: &[[__m256; T]; H]) {
-    for h in 0..H {
-        for t in 0..T {
-            // SAFETY: the mask keeps to rows that exist; masked-out lanes are not accessed.
-            unsafe {
-                let out = a.out.wrapping_add(t * a.out_stride + h * LANES);
-                _mm256_maskstore_ps(out, mask(a, h), acc[h][t]);
-            }
-        }
-    }
 }

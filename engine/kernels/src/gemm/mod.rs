@@ -1,63 +1,71 @@
-//! Inner loops: one register tile of output rows x tokens, in one file per instruction set.
+//! Inner loops: register tiles of output rows x tokens, a folder or file per instruction set.
 //!
-//! The geometry is the same everywhere. A *tile* is 16 output rows, one per vector lane. Along the input dimension it is a
-//! sequence of *units*, the smallest pieces a format can be cut into (one column of F32, a pair of Bf16, a block of 32 of
-//! the quantised formats). Each lane adds its units in order, so an output never depends on the shape of the register
-//! tile around it: that is what makes results independent of batch and threads.
+//! The geometry is the same everywhere (see [`layout`]). Each lane of a tile adds the blocks of its row in order, so an output
+//! never depends on the shape of the register tile around it, on the regime or on where a row was cut into panels: sums that
+//! leave a register are stored whole. That is what makes results independent of batch and threads.
+//!
+//! Two regimes. *Stream*, for few tokens: a kernel reads packed tiles from memory, unpacks levels in registers and keeps sums
+//! in registers over the whole row. *Panel*, for more: a worker unpacks 256 columns of some tiles once, to bytes that stay in
+//! the first-level cache, and multiplies them with all tokens; the sums wait in a scratch between panels.
 //!
 //! Order of one output element, all instruction sets (`fma` rounds once):
-//! - F32: `acc = fma(w[k], x[k], acc)` for k ascending; portable rounds the product too, because a software fma per weight
-//!   would be unusable.
-//! - Bf16: AVX-512 uses `vdpbf16ps` per pair of columns (its own rounding, subnormals flushed); AVX2 widens to f32 and
-//!   does the F32 order; portable likewise, with a rounded product.
-//! - Q8_0 and Q4_0: `acc = fma(f32(dot of integers), d_w * d_x, acc)` per block; integers are exact, so all agree bit for bit.
+//! - Block, K and group formats: per block `s = sum(factor * q)`, an integer; `acc = fma(f32(s - bias) * step, scale, acc)`,
+//!   for halves one after the other where they have their own scales; then `acc = fma(step * sum(q), min, acc)` likewise.
+//!   Everything before the fma is exact, so all instruction sets agree bit for bit.
+//! - Int8: an integer sum over the row, then `f32(sum) * (scale of the row * scale of the token)`. They agree as well.
+//! - F32, F16: `acc = fma(w[k], x[k], acc)` for k ascending; portable rounds the product too, because a software fma per
+//!   weight would be unusable.
+//! - Bf16: AVX-512 uses `vdpbf16ps` per pair of columns (its own rounding, subnormals flushed); others widen to f32 and do the
+//!   F32 order.
+//! - Fp8: as Bf16 over 128 columns, then `acc = fma(sum, scale, acc)`; at the end the scale of the token.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod layout;
+pub(crate) mod levels;
+mod panel;
 mod portable;
-
-use half::f16;
+pub(crate) mod scales;
 
 use crate::{Isa, WeightFormat};
+use layout::{BLOCK, LINE, Layout, TILE_ROWS};
+pub(crate) use panel::PANEL_BLOCKS;
 
-/// Output rows per tile: the f32 lanes of one AVX-512 register.
-pub(crate) const TILE_ROWS: usize = 16;
-
-/// How far ahead of its loads a memory-bound kernel prefetches, in each tile.
-#[cfg(target_arch = "x86_64")]
-const PREFETCH_BYTES: usize = 2048;
-
-/// Operands of one kernel call.
-///
-/// A kernel made for `R` tiles x `T` tokens computes, for each of `rows` rows and `T` tokens, the dot product over all
-/// `units` and stores it to `out[token * out_stride + row]`. Units are not cut into cache blocks: keeping sums in registers
-/// from the first to the last was faster at every block size tried (by 5 to 20 % of peak), because weights of a tile are
-/// read in order and the prefetchers bring them in time.
-pub(crate) struct TileArgs {
-    /// First tile; the next ones follow every `tile_stride` bytes. 64-byte aligned.
+/// Operands of one kernel call: `R` tiles x `T` tokens over `blocks` blocks.
+pub(crate) struct TileArgs<'a> {
+    /// Start of the first tile; the next ones follow every `tile_stride` bytes. 64-byte aligned.
     pub weights: *const u8,
-    /// Scales of the block formats, 16 per unit, with the same stride.
-    pub scales: *const f16,
     pub tile_stride: usize,
     /// Rows that exist, `1..=16 * R`. Tiles beyond them are not read.
     pub rows: usize,
-    pub units: usize,
-    /// Words of the token tile, `[word of the unit sequence][T]`.
+    pub layout: &'a Layout,
+    /// First block, at the start of a unit in block formats.
+    pub first: usize,
+    pub blocks: usize,
+    /// Records of the blocks, `[block][word][T]`.
     pub x: *const u32,
-    /// Block formats: scale and offset correction, `[unit][T]`.
-    pub x_scales: *const f32,
-    pub x_offsets: *const i32,
+    /// Sums of `R x T` lines between panels, `[r][t][16]`.
+    pub sums: *mut f32,
+    /// Whether sums start from those stored, and whether they end there instead of in `out`.
+    pub resume: bool,
+    pub suspend: bool,
+    /// How far ahead of its loads a kernel asks memory for weights.
+    pub ahead: usize,
+    /// Int8 and fp8: a scale per token; int8: a correction per token.
+    pub token_scales: *const f32,
+    pub token_offsets: *const i32,
+    /// `out[t * out_stride + row]`.
     pub out: *mut f32,
     pub out_stride: usize,
 }
 
-impl TileArgs {
-    /// Index of the tile to read for position `r`: rows that do not exist are computed from the last real tile and dropped.
+impl TileArgs<'_> {
+    /// Start of the tile to read for position `r`: rows that do not exist are computed from the last real tile and dropped.
     #[inline(always)]
-    pub(crate) fn tile(&self, r: usize) -> usize {
-        r.min((self.rows - 1) / TILE_ROWS)
+    pub(crate) fn tile(&self, r: usize) -> *const u8 {
+        self.weights.wrapping_add(r.min((self.rows - 1) / TILE_ROWS) * self.tile_stride)
     }
 
     /// Rows of tile position `r` that exist, 0..=16.
@@ -68,9 +76,25 @@ impl TileArgs {
 }
 
 /// # Safety
-/// All pointers of the arguments must cover what the plan's shape reads and writes, and the CPU must have the kernel's
-/// instruction set.
+/// All pointers of the arguments must cover what the kernel's shape reads and writes, and the CPU must have its instruction
+/// set.
 pub(crate) type Kernel = unsafe fn(&TileArgs);
+
+/// Operands of unpacking some blocks of one tile.
+pub(crate) struct UnpackArgs<'a> {
+    pub format: WeightFormat,
+    pub wide: bool,
+    pub tile: *const u8,
+    pub layout: &'a Layout,
+    pub first: usize,
+    pub blocks: usize,
+    /// Where the panel goes, laid out as [`panel::layout`] says.
+    pub out: *mut u8,
+}
+
+/// # Safety
+/// The tile must be laid out as stated and `out` must have room for the panel; the CPU must have the instruction set.
+pub(crate) type Unpack = unsafe fn(&UnpackArgs);
 
 /// How activations are presented to a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,57 +105,100 @@ pub(crate) enum Input {
     Bf16Widened,
     /// Two bf16 per word.
     Bf16Pairs,
-    /// Four signed bytes per word, blocks of 32, with the given bias of the stored weights.
-    Int8 { weight_bias: i32 },
+    /// As the two above for values rounded to E4M3 with one scale per token.
+    Fp8Widened,
+    Fp8Pairs,
+    /// Four signed bytes per word, one scale and one correction per token.
+    Row8 {
+        bias: i32,
+    },
+    /// Four signed bytes per word; then `subs` words to start integer sums with, the word that makes them floats, and `sums`
+    /// sums as f32 (see [`crate::quant`]).
+    Block8 {
+        bias: i32,
+        subs: usize,
+        sums: usize,
+    },
 }
 
 impl Input {
     pub(crate) fn new(format: WeightFormat, isa: Isa) -> Input {
+        use WeightFormat::*;
+        let scales::Numerics { subs, mins, bias } = scales::numerics(format);
+        // AVX2 multiplies signed bytes where unsigned ones could saturate, so factors are 128 less there.
+        let signed = isa == Isa::Avx2 && panel::needs_signed(format);
+        let bias = if signed { bias - 128 } else { bias };
         match (format, isa) {
-            (WeightFormat::F32, _) => Input::F32,
-            (WeightFormat::Bf16, Isa::Avx512) => Input::Bf16Pairs,
-            (WeightFormat::Bf16, _) => Input::Bf16Widened,
-            (WeightFormat::Q8_0, _) => Input::Int8 { weight_bias: 128 },
-            (WeightFormat::Q4_0, _) => Input::Int8 { weight_bias: 8 },
-            _ => unreachable!("{format} is not packed"),
+            (F32 | F16, _) => Input::F32,
+            (Bf16, Isa::Avx512) => Input::Bf16Pairs,
+            (Bf16, _) => Input::Bf16Widened,
+            (Fp8, Isa::Avx512) => Input::Fp8Pairs,
+            (Fp8, _) => Input::Fp8Widened,
+            (Int8, _) => Input::Row8 { bias },
+            _ => Input::Block8 { bias, subs, sums: mins },
         }
     }
 
-    /// Activation words per unit of weights.
-    pub(crate) fn words_per_unit(self) -> usize {
+    /// Words of one token's record of a block.
+    pub(crate) fn words_per_block(self) -> usize {
         match self {
-            Input::F32 | Input::Bf16Pairs => 1,
-            Input::Bf16Widened => 2,
-            Input::Int8 { .. } => crate::quant::BLOCK / 4,
+            Input::F32 | Input::Bf16Widened | Input::Fp8Widened => BLOCK,
+            Input::Bf16Pairs | Input::Fp8Pairs => BLOCK / 2,
+            Input::Row8 { .. } => BLOCK / 4,
+            Input::Block8 { subs, sums, .. } => BLOCK / 4 + subs + 1 + sums,
         }
+    }
+
+    /// Whether the conversion of a block depends on its whole row.
+    pub(crate) fn is_per_token(self) -> bool {
+        matches!(self, Input::Fp8Widened | Input::Fp8Pairs | Input::Row8 { .. })
     }
 }
 
-/// The shape of the register tile for one product.
+/// How a product is walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Tiles of 16 rows per kernel call.
+    /// Tiles per kernel call.
     pub tiles: usize,
     /// Most tokens per kernel call.
     pub tokens: usize,
+    /// Tiles that a worker takes together; `tiles` in the stream regime.
+    pub group: usize,
+    /// Whether rows are cut into panels of [`PANEL_BLOCKS`].
+    pub panels: bool,
 }
 
-pub(crate) fn plan(format: WeightFormat, isa: Isa, tokens: usize) -> Plan {
+pub(crate) fn plan(input: Input, isa: Isa, tokens: usize) -> Plan {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::plan(format, tokens),
+        Isa::Avx512 => avx512::plan(input, tokens),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::plan(format, tokens),
+        Isa::Avx2 => avx2::plan(input),
         _ => portable::plan(),
     }
 }
 
-/// The kernel for `plan.tiles` x `tokens`, `1..=plan.tokens`.
-pub(crate) fn kernel(format: WeightFormat, isa: Isa, plan: &Plan, tokens: usize) -> Kernel {
+/// How one matrix is multiplied under a plan.
+pub(crate) struct Method {
+    /// For `1..=plan.tokens` tokens.
+    pub kernel: fn(WeightFormat, bool, &Plan, usize) -> Kernel,
+    /// Unpacks a panel; `None` where kernels read packed tiles.
+    pub unpack: Option<Unpack>,
+}
+
+pub(crate) fn method(format: WeightFormat, wide: bool, isa: Isa, plan: &Plan) -> Method {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::kernel(format, plan, tokens),
+        Isa::Avx512 => Method { kernel: avx512::kernel, unpack: avx512::unpack(format, wide, plan) },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::kernel(format, plan, tokens),
-        _ => portable::kernel(format),
+        Isa::Avx2 => Method { kernel: avx2::kernel, unpack: Some(avx2::unpack) },
+        _ => Method { kernel: portable::kernel, unpack: Some(panel::unpack) },
     }
 }
+
+/// Layout of an unpacked panel and bytes per tile, for a matrix that is unpacked.
+pub(crate) fn panel_layout(format: WeightFormat, isa: Isa) -> Layout {
+    panel::layout(format, isa)
+}
+
+const _: () = assert!(LINE == 64);

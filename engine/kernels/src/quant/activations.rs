@@ -1,23 +1,40 @@
 //! Activations converted to what a kernel multiplies with, in tiles of tokens.
 //!
-//! F32 weights see f32 activations, Bf16 weights see activations rounded to bf16 (nearest even), and the block formats see
-//! blocks of 32 signed bytes: `d = amax / 127`, `q = round_half_even(x / d)`, kept with `d` in f32. A block whose `d` is
-//! subnormal becomes zeros. A NaN makes its block's scale NaN, so it reaches every output, as it would in f32.
+//! - F32 and F16 weights see f32 activations.
+//! - Bf16 weights see activations rounded to bf16 (nearest even).
+//! - The block formats, K formats and group formats see blocks of 32 signed bytes with a power-of-two step, the smallest that
+//!   fits the block. Products of integers are exact and steps are exponents, so the only roundings of a product are those of
+//!   its f32 sum.
+//! - Int8 weights see signed bytes with one scale per token, `amax / 127`.
+//! - Fp8 weights see activations rounded to E4M3 with one scale per token, `amax / 448`, or the checkpoint's own.
+//!
+//! A NaN reaches every output of its token, as it would in f32. In the block formats so do values of 1e30 and above.
 
-use super::BLOCK;
+use super::round::int8;
+use super::{BLOCK, bf16_bits, block8, e4m3_value, token_scale};
+use crate::arena::AlignedBuf;
 use crate::gemm::Input;
 use crate::shared_mut::SharedMut;
 use crate::{Isa, ThreadPool};
 
-/// Reusable space for converted activations. Grows on demand; a warm call allocates nothing.
+/// Reusable space for converted activations and for what workers unpack. Grows on demand; a warm call allocates nothing.
 #[derive(Default)]
 pub struct Activations {
-    /// `[token tile][word][token of the tile]`.
-    pub(crate) words: Vec<u32>,
-    /// Block formats: scale of each block, `[token tile][block][token of the tile]`.
-    pub(crate) scales: Vec<f32>,
-    /// Block formats: minus the sum of a block's bytes times the bias of the stored weights, in the same order.
-    pub(crate) offsets: Vec<i32>,
+    /// One per kind of conversion in a call.
+    slots: Vec<Slot>,
+    /// Unpacked weights and partial sums, a part for each worker.
+    workers: Option<AlignedBuf<u8>>,
+}
+
+/// One conversion of the tokens of a call.
+#[derive(Default)]
+pub(crate) struct Slot {
+    /// Records of a block, see [`Input::words_per_block`], `[panel][token tile][block of the panel][word][token of the tile]`.
+    pub words: Vec<u32>,
+    /// Int8 and fp8: scale of each token.
+    pub scales: Vec<f32>,
+    /// Int8: minus the sum of a token's bytes times the bias of the packed weights.
+    pub offsets: Vec<i32>,
 }
 
 /// Splits `tokens` into tiles of at most `max`, as equal as possible: 13 tokens are 7 + 6, never 12 + 1.
@@ -42,47 +59,99 @@ impl TokenTiles {
     }
 }
 
+/// How one conversion is cut up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cut {
+    pub tokens: usize,
+    pub tiles: TokenTiles,
+    /// Blocks of a row.
+    pub blocks: usize,
+    /// Blocks per panel; panels are multiplied one after the other.
+    pub panel: usize,
+}
+
+impl Cut {
+    /// First block and number of blocks of a panel.
+    pub(crate) fn panel(&self, index: usize) -> (usize, usize) {
+        let first = index * self.panel;
+        (first, self.panel.min(self.blocks - first))
+    }
+
+    /// Where the record of a block starts for a token tile, in records of one token.
+    pub(crate) fn record(&self, block: usize, (start, width): (usize, usize)) -> usize {
+        let (first, len) = self.panel(block / self.panel);
+        first * self.tokens + start * len + (block - first) * width
+    }
+}
+
+/// What to convert: tokens of `cols` columns, in the order of the packed columns.
+pub(crate) struct Source<'a> {
+    pub x: &'a [f32],
+    pub cols: usize,
+    pub order: Option<&'a [u32]>,
+    pub input_scale: Option<f32>,
+}
+
+/// Blocks that a worker converts at a time where it need not see a whole row.
+const CHUNK_BLOCKS: usize = 64;
+
 impl Activations {
     pub fn new() -> Self {
         Activations::default()
     }
 
-    /// Converts `x`, `[tokens, cols]`, for kernels of `units` units.
-    pub(crate) fn prepare(
+    pub(crate) fn slot(&self, index: usize) -> &Slot {
+        &self.slots[index]
+    }
+
+    /// Room for every worker, `bytes` each, aligned to lines.
+    pub(crate) fn workers(&mut self, bytes: usize) -> *mut u8 {
+        if self.workers.as_ref().is_none_or(|buffer| buffer.len() < bytes) {
+            self.workers =
+                Some(AlignedBuf::zeroed(bytes).unwrap_or_else(|error| panic!("kernel scratch: {error}")));
+        }
+        self.workers.as_mut().map_or(std::ptr::null_mut(), |buffer| buffer.as_mut_ptr())
+    }
+
+    /// Converts the tokens into slot `index`.
+    pub(crate) fn convert(
         &mut self,
         pool: &ThreadPool,
         isa: Isa,
         input: Input,
-        units: usize,
-        tiles: TokenTiles,
-        x: &[f32],
-        tokens: usize,
+        index: usize,
+        cut: &Cut,
+        source: &Source<'_>,
     ) {
-        let cols = x.len() / tokens;
-        let words_per_token = units * input.words_per_unit();
-        grow(&mut self.words, tokens * words_per_token);
-        let blocks_per_token = if matches!(input, Input::Int8 { .. }) { units } else { 0 };
-        grow(&mut self.scales, tokens * blocks_per_token);
-        grow(&mut self.offsets, tokens * blocks_per_token);
+        while self.slots.len() <= index {
+            self.slots.push(Slot::default());
+        }
+        let slot = &mut self.slots[index];
+        let per_block = input.words_per_block();
+        grow(&mut slot.words, cut.tokens * cut.blocks * per_block);
+        let per_token = if input.is_per_token() { cut.tokens } else { 0 };
+        grow(&mut slot.scales, per_token);
+        grow(&mut slot.offsets, per_token);
+        let words = SharedMut::new(&mut slot.words);
+        let scales = SharedMut::new(&mut slot.scales);
+        let offsets = SharedMut::new(&mut slot.offsets);
 
-        let words = SharedMut::new(&mut self.words);
-        let scales = SharedMut::new(&mut self.scales);
-        let offsets = SharedMut::new(&mut self.offsets);
-        pool.split(tiles.count, 1, &|_, range| {
-            for index in range {
-                let (start, width) = tiles.tile(index);
-                // SAFETY: each tile is converted by exactly one worker, and the parts of different tiles do not overlap.
-                let tile = unsafe {
-                    Tile {
-                        x: &x[start * cols..][..width * cols],
-                        cols,
-                        width,
-                        words: words.slice(start * words_per_token, width * words_per_token),
-                        scales: scales.slice(start * blocks_per_token, width * blocks_per_token),
-                        offsets: offsets.slice(start * blocks_per_token, width * blocks_per_token),
-                    }
+        let chunk = if input.is_per_token() { cut.blocks } else { CHUNK_BLOCKS };
+        let chunks = cut.blocks.div_ceil(chunk);
+        pool.split(cut.tiles.count * chunks, 1, &|_, range| {
+            for item in range {
+                let tile = cut.tiles.tile(item / chunks);
+                let first = item % chunks * chunk;
+                let part = Part {
+                    source,
+                    cut,
+                    tile,
+                    blocks: first..cut.blocks.min(first + chunk),
+                    words: &words,
+                    scales: &scales,
+                    offsets: &offsets,
                 };
-                tile.convert(isa, input);
+                part.convert(isa, input);
             }
         });
     }
@@ -94,19 +163,19 @@ fn grow<T: Default + Clone>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// A tile of tokens and the places of its converted values.
-struct Tile<'a> {
-    /// `[width, cols]`.
-    x: &'a [f32],
-    cols: usize,
-    width: usize,
-    words: &'a mut [u32],
-    scales: &'a mut [f32],
-    offsets: &'a mut [i32],
+/// Some blocks of a tile of tokens.
+struct Part<'a> {
+    source: &'a Source<'a>,
+    cut: &'a Cut,
+    tile: (usize, usize),
+    blocks: std::ops::Range<usize>,
+    words: &'a SharedMut<'a, u32>,
+    scales: &'a SharedMut<'a, f32>,
+    offsets: &'a SharedMut<'a, i32>,
 }
 
-impl Tile<'_> {
-    fn convert(self, isa: Isa, input: Input) {
+impl Part<'_> {
+    fn convert(&self, isa: Isa, input: Input) {
         match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a matrix is only packed for an instruction set this CPU has.
@@ -119,103 +188,136 @@ impl Tile<'_> {
     }
 
     /// The same source for every instruction set; IEEE arithmetic makes the results the same.
-    ///
-    /// Columns go in blocks of 32, the tokens of the tile inside: the words of a block lie together, so they are written
-    /// while in cache.
     #[inline(always)]
-    fn convert_body(self, input: Input) {
-        let Tile { x, cols, width, words, scales, offsets } = self;
-        let words_per_block = match input {
-            Input::F32 | Input::Bf16Widened => BLOCK,
-            Input::Bf16Pairs => BLOCK / 2,
-            Input::Int8 { .. } => BLOCK / 4,
-        };
-        for (b, words) in words.chunks_mut(words_per_block * width).enumerate() {
-            for t in 0..width {
-                let row = &x[t * cols..][..cols];
-                let mut padded = [0.0; BLOCK];
-                let block = row[b * BLOCK..].first_chunk().unwrap_or_else(|| {
-                    padded[..cols - b * BLOCK].copy_from_slice(&row[b * BLOCK..]);
-                    &padded
-                });
-                // Loops, not `array::map`: its helper functions do not inherit the instruction set and stay scalar.
+    fn convert_body(&self, input: Input) {
+        let (start, width) = self.tile;
+        let per_block = input.words_per_block();
+        for t in 0..width {
+            let row = &self.source.x[(start + t) * self.source.cols..][..self.source.cols];
+            let (scale, inverse) = match input {
+                Input::Row8 { .. } => token_scale(row, 127.0),
+                Input::Fp8Pairs | Input::Fp8Widened => match self.source.input_scale {
+                    Some(scale) => (scale, 1.0 / scale),
+                    None => token_scale(row, 448.0),
+                },
+                _ => (1.0, 1.0),
+            };
+            let mut total = 0;
+            for block in self.blocks.clone() {
+                let at = self.cut.record(block, self.tile) * per_block;
+                // SAFETY: every (tile, block) is converted by exactly one worker, and records do not overlap.
+                let record = unsafe { self.words.slice(at, width * per_block) };
+                let values = self.block(row, block);
                 match input {
-                    Input::F32 => put(words, t, width, bytemuck::cast_ref::<_, [u32; BLOCK]>(block)),
+                    Input::F32 => put(record, t, width, bytemuck::cast_ref::<_, [u32; BLOCK]>(&values)),
                     Input::Bf16Widened => {
                         let mut wide = [0; BLOCK];
                         for i in 0..BLOCK {
-                            wide[i] = u32::from(bf16_bits(block[i])) << 16;
+                            wide[i] = u32::from(bf16_bits(values[i])) << 16;
                         }
-                        put(words, t, width, &wide);
+                        put(record, t, width, &wide);
                     }
-                    Input::Bf16Pairs => {
-                        let mut narrow = [0; BLOCK];
+                    Input::Bf16Pairs => put(record, t, width, &pairs(&values)),
+                    Input::Fp8Widened | Input::Fp8Pairs => {
+                        let mut rounded = [0.0; BLOCK];
                         for i in 0..BLOCK {
-                            narrow[i] = bf16_bits(block[i]);
+                            rounded[i] = e4m3_value(values[i] * inverse);
                         }
-                        put(words, t, width, &bytemuck::cast::<_, [u32; BLOCK / 2]>(narrow));
+                        if input == Input::Fp8Pairs {
+                            put(record, t, width, &pairs(&rounded));
+                        } else {
+                            put(record, t, width, bytemuck::cast_ref::<_, [u32; BLOCK]>(&rounded));
+                        }
                     }
-                    Input::Int8 { weight_bias } => {
-                        let (d, q, sum) = quantize_block(block);
-                        scales[b * width + t] = d;
-                        offsets[b * width + t] = -weight_bias * sum;
-                        put(words, t, width, &bytemuck::cast::<_, [u32; BLOCK / 4]>(q));
+                    Input::Row8 { .. } => {
+                        let mut q = [0i8; BLOCK];
+                        for i in 0..BLOCK {
+                            q[i] = int8(values[i] * inverse);
+                        }
+                        for q in q {
+                            total += i32::from(q);
+                        }
+                        put(record, t, width, &bytemuck::cast::<_, [u32; BLOCK / 4]>(q));
                     }
+                    Input::Block8 { bias, subs, sums } => {
+                        let converted = block8(&values);
+                        put(record, t, width, &bytemuck::cast::<_, [u32; BLOCK / 4]>(converted.q));
+                        let whole = converted.sums[0] + converted.sums[1];
+                        let magic = converted.magic.to_bits();
+                        let mut at = BLOCK / 4 * width + t;
+                        for sub in 0..subs {
+                            let sum = if subs == 1 { whole } else { converted.sums[sub] };
+                            record[at] = magic.wrapping_sub((bias * sum) as u32);
+                            at += width;
+                        }
+                        record[at] = magic;
+                        for part in 0..sums {
+                            let sum = if sums == 1 { whole } else { converted.sums[part] };
+                            record[at + (part + 1) * width] = (sum as f32 * converted.step).to_bits();
+                        }
+                    }
+                }
+            }
+            if input.is_per_token() {
+                // SAFETY: parts of such inputs cover whole rows, so each token belongs to one worker.
+                unsafe {
+                    self.scales.slice(start + t, 1)[0] = scale;
+                    self.offsets.slice(start + t, 1)[0] = match input {
+                        Input::Row8 { bias } => -bias * total,
+                        _ => 0,
+                    };
                 }
             }
         }
     }
+
+    /// 32 columns in packed order, zeros beyond the last.
+    #[inline(always)]
+    fn block(&self, row: &[f32], block: usize) -> [f32; BLOCK] {
+        let first = block * BLOCK;
+        let mut values = [0.0; BLOCK];
+        if let Some(order) = self.source.order {
+            for (value, &c) in values.iter_mut().zip(order.get(first..).unwrap_or(&[])) {
+                *value = row[c as usize];
+            }
+        } else if let Some(whole) = row.get(first..first + BLOCK) {
+            values.copy_from_slice(whole);
+        } else if let Some(rest) = row.get(first..) {
+            values[..rest.len()].copy_from_slice(rest);
+        }
+        values
+    }
 }
 
-/// Spreads the words of token `t` over a block of `width` tokens; the last block may be shorter.
+/// Rounds to bf16 in pairs.
 #[inline(always)]
-fn put(words: &mut [u32], t: usize, width: usize, values: &[u32]) {
-    for (tokens, value) in words.chunks_exact_mut(width).zip(values) {
+fn pairs(values: &[f32; BLOCK]) -> [u32; BLOCK / 2] {
+    // A loop, not `array::map`: its helper functions do not inherit the instruction set and stay scalar.
+    let mut narrow = [0; BLOCK];
+    for i in 0..BLOCK {
+        narrow[i] = bf16_bits(values[i]);
+    }
+    bytemuck::cast(narrow)
+}
+
+/// Spreads the words of token `t` over a record of `width` tokens.
+#[inline(always)]
+fn put(record: &mut [u32], t: usize, width: usize, values: &[u32]) {
+    for (tokens, value) in record.chunks_exact_mut(width).zip(values) {
         tokens[t] = *value;
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn convert_avx512(tile: Tile, input: Input) {
-    tile.convert_body(input);
+fn convert_avx512(part: &Part<'_>, input: Input) {
+    part.convert_body(input);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn convert_avx2(tile: Tile, input: Input) {
-    tile.convert_body(input);
-}
-
-/// Bits of `v` rounded to bf16, to nearest even; the same as `half::bf16::from_f32`, in a form that vectorises.
-#[inline(always)]
-fn bf16_bits(v: f32) -> u16 {
-    let bits = v.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    // A NaN keeps its sign and becomes quiet; rounding could turn it into an infinity.
-    ((if v.is_nan() { bits | 0x0040_0000 } else { rounded }) >> 16) as u16
-}
-
-/// Scale, bytes and sum of the bytes of one block of activations.
-#[inline(always)]
-pub(crate) fn quantize_block(x: &[f32; BLOCK]) -> (f32, [i8; BLOCK], i32) {
-    // Positive floats order like their bits, and an integer maximum vectorises.
-    let mut amax_bits = 0;
-    for v in x {
-        amax_bits = amax_bits.max(v.to_bits() & 0x7fff_ffff);
-    }
-    let d = f32::from_bits(amax_bits) / 127.0;
-    let inverse = if d < f32::MIN_POSITIVE { 0.0 } else { 1.0 / d };
-    // Adding 1.5 * 2^23 rounds to an integer, half to even, and leaves it in the low mantissa bits.
-    const ROUND: f32 = 12_582_912.0;
-    let mut q = [0i8; BLOCK];
-    let mut sum = 0;
-    for i in 0..BLOCK {
-        let rounded = (x[i] * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
-        q[i] = rounded;
-        sum += i32::from(rounded);
-    }
-    (if d < f32::MIN_POSITIVE { 0.0 } else { d }, q, sum)
+fn convert_avx2(part: &Part<'_>, input: Input) {
+    part.convert_body(input);
 }
 
 #[cfg(test)]
@@ -240,24 +342,17 @@ mod tests {
     }
 
     #[test]
-    fn bf16_rounding_is_that_of_the_half_crate() {
-        let special =
-            [0.0, -0.0, 1.0, -1.5, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, 3.0e-39];
-        let spread = (0..100_000u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9)));
-        for v in special.into_iter().chain(spread) {
-            assert_eq!(bf16_bits(v), half::bf16::from_f32(v).to_bits(), "{v:e}");
+    fn records_of_all_tiles_and_blocks_fill_the_buffer_without_gaps() {
+        for (tokens, blocks, panel) in [(1, 7, 7), (13, 20, 8), (6, 8, 3)] {
+            let cut = Cut { tokens, tiles: TokenTiles::new(tokens, 6), blocks, panel };
+            let mut owner = vec![0; tokens * blocks];
+            for index in 0..cut.tiles.count {
+                let tile = cut.tiles.tile(index);
+                for block in 0..blocks {
+                    owner[cut.record(block, tile)..][..tile.1].iter_mut().for_each(|n| *n += 1);
+                }
+            }
+            assert!(owner.iter().all(|&n| n == 1), "{tokens} {blocks} {panel}");
         }
-    }
-
-    #[test]
-    fn blocks_round_half_to_even_and_reach_127() {
-        let mut x = [0.0; BLOCK];
-        x[..5].copy_from_slice(&[-127.0, 2.5, 3.5, -0.5, 1.2]);
-        let (d, q, sum) = quantize_block(&x);
-        assert_eq!(d, 1.0);
-        assert_eq!(q[..5], [-127, 2, 4, 0, 1]);
-        assert_eq!(sum, -120);
-        assert_eq!(quantize_block(&[1e-45; BLOCK]), (0.0, [0; BLOCK], 0));
-        assert!(quantize_block(&[f32::NAN; BLOCK]).0.is_nan());
     }
 }

@@ -1,10 +1,7 @@
-//! Number formats of weights: what a stored weight means, independent of how tiles are laid out.
-//!
-//! The block formats are those of GGUF (ggml `quantize_row_q8_0_ref`, `quantize_row_q4_0_ref`), bit for bit, so that a
-//! matrix quantised here equals one quantised by llama.cpp.
+//! How activations are rounded for the integer products. The formats of weights are those of [`llmlab_quant`].
 
 pub mod activations;
-pub mod q4_0;
-pub mod q8_0;
+mod round;
 
 pub use llmlab_quant::{BLOCK, WeightFormat};
+pub(crate) use round::{bf16_bits, block8, e4m3_value, token_scale};
