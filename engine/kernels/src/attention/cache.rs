@@ -1,20 +1,22 @@
 //! Keys and values of all sequences, in blocks of `block_size` tokens.
 
-use std::ops::Range;
-
 use crate::arena::AlignedBuf;
-use crate::attention::format::{KvFormat, decode_row, encode_row};
+use crate::attention::format::{KvFormat, encode_row};
+use crate::attention::layout::{GROUP, Layout, Side, put_tiled};
 use crate::ops::RowsRef;
 use crate::ops::rows::for_rows;
 use crate::shared_mut::SharedMut;
 use crate::{Isa, KernelError, ThreadPool};
 
-/// The paged cache. Keys and values are two arrays [layer][block][kv_head][block_size][head_dim]: within a block the
-/// rows of one head follow each other, because attention reads one head at a time.
+/// The paged cache. Keys and values are two arrays [layer][block][kv_head] of pages that hold the `block_size` tokens of
+/// one head, because attention reads one head at a time; see `layout` for the inside of a page.
 pub struct KvCache {
     format: KvFormat,
+    layout: Layout,
     keys: Store,
     values: Store,
+    /// One encoded row per head, before its numbers go to their places.
+    staging: AlignedBuf<u8>,
     layers: usize,
     num_blocks: usize,
     block_size: usize,
@@ -25,14 +27,8 @@ pub struct KvCache {
 
 struct Store {
     data: AlignedBuf<u8>,
-    /// One per row; empty for formats without scales.
+    /// One per token and head in the order of the pages; empty for formats without scales.
     scales: AlignedBuf<f32>,
-}
-
-#[derive(Clone, Copy)]
-pub(crate) enum Side {
-    Keys,
-    Values,
 }
 
 impl KvCache {
@@ -69,18 +65,36 @@ impl KvCache {
                  {head_dim}: sizes must be positive and the head size even"
             )));
         }
-        let rows = [layers, num_blocks, block_size, kv_heads]
-            .iter()
-            .try_fold(1usize, |product, size| product.checked_mul(*size))
-            .ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?;
-        let row_bytes = head_dim.checked_mul(format.bytes_per_value());
-        let bytes = row_bytes
-            .and_then(|row_bytes| row_bytes.checked_mul(rows))
-            .ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?;
+        let too_large = || KernelError::OutOfMemory { bytes: usize::MAX };
+        let product = |sizes: &[usize]| {
+            sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size)).ok_or_else(too_large)
+        };
+        let rows = product(&[layers, num_blocks, block_size, kv_heads])?;
+        let row_bytes = product(&[head_dim, format.bytes_per_value()])?;
+        let bytes = product(&[rows, row_bytes])?;
         let scales = if format.has_scales() { rows } else { 0 };
-        let store = || Ok(Store { data: AlignedBuf::zeroed(bytes)?, scales: AlignedBuf::zeroed(scales)? });
+        let store = || {
+            Ok::<_, KernelError>(Store {
+                data: AlignedBuf::zeroed(bytes)?,
+                scales: AlignedBuf::zeroed(scales)?,
+            })
+        };
         let (keys, values) = (store()?, store()?);
-        Ok(KvCache { format, keys, values, layers, num_blocks, block_size, kv_heads, head_dim, isa })
+        let staging = AlignedBuf::zeroed(product(&[kv_heads, row_bytes.next_multiple_of(64)])?)?;
+        let layout = Layout::of(block_size, head_dim);
+        Ok(KvCache {
+            format,
+            layout,
+            keys,
+            values,
+            staging,
+            layers,
+            num_blocks,
+            block_size,
+            kv_heads,
+            head_dim,
+            isa,
+        })
     }
 
     /// Takes the memory now instead of at each block's first write: a server calls it before the first request, so that
@@ -125,6 +139,40 @@ impl KvCache {
         self.isa
     }
 
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Bytes of one token's key or value in one head, without its scale.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.head_dim * self.format.bytes_per_value()
+    }
+
+    /// The number of the row that a token of one head has: rows are counted through all pages.
+    pub(crate) fn row(&self, layer: usize, kv_head: usize, blocks: &[u32], position: usize) -> usize {
+        let block = blocks[position / self.block_size] as usize;
+        assert!(block < self.num_blocks, "block {block} of {}", self.num_blocks);
+        let page = (layer * self.num_blocks + block) * self.kv_heads + kv_head;
+        page * self.block_size + position % self.block_size
+    }
+
+    /// The numbers of `rows` tokens from row `row` on: one token in the rows layout, [`GROUP`] in the tiled one.
+    pub(crate) fn data(&self, side: Side, row: usize, rows: usize) -> &[u8] {
+        &self.store(side).data[row * self.row_bytes()..][..rows * self.row_bytes()]
+    }
+
+    /// The scales of `rows` tokens from row `row` on. Only for formats that have them.
+    pub(crate) fn scales(&self, side: Side, row: usize, rows: usize) -> &[f32] {
+        &self.store(side).scales[row..row + rows]
+    }
+
+    fn store(&self, side: Side) -> &Store {
+        match side {
+            Side::Keys => &self.keys,
+            Side::Values => &self.values,
+        }
+    }
+
     /// Stores token t's key and value of one layer at `slots[t] = block * block_size + offset`.
     /// `k` and `v` are rows of [kv_heads, head_dim]. When a slot is named twice the later token wins.
     pub fn write(&mut self, pool: &ThreadPool, layer: usize, slots: &[u32], k: RowsRef<'_>, v: RowsRef<'_>) {
@@ -141,153 +189,90 @@ impl KvCache {
         if let Some(slot) = slots.iter().find(|slot| **slot as usize >= capacity) {
             panic!("slot {slot} outside the cache's {capacity}");
         }
-        let place = Place {
-            layer,
-            num_blocks: self.num_blocks,
+        let writer = Writer {
+            isa: self.isa,
+            format: self.format,
+            layout: self.layout,
+            first_page: layer * self.num_blocks * self.kv_heads,
             block_size: self.block_size,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
+            staging: SharedMut::new(&mut self.staging),
         };
-        let (isa, format) = (self.isa, self.format);
-        store(pool, place, isa, format, slots, k, &mut self.keys);
-        store(pool, place, isa, format, slots, v, &mut self.values);
-    }
-
-    /// Copies the keys or values of `positions` of one sequence into `out` [positions][padded], as f32. Columns from
-    /// `head_dim` to `padded` are left as they are.
-    pub(crate) fn gather(
-        &self,
-        side: Side,
-        layer: usize,
-        kv_head: usize,
-        blocks: &[u32],
-        positions: Range<usize>,
-        padded: usize,
-        out: &mut [f32],
-    ) {
-        let mut done = 0;
-        self.runs(layer, kv_head, blocks, positions, |span| {
-            let store = self.store(side);
-            for row in span {
-                let bytes = self.head_dim * self.format.bytes_per_value();
-                let scale = store.scales.get(row).copied().unwrap_or(1.0);
-                let out = &mut out[done * padded..][..self.head_dim];
-                decode_row(self.isa, self.format, &store.data[row * bytes..][..bytes], scale, out);
-                done += 1;
+        // Shared out by head, not by token: two tokens may name one slot, two heads never share a row.
+        let targets = [(Side::Keys, k, &mut self.keys), (Side::Values, v, &mut self.values)].map(
+            |(side, rows, store)| {
+                (side, rows, SharedMut::new(&mut store.data), SharedMut::new(&mut store.scales))
+            },
+        );
+        for_rows(pool, self.kv_heads, 2 * slots.len() * self.head_dim, |heads| {
+            for head in heads {
+                for (side, rows, data, scales) in &targets {
+                    writer.head(*side, head, slots, *rows, data, scales);
+                }
             }
         });
     }
-
-    fn store(&self, side: Side) -> &Store {
-        match side {
-            Side::Keys => &self.keys,
-            Side::Values => &self.values,
-        }
-    }
-
-    /// Asks for the memory that [`KvCache::gather`] of the same arguments will read. Blocks lie anywhere, so the
-    /// hardware cannot guess the next one.
-    pub(crate) fn prefetch(
-        &self,
-        side: Side,
-        layer: usize,
-        kv_head: usize,
-        blocks: &[u32],
-        positions: Range<usize>,
-    ) {
-        let bytes = self.head_dim * self.format.bytes_per_value();
-        self.runs(layer, kv_head, blocks, positions, |rows| {
-            prefetch_slice(&self.store(side).data[rows.start * bytes..rows.end * bytes]);
-        });
-    }
-
-    /// Calls `visit` with the rows of the store that hold one head's `positions`, in order.
-    fn runs(
-        &self,
-        layer: usize,
-        kv_head: usize,
-        blocks: &[u32],
-        positions: Range<usize>,
-        mut visit: impl FnMut(Range<usize>),
-    ) {
-        let mut position = positions.start;
-        while position < positions.end {
-            let offset = position % self.block_size;
-            let rows = (self.block_size - offset).min(positions.end - position);
-            let block = blocks[position / self.block_size] as usize;
-            assert!(block < self.num_blocks, "block {block} of {}", self.num_blocks);
-            let row =
-                ((layer * self.num_blocks + block) * self.kv_heads + kv_head) * self.block_size + offset;
-            visit(row..row + rows);
-            position += rows;
-        }
-    }
 }
 
-fn prefetch_slice<T>(slice: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(slice)).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint that reads nothing; the address is inside the slice besides.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().byte_add(line).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = slice;
-}
-
-/// Where a row of one layer lives.
-#[derive(Clone, Copy)]
-struct Place {
-    layer: usize,
-    num_blocks: usize,
+struct Writer<'a> {
+    isa: Isa,
+    format: KvFormat,
+    layout: Layout,
+    first_page: usize,
     block_size: usize,
     kv_heads: usize,
     head_dim: usize,
+    staging: SharedMut<'a, u8>,
 }
 
-impl Place {
-    /// The number of a head's row.
-    fn row(&self, slot: usize, head: usize) -> usize {
-        let block = self.layer * self.num_blocks + slot / self.block_size;
-        (block * self.kv_heads + head) * self.block_size + slot % self.block_size
-    }
-}
-
-/// Shared out by head, not by token: two tokens may name one slot, two heads never share a row.
-fn store(
-    pool: &ThreadPool,
-    place: Place,
-    isa: Isa,
-    format: KvFormat,
-    slots: &[u32],
-    rows: RowsRef<'_>,
-    to: &mut Store,
-) {
-    let bytes = place.head_dim * format.bytes_per_value();
-    let (data, scales) = (SharedMut::new(&mut to.data), SharedMut::new(&mut to.scales));
-    for_rows(pool, place.kv_heads, slots.len() * place.head_dim, |heads| {
+impl Writer<'_> {
+    fn head(
+        &self,
+        side: Side,
+        head: usize,
+        slots: &[u32],
+        rows: RowsRef<'_>,
+        data: &SharedMut<'_, u8>,
+        scales: &SharedMut<'_, f32>,
+    ) {
+        let bytes = self.head_dim * self.format.bytes_per_value();
+        // SAFETY: each head belongs to one worker, and this is the head's part of the buffer.
+        let staged = unsafe { self.staging.slice(head * bytes.next_multiple_of(64), bytes) };
         for (token, slot) in slots.iter().enumerate() {
-            for head in heads.clone() {
-                let from = &rows.row(token)[head * place.head_dim..][..place.head_dim];
-                let row = place.row(*slot as usize, head);
-                // SAFETY: rows of different heads do not overlap, and each head belongs to one worker.
-                let scale = encode_row(isa, format, from, unsafe { data.slice(row * bytes, bytes) });
-                if format.has_scales() {
-                    // SAFETY: as above.
-                    unsafe { scales.slice(row, 1)[0] = scale };
+            let from = &rows.row(token)[head * self.head_dim..][..self.head_dim];
+            let (block, offset) = (*slot as usize / self.block_size, *slot as usize % self.block_size);
+            let row = (self.first_page + block * self.kv_heads + head) * self.block_size + offset;
+            let scale = match self.layout {
+                Layout::Rows => {
+                    // SAFETY: rows of different heads do not overlap, and each head belongs to one worker.
+                    encode_row(self.isa, self.format, from, unsafe { data.slice(row * bytes, bytes) })
                 }
+                Layout::Tiled => {
+                    let (lane, first) = (offset % GROUP, row - offset % GROUP);
+                    let scale = encode_row(self.isa, self.format, from, staged);
+                    // SAFETY: a group lies within the page of one head.
+                    let group = unsafe { data.slice(first * bytes, GROUP * bytes) };
+                    put_tiled(side, self.format, staged, lane, group);
+                    scale
+                }
+            };
+            if self.format.has_scales() {
+                // SAFETY: as the row itself.
+                unsafe { scales.slice(row, 1)[0] = scale };
             }
         }
-    });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::format::decode_row;
     use crate::ops::testing::random;
 
     #[test]
-    fn gather_returns_what_was_written_through_any_block_table() {
+    fn rows_lie_where_the_block_table_says() {
         let (kv_heads, head_dim, block_size) = (3, 6, 4);
         let pool = ThreadPool::new(2);
         let mut cache = KvCache::new(KvFormat::F32, 2, 5, block_size, kv_heads, head_dim).unwrap();
@@ -298,11 +283,11 @@ mod tests {
         cache.write(&pool, 1, &slots, RowsRef::packed(&k, width), RowsRef::packed(&v, width));
         for head in 0..kv_heads {
             for (side, data) in [(Side::Keys, &k), (Side::Values, &v)] {
-                let mut out = vec![9.0; 7 * 16];
-                cache.gather(side, 1, head, &blocks, 2..9, 16, &mut out);
-                for (i, row) in out.chunks(16).enumerate() {
-                    assert_eq!(row[..head_dim], data[((2 + i) * kv_heads + head) * head_dim..][..head_dim]);
-                    assert!(row[head_dim..].iter().all(|x| *x == 9.0));
+                for position in 0..10 {
+                    let mut out = vec![0.0; head_dim];
+                    let row = cache.row(1, head, &blocks, position);
+                    decode_row(Isa::Portable, KvFormat::F32, cache.data(side, row, 1), 1.0, &mut out);
+                    assert_eq!(out, data[(position * kv_heads + head) * head_dim..][..head_dim]);
                 }
             }
         }
@@ -313,7 +298,10 @@ mod tests {
         assert!(KvCache::new(KvFormat::F32, 1, 1, 1, 1, 7).is_err());
         assert!(KvCache::new(KvFormat::F32, 1, 0, 1, 1, 8).is_err());
         assert!(KvCache::new(KvFormat::Bf16, usize::MAX, 3, 1, 1, 8).is_err());
+        assert!(KvCache::new(KvFormat::Bf16, 1, 1, 1, 1, usize::MAX - 1).is_err());
         let cache = KvCache::new(KvFormat::Bf16, 2, 3, 4, 5, 6).unwrap();
         assert_eq!(cache.bytes(), 2 * 2 * 2 * 3 * 4 * 5 * 6);
+        let cache = KvCache::new(KvFormat::Fp8, 2, 3, 4, 5, 6).unwrap();
+        assert_eq!(cache.bytes(), 2 * 2 * 3 * 4 * 5 * (6 + 4));
     }
 }

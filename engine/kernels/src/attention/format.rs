@@ -211,7 +211,7 @@ fn f32_to_e4m3(value: f32) -> u8 {
 
 /// Exact. The exponent is read with the wrong bias and put right by a multiplication, which also settles subnormals.
 #[inline(always)]
-fn e4m3_to_f32(value: u8) -> f32 {
+pub(crate) fn e4m3_to_f32(value: u8) -> f32 {
     /// 2^(127 - 7).
     const BIAS: f32 = f32::from_bits((127 + 127 - 7) << 23);
     let magnitude = f32::from_bits((u32::from(value) & 0x7f) << 20) * BIAS;

@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use crate::ThreadPool;
 use crate::attention::cache::KvCache;
-use crate::attention::tile::{MAX_QUERIES, SPLIT, State, Workspace};
+use crate::attention::simd::TILE;
+use crate::attention::softmax::{LANES, State};
+use crate::attention::source::Context;
+use crate::attention::tile::{MAX_QUERIES, SPLIT, Workspace};
 use crate::ops::RowsRef;
 use crate::shared_mut::SharedMut;
 
@@ -43,18 +46,28 @@ impl AttentionParams {
 pub struct AttentionScratch {
     workers: Vec<Workspace>,
     items: Vec<Item>,
+    pieces: Vec<Piece>,
+    /// The states of the pieces.
     partials: Vec<f32>,
 }
 
 /// The rows of one sequence and one KV head that are computed together, so that keys and values are read once for all
 /// of them and for all query heads that share the KV head.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Item {
     seq: usize,
     kv_head: usize,
     /// First row, counted within the sequence.
     row: usize,
     rows: usize,
+    /// Which stretches of [`SPLIT`] positions its rows see.
+    splits: Range<usize>,
+}
+
+/// One split of one item.
+struct Piece {
+    item: usize,
+    split: usize,
 }
 
 /// Below this many multiplications the calling thread does it alone; a dispatch costs a microsecond or two.
@@ -88,50 +101,30 @@ pub fn paged_attention(
     assert!(params.softcap.is_none_or(|cap| cap > 0.0), "soft cap {:?}", params.softcap);
     assert!(layer < cache.layers(), "layer {layer} of {}", cache.layers());
     let group = heads / cache.kv_heads();
-    let rows_per_item = (MAX_QUERIES / group).max(1);
-
-    scratch.items.clear();
-    let (mut macs, mut splits, mut free_row) = (0, 0, 0);
-    for (index, seq) in seqs.iter().enumerate() {
-        let positions = seq.context + seq.q_len;
-        assert!(seq.q_start >= free_row && seq.q_start + seq.q_len <= q.len(), "rows of sequence {index}");
-        assert!(
-            seq.blocks.len() * cache.block_size() >= positions,
-            "sequence {index}: {positions} positions"
-        );
-        free_row = seq.q_start + seq.q_len;
-        macs += 2 * seq.q_len * positions * heads * head_dim;
-        splits = splits.max(positions.div_ceil(SPLIT));
-        for row in (0..seq.q_len).step_by(rows_per_item) {
-            let rows = rows_per_item.min(seq.q_len - row);
-            scratch.items.extend((0..cache.kv_heads()).map(|kv_head| Item {
-                seq: index,
-                kv_head,
-                row,
-                rows,
-            }));
-        }
-    }
-    scratch.workers.resize_with(pool.threads().max(scratch.workers.len()), Workspace::default);
-
-    let padded = head_dim.next_multiple_of(16);
-    let call = Call { cache, layer, seqs, q, params, group, padded, out: SharedMut::new(out) };
-    let items = scratch.items.len();
-    let partial_values = rows_per_item * group * (padded + 2);
-    if splits > 1 && items < 2 * pool.threads() && items * splits * partial_values <= MAX_PARTIALS {
-        call.split_contexts(pool, scratch, splits, partial_values);
+    let call = Call { cache, layer, seqs, q, params, group, out: SharedMut::new(out) };
+    let AttentionScratch { workers, items, pieces, partials } = scratch;
+    workers.resize_with(pool.threads().max(workers.len()), Workspace::default);
+    let load = call.list_items(heads, items);
+    let partial_values = call.partial_values();
+    let split = items.iter().any(|item| item.splits.len() > 1)
+        && load.largest * 2 * pool.threads() > load.total
+        && load.splits * partial_values <= MAX_PARTIALS;
+    if split {
+        partials.resize(partials.len().max(load.splits * partial_values), 0.0);
+        call.split_contexts(pool, workers, items, pieces, partials);
         return;
     }
-    let chunk = if macs < SERIAL_MACS { items } else { 1 };
-    let workers = SharedMut::new(&mut scratch.workers);
-    let items = &scratch.items;
+    let chunk = if load.total * call.macs_per_position() < SERIAL_MACS { items.len() } else { 1 };
+    let workers = SharedMut::new(workers);
     pool.split(items.len(), chunk, &|worker, range| {
         // SAFETY: `worker` is the index of the running worker, so no other thread has this workspace.
         let work = unsafe { &mut workers.slice(worker, 1)[0] };
-        for item in &items[range] {
-            let positions = call.load(item, work);
-            for start in (0..positions).step_by(SPLIT) {
-                call.attend(item, work, start..positions.min(start + SPLIT));
+        for index in range {
+            let item = &items[index];
+            call.load(item, work);
+            for split in item.splits.clone() {
+                let after = if split + 1 == item.splits.end { items.get(index + 1) } else { None };
+                call.attend(item, work, split, after);
                 work.merge_split();
             }
             call.store(item, &work.total);
@@ -147,33 +140,114 @@ struct Call<'a> {
     params: AttentionParams,
     /// Query heads per KV head.
     group: usize,
-    padded: usize,
     out: SharedMut<'a, f32>,
 }
 
+/// Work of a call, in query rows times positions.
+#[derive(Default)]
+struct Load {
+    total: usize,
+    largest: usize,
+    /// Splits of all items together.
+    splits: usize,
+}
+
 impl Call<'_> {
-    /// Copies the item's scaled query vectors into the workspace; returns how many positions its last row sees.
-    fn load(&self, item: &Item, work: &mut Workspace) -> usize {
-        let (seq, head_dim) = (&self.seqs[item.seq], self.cache.head_dim());
-        work.prepare(item.rows * self.group, self.padded);
-        for row in 0..item.rows {
-            let from = self.q.row(seq.q_start + item.row + row);
-            for head in 0..self.group {
-                let query = row * self.group + head;
-                let end = seq.context + item.row + row + 1;
-                work.visible[query] = end.saturating_sub(self.params.window.unwrap_or(end))..end;
-                let from = &from[(item.kv_head * self.group + head) * head_dim..][..head_dim];
-                for (to, from) in work.q[query * self.padded..].iter_mut().zip(from) {
-                    *to = from * self.params.scale;
-                }
-            }
-        }
-        seq.context + item.row + item.rows
+    fn rows_per_item(&self) -> usize {
+        (MAX_QUERIES / self.group).max(1)
     }
 
-    fn attend(&self, item: &Item, work: &mut Workspace, positions: Range<usize>) {
+    /// Values of the state of one split of one item: maxima, sums and accumulators.
+    fn partial_values(&self) -> usize {
+        self.rows_per_item() * self.group * (1 + LANES + self.cache.head_dim().next_multiple_of(16))
+    }
+
+    /// Multiplications for one row of an item and one position.
+    fn macs_per_position(&self) -> usize {
+        2 * self.group * self.cache.head_dim()
+    }
+
+    /// Fills `items` and checks the sequences on the way.
+    fn list_items(&self, heads: usize, items: &mut Vec<Item>) -> Load {
+        items.clear();
+        let (mut load, mut free_row) = (Load::default(), 0);
+        for (index, seq) in self.seqs.iter().enumerate() {
+            let positions = seq.context + seq.q_len;
+            assert!(
+                seq.q_start >= free_row && seq.q_start + seq.q_len <= self.q.len(),
+                "rows of sequence {index} with {heads} heads"
+            );
+            assert!(
+                seq.blocks.len() * self.cache.block_size() >= positions,
+                "sequence {index}: {positions} positions"
+            );
+            free_row = seq.q_start + seq.q_len;
+            for row in (0..seq.q_len).step_by(self.rows_per_item()) {
+                let rows = self.rows_per_item().min(seq.q_len - row);
+                let (first, end) = (self.visible(seq, row).start, self.visible(seq, row + rows - 1).end);
+                let splits = first / SPLIT..end.div_ceil(SPLIT);
+                let work = rows * (end - first);
+                load.total += work * self.cache.kv_heads();
+                load.largest = load.largest.max(work);
+                load.splits += splits.len() * self.cache.kv_heads();
+                items.extend((0..self.cache.kv_heads()).map(|kv_head| Item {
+                    seq: index,
+                    kv_head,
+                    row,
+                    rows,
+                    splits: splits.clone(),
+                }));
+            }
+        }
+        load
+    }
+
+    /// The positions that a row of the sequence sees.
+    fn visible(&self, seq: &AttentionSeq<'_>, row: usize) -> Range<usize> {
+        let end = seq.context + row + 1;
+        end.saturating_sub(self.params.window.unwrap_or(end))..end
+    }
+
+    /// The positions that some row of the item sees, from the start of a tile.
+    fn positions(&self, item: &Item) -> Range<usize> {
+        let seq = &self.seqs[item.seq];
+        let first = self.visible(seq, item.row).start;
+        first / TILE * TILE..self.visible(seq, item.row + item.rows - 1).end
+    }
+
+    fn context(&self, item: &Item) -> Context<'_> {
         let blocks = self.seqs[item.seq].blocks;
-        work.attend(self.cache, self.layer, item.kv_head, blocks, positions, self.params.softcap);
+        Context { cache: self.cache, layer: self.layer, kv_head: item.kv_head, blocks }
+    }
+
+    /// Copies the item's query vectors into the workspace.
+    fn load(&self, item: &Item, work: &mut Workspace) {
+        let (seq, head_dim) = (&self.seqs[item.seq], self.cache.head_dim());
+        work.prepare(self.cache, item.rows * self.group);
+        for row in 0..item.rows {
+            let visible = self.visible(seq, item.row + row);
+            let from = self.q.row(seq.q_start + item.row + row);
+            for head in 0..self.group {
+                let from = &from[(item.kv_head * self.group + head) * head_dim..][..head_dim];
+                work.set_query(row * self.group + head, self.cache.isa(), from, visible.clone());
+            }
+        }
+    }
+
+    /// Computes one split of the item; `after` is what this worker probably does next.
+    fn attend(&self, item: &Item, work: &mut Workspace, split: usize, after: Option<&Item>) {
+        let all = self.positions(item);
+        let positions = all.start.max(split * SPLIT)..all.end.min((split + 1) * SPLIT);
+        let next = match after {
+            Some(after) => Some((self.context(after), self.positions(after))),
+            None if positions.end < all.end => Some((self.context(item), positions.end..all.end)),
+            None => None,
+        };
+        let next = next.map(|(context, positions)| {
+            let end = positions.end.min(positions.start + TILE);
+            (context, positions.start..end)
+        });
+        work.attend(self.context(item), positions, self.params, next);
     }
 
     fn store(&self, item: &Item, state: &State) {
@@ -185,8 +259,9 @@ impl Call<'_> {
             let out = unsafe { self.out.slice(start, self.group * head_dim) };
             for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
                 let query = row * self.group + head;
-                for (out, acc) in out.iter_mut().zip(&state.acc[query * self.padded..]) {
-                    *out = acc / state.sum[query];
+                let total = state.total(query);
+                for (out, acc) in out.iter_mut().zip(&state.acc[query * head_dim.next_multiple_of(16)..]) {
+                    *out = acc / total;
                 }
             }
         }
@@ -197,46 +272,47 @@ impl Call<'_> {
     fn split_contexts(
         &self,
         pool: &ThreadPool,
-        scratch: &mut AttentionScratch,
-        splits: usize,
-        partial_values: usize,
+        workers: &mut [Workspace],
+        items: &[Item],
+        pieces: &mut Vec<Piece>,
+        partials: &mut [f32],
     ) {
-        let items = &scratch.items;
-        let pieces = items.len() * splits;
-        if scratch.partials.len() < pieces * partial_values {
-            scratch.partials.resize(pieces * partial_values, 0.0);
+        let size = self.partial_values();
+        pieces.clear();
+        for (item, splits) in items.iter().map(|item| item.splits.clone()).enumerate() {
+            pieces.extend(splits.map(|split| Piece { item, split }));
         }
-        let partials = SharedMut::new(&mut scratch.partials);
-        let workers = SharedMut::new(&mut scratch.workers);
-        pool.split(pieces, 1, &|worker, range| {
-            // SAFETY: `worker` is the index of the running worker, so no other thread has this workspace.
-            let work = unsafe { &mut workers.slice(worker, 1)[0] };
-            for piece in range {
-                let item = &items[piece / splits];
-                let positions = self.load(item, work);
-                let start = piece % splits * SPLIT;
-                if start < positions {
-                    self.attend(item, work, start..positions.min(start + SPLIT));
+        let pieces = &pieces[..];
+        {
+            let (partials, workers) = (SharedMut::new(partials), SharedMut::new(workers));
+            pool.split(pieces.len(), 1, &|worker, range| {
+                // SAFETY: `worker` is the index of the running worker, so no other thread has this workspace.
+                let work = unsafe { &mut workers.slice(worker, 1)[0] };
+                for index in range {
+                    let item = &items[pieces[index].item];
+                    self.load(item, work);
+                    self.attend(item, work, pieces[index].split, None);
                     let State { max, sum, acc } = &work.split;
                     // SAFETY: each piece writes only its own part.
-                    let kept = unsafe { partials.slice(piece * partial_values, partial_values) };
+                    let kept = unsafe { partials.slice(index * size, size) };
                     let (kept_max, kept) = kept.split_at_mut(max.len());
                     let (kept_sum, kept) = kept.split_at_mut(sum.len());
                     kept_max.copy_from_slice(max);
                     kept_sum.copy_from_slice(sum);
                     kept[..acc.len()].copy_from_slice(acc);
                 }
-            }
-        });
-        let work = &mut scratch.workers[0];
-        for (index, item) in items.iter().enumerate() {
-            let positions = self.load(item, work);
+            });
+        }
+        let work = &mut workers[0];
+        let mut kept = partials.chunks_exact(size);
+        for item in items {
             let queries = item.rows * self.group;
-            for split in 0..positions.div_ceil(SPLIT) {
-                let kept = &scratch.partials[(index * splits + split) * partial_values..][..partial_values];
+            work.prepare(self.cache, queries);
+            let padded = work.padded();
+            for kept in kept.by_ref().take(item.splits.len()) {
                 let (max, kept) = kept.split_at(queries);
-                let (sum, acc) = kept.split_at(queries);
-                work.total.merge(max, sum, &acc[..queries * self.padded], self.padded);
+                let (sum, acc) = kept.split_at(queries * LANES);
+                work.total.merge(max, sum, &acc[..queries * padded], padded);
             }
             self.store(item, &work.total);
         }

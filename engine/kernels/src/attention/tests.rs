@@ -2,6 +2,8 @@
 //! differently changes no bit.
 
 use super::format::{decode_row, encode_row};
+use super::layout::Layout;
+use super::simd::Kind;
 use super::*;
 use crate::arena::AlignedBuf;
 use crate::ops::RowsRef;
@@ -125,9 +127,10 @@ fn worst_error(out: &[f32], expected: &[f64]) -> f64 {
     out.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
 }
 
-/// Values are in -1..1; the error is that of f32 sums of up to 70 products.
-fn tolerance(_format: KvFormat) -> f64 {
-    2e-6
+/// Values are in -1..1. The f32 kernels err by their sums of up to 150 products; the bf16 kernels by rounding queries and
+/// softmax weights to 8 bits, as the cache rounds keys and values.
+fn tolerance(isa: Isa, format: KvFormat) -> f64 {
+    if Kind::of(isa, format, Layout::Tiled) == Kind::Bf16 { 6e-3 } else { 2e-6 }
 }
 
 #[test]
@@ -140,7 +143,8 @@ fn every_variant_agrees_with_full_softmax() {
             let expected = case.expected(format);
             for isa in every_isa() {
                 let worst = worst_error(&case.run(format, isa, 16, positions, 2), &expected);
-                assert!(worst < tolerance(format), "{isa} {format} head_dim {head_dim}: {worst:e}");
+                println!("{isa} {format} head_dim {head_dim}: {worst:e}");
+                assert!(worst < tolerance(isa, format), "{isa} {format} head_dim {head_dim}: {worst:e}");
             }
         }
     }
@@ -158,7 +162,7 @@ fn windows_and_soft_caps_agree_with_full_softmax() {
             for isa in every_isa() {
                 for (block_size, chunk) in [(16, 150), (5, 40)] {
                     let worst = worst_error(&case.run(format, isa, block_size, chunk, 2), &expected);
-                    assert!(worst < tolerance(format), "{isa} {format} {:?}: {worst:e}", case.params);
+                    assert!(worst < tolerance(isa, format), "{isa} {format} {:?}: {worst:e}", case.params);
                 }
             }
         }

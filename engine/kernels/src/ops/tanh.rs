@@ -20,10 +20,7 @@ pub fn soft_cap(pool: &ThreadPool, x: &mut [f32], cap: f32) {
 /// One tanh costs about as much as this many plain loads and stores.
 const TANH_VALUES: usize = 6;
 
-multiversion! {
-    /// The same on the calling thread.
-    fn cap_values(x: &mut [f32], cap: f32) = cap_values_body
-}
+multiversion! { fn cap_values(x: &mut [f32], cap: f32) = cap_values_body }
 
 #[inline(always)]
 fn cap_values_body(x: &mut [f32], cap: f32) {
@@ -33,6 +30,10 @@ fn cap_values_body(x: &mut [f32], cap: f32) {
     }
 }
 
+/// The odd polynomial of Cephes `tanhf`, highest power first.
+pub(crate) const SMALL: [f32; 5] =
+    [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1];
+
 /// Cephes `tanhf`: an odd polynomial below 0.625, `1 - 2 / (e^2x + 1)` above; within 3 ulp. Both are computed and one is
 /// chosen, so that a loop over it has no branch.
 #[inline(always)]
@@ -40,11 +41,10 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let magnitude = x.abs();
     let large = (1.0 - 2.0 / (exp(2.0 * magnitude) + 1.0)).copysign(x);
     let square = x * x;
-    let mut p = -5.704_988_7e-3;
-    p = p * square + 2.063_909e-2;
-    p = p * square - 5.373_971_6e-2;
-    p = p * square + 1.333_144_2e-1;
-    p = p * square - 3.333_328e-1;
+    let mut p = SMALL[0];
+    for c in &SMALL[1..] {
+        p = p * square + c;
+    }
     let small = p * square * x + x;
     if magnitude < 0.625 { small } else { large }
 }
