@@ -155,7 +155,19 @@ mod tests {
         assert_eq!(KvFormat::ALL.map(|kv| kv.to_string()).as_slice(), llmlab_scenarios::knobs::KV);
     }
 
-    /// 1.1B: 969,932,800 weights in layers, 65,536,000 each in embedding and output, 92,160 in norms.
+    /// docs/engine.md is where a person looks up what a name means.
+    #[test]
+    fn every_name_is_documented() {
+        let docs = include_str!("../docs/engine.md");
+        let recipes = WeightRecipe::ALL.into_iter().map(|recipe| recipe.to_string());
+        let kv = KvFormat::ALL.into_iter().map(|kv| kv.to_string());
+        let families = llmlab_models::Family::ALL.into_iter().map(|family| family.to_string());
+        for name in recipes.chain(kv).chain(families) {
+            assert!(docs.contains(&format!("`{name}`")), "{name} is not in docs/engine.md");
+        }
+    }
+
+    /// 1.1B: 968,884,224 weights in layers, 65,536,000 each in embedding and output, 92,160 in norms.
     #[test]
     fn bytes_of_one_format_and_of_a_mix() {
         let model = load("llama-1.1b");

@@ -206,6 +206,10 @@ pub mod tests {
         let json = serde_json::to_value(&row).unwrap();
         assert!(json["speed_tg"].is_null() && json["tg_bandwidth_share"].is_null());
         assert_eq!(json["speed_pp"], json["speed"]);
+        let docs = include_str!("../../../docs/engine.md");
+        for key in json.as_object().unwrap().keys() {
+            assert!(docs.contains(&format!("`{key}`")), "{key} is not in docs/engine.md");
+        }
         assert_eq!((json["pp"].as_u64(), json["model"].as_str()), (Some(512), Some("synthetic:llama-15m")));
     }
 }
