@@ -5,14 +5,15 @@ use std::fs;
 use std::path::PathBuf;
 
 use llmlab_models::gguf::{GgufFile, NewModel, NewVocabulary, load_gguf, write_gguf};
-use llmlab_models::{Family, load};
+use llmlab_models::{Family, HfFormat, export_model, load};
 use llmlab_quant::WeightRecipe;
 
 fn folder(variable: &str) -> PathBuf {
     PathBuf::from(std::env::var(variable).unwrap_or_else(|_| panic!("set {variable} to a folder")))
 }
 
-/// Writes every family in the recipes named by `LLMLAB_RECIPES` (names with spaces between) to `LLMLAB_GGUF_DIR`.
+/// Writes every family in the recipes named by `LLMLAB_RECIPES` (names with spaces between) to `LLMLAB_GGUF_DIR`, and in f32 as
+/// Hugging Face folders to `LLMLAB_HF_DIR` where that is set.
 #[test]
 #[ignore = "writes files for other programs: LLMLAB_GGUF_DIR"]
 fn write_files_for_other_programs() {
@@ -29,6 +30,9 @@ fn write_files_for_other_programs() {
                 chat_template: model.chat_template.as_deref(),
             };
             write_gguf(&folder.join(format!("{family}-{recipe}.gguf")), &new).unwrap();
+        }
+        if let Ok(hugging_face) = std::env::var("LLMLAB_HF_DIR") {
+            export_model(&model, &PathBuf::from(hugging_face).join(family.name()), HfFormat::F32).unwrap();
         }
     }
 }

@@ -178,11 +178,9 @@ fn plan(
     let mut tensors: Vec<NewTensor> = divisors.iter().map(vector).collect();
     tensors.extend(groups.iter().map(|group| {
         let first = &group.parts[0];
-        let shape = match (first.expert, first.role) {
-            (Some((_, experts)), _) => [&[u64::from(experts)], &first.shape[..]].concat(),
-            // llama.cpp has it as a vector.
-            (None, TensorRole::SharedGate) => vec![first.shape[1]],
-            (None, _) => first.shape.clone(),
+        let shape = match first.expert {
+            Some((_, experts)) => [&[u64::from(experts)], &first.shape[..]].concat(),
+            None => first.shape.clone(),
         };
         NewTensor { name: first.gguf.clone(), shape, format: group.format }
     }));

@@ -134,7 +134,7 @@ fn locate(file: &GgufFile, mut place: Place, spec: &ModelSpec) -> Result<Place, 
     }
     let (rows, cols) = (place.shape[0], place.shape[1]);
     let fits = match (tensor.shape(), place.expert) {
-        // The gate of the shared expert has one row, and is stored as a vector.
+        // The gate of the shared expert has one row; older files have it as a vector.
         ([found], None) => rows == 1 && *found == cols,
         ([found_rows, found], None) => place.first_row + rows <= *found_rows && *found == cols,
         ([experts, found_rows, found], Some((_, count))) => {
