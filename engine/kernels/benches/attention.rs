@@ -1,11 +1,11 @@
 //! Prints how much of this machine attention uses: bytes of keys and values per second against read bandwidth for decodes,
 //! operations per second against the bf16 (f32 for f32 and f16 caches) peak for prompts.
 //!
-//! `cargo bench -p llmlab-kernels --bench attention -- [--threads N] [--isa NAME] [--ms N] [--only FORMAT]`
+//! `cargo bench -p llmlab-kernels --bench attention -- [--threads N] [--isa NAME] [--ms N] [--only FORMAT] [--shape TEXT] [--warm]`
 //!
 //! The layers of the cache are visited in turn, so that a decode finds its keys and values in memory. Of a prompt only the
 //! causal half is counted. Machine speed drifts on shared hosts, so peaks and calls are measured in turns, each keeps its
-//! best turn, and every row shows its own peak.
+//! best turn, and every row shows its own peak. `--warm` keeps to one layer, which shows what the arithmetic alone takes.
 
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ struct Bench {
     threads: usize,
     isa: Isa,
     budget: Duration,
+    shape: String,
+    warm: bool,
 }
 
 fn main() {
@@ -43,10 +45,13 @@ fn main() {
     let budget =
         Duration::from_millis(option("--ms").map_or(60, |n| n.parse().expect("--ms takes milliseconds")));
     let only: Option<KvFormat> = option("--only").map(|name| name.parse().expect("--only"));
-    let bench = Bench { pool: ThreadPool::new(threads), threads, isa, budget };
+    // Such as `--shape 32/4x64` or `--shape "prompt 512"`.
+    let shape = option("--shape").unwrap_or("").to_owned();
+    let warm = arguments.iter().any(|a| a == "--warm");
+    let bench = Bench { pool: ThreadPool::new(threads), threads, isa, budget, shape, warm };
 
     println!("{isa}, {threads} threads; GB/s and Gop/s of the call, of the machine, and the share");
-    println!("kv    heads     shape              us      rate      peak   share");
+    println!("kv    heads    shape                us      rate      peak   share");
     for format in KvFormat::ALL.into_iter().filter(|format| only.is_none_or(|only| only == *format)) {
         for heads in HEADS {
             for (sequences, positions) in DECODES {
@@ -69,10 +74,16 @@ impl Bench {
         positions: usize,
         rows: usize,
     ) {
+        let name =
+            if rows == 1 { format!("{sequences} x {positions}") } else { format!("prompt {positions}") };
+        let name = format!("{heads:>2}/{kv_heads}x{head_dim:<3} {name:<12}");
+        if !name.contains(&self.shape) {
+            return;
+        }
         let per_sequence = positions.div_ceil(BLOCK);
         let num_blocks = sequences * per_sequence;
         let layer_bytes = 2 * sequences * positions * kv_heads * format.bytes_per_row(head_dim);
-        let layers = if rows == 1 { (COLD_BYTES / layer_bytes).clamp(1, 4096) } else { 1 };
+        let layers = if rows == 1 && !self.warm { (COLD_BYTES / layer_bytes).clamp(1, 4096) } else { 1 };
         let mut cache = KvCache::with_isa(format, layers, num_blocks, BLOCK, kv_heads, head_dim, self.isa)
             .expect("cache");
         let values = |n: usize, step: usize| -> Vec<f32> {
@@ -114,11 +125,7 @@ impl Bench {
         };
         // Two operations per multiply-add, once for scores and once for values.
         let pairs = rows * (2 * positions - rows + 1) / 2;
-        let (amount, name) = if rows == 1 {
-            (layer_bytes as f64, format!("{sequences} x {positions}"))
-        } else {
-            ((4 * pairs * heads * head_dim) as f64, format!("prompt {positions}"))
-        };
+        let amount = if rows == 1 { layer_bytes as f64 } else { (4 * pairs * heads * head_dim) as f64 };
         let (mut best_s, mut peak) = (f64::MAX, 0f64);
         for _ in 0..TURNS {
             peak = peak.max(match (rows, format) {
@@ -126,10 +133,10 @@ impl Bench {
                 (_, KvFormat::F32 | KvFormat::F16) => probe::f32_flops_with(self.threads, self.isa),
                 _ => probe::bf16_flops_with(self.threads, self.isa),
             });
-            best_s = best_s.min(self.best_s(layers, &mut call));
+            best_s = best_s.min(self.best_s(&mut call));
         }
         println!(
-            "{:<5} {heads:>2}/{kv_heads:<2}x{head_dim:<3} {name:<12} {:>9.1} {:>9.1} {:>9.1} {:>5.0} %",
+            "{:<5} {name:<22} {:>9.1} {:>9.1} {:>9.1} {:>5.0} %",
             format.to_string(),
             best_s * 1e6,
             amount / best_s / 1e9,
@@ -138,15 +145,19 @@ impl Bench {
         );
     }
 
-    /// The best mean time of a call over a round of all layers, or of a few calls.
+    /// The best time of a call; short ones are timed several together. Other processes only ever make a call slower, and
+    /// the shorter a measurement, the likelier it is that one of them escapes.
     #[allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
-    fn best_s(&self, layers: usize, call: &mut impl FnMut()) -> f64 {
-        let calls = layers.min(64);
-        let (begin, mut best) = (Instant::now(), f64::MAX);
-        while begin.elapsed() < self.budget {
+    fn best_s(&self, call: &mut impl FnMut()) -> f64 {
+        let timed = |calls: u32, call: &mut dyn FnMut()| {
             let start = Instant::now();
             (0..calls).for_each(|_| call());
-            best = best.min(start.elapsed().as_secs_f64() / calls as f64);
+            start.elapsed().as_secs_f64() / f64::from(calls)
+        };
+        let calls = (200e-6 / timed(3, call)).ceil() as u32;
+        let (begin, mut best) = (Instant::now(), f64::MAX);
+        while begin.elapsed() < self.budget {
+            best = best.min(timed(calls.max(1), call));
         }
         best
     }

@@ -4,13 +4,16 @@
 //! kernel every time would cost more than the work. Workers therefore spin for a short while after a job and only then
 //! sleep. The limit is short because the load generator may share the cores: a worker that spins for milliseconds would
 //! steal the time of the very client that measures it.
+//!
+//! For the same reason nobody waits for a worker that has nothing to do: when all chunks of a [`ThreadPool::split`] are
+//! taken, the job closes, and a worker whose core was busy elsewhere finds it closed and goes back to waiting.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,21 +40,56 @@ struct Padded<T>(T);
 type Job = *const (dyn Fn(usize) + Sync);
 
 struct Shared {
-    /// Counts dispatches; a worker starts when it differs from the last one it saw.
-    epoch: Padded<AtomicU32>,
-    /// Workers, besides the caller, that still run the current job.
-    remaining: Padded<AtomicUsize>,
+    /// The state of the current job, see [`gate`].
+    gate: Padded<AtomicU64>,
     job: UnsafeCell<Option<Job>>,
     shutdown: AtomicBool,
-    /// The first panic of the current job.
+    /// Set with the first panic of the current job, which `panic` then holds.
+    panicked: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     start: Bell,
     done: Bell,
     spin: Duration,
 }
 
-// SAFETY: `job` is written only by the dispatching thread while no worker runs (between `remaining == 0` and the release
-// increment of `epoch`), and read by workers only after they acquire that increment.
+/// One word, so that joining a job and closing it cannot miss each other: the number of the dispatch in the upper half, then
+/// a bit that says that nobody may join any more, how many workers have joined, and how many of them still run.
+mod gate {
+    pub const RUNNING: u64 = 1;
+    pub const JOINED: u64 = 1 << 15;
+    pub const CLOSED: u64 = 1 << 31;
+    pub const DISPATCH: u64 = 1 << 32;
+    /// Workers that the fields have room for.
+    pub const MAX_WORKERS: usize = (1 << 15) - 1;
+
+    pub fn running(gate: u64) -> u64 {
+        gate % JOINED
+    }
+
+    pub fn joined(gate: u64) -> u64 {
+        gate % CLOSED / JOINED
+    }
+
+    pub fn is_closed(gate: u64) -> bool {
+        gate & CLOSED != 0
+    }
+
+    pub fn dispatch(gate: u64) -> u64 {
+        gate / DISPATCH
+    }
+}
+
+/// Who has to take part in a job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Crew {
+    /// Every worker, once.
+    All,
+    /// Whoever comes before the caller has finished its own part, after which nothing is left to start.
+    WhoeverComes,
+}
+
+// SAFETY: `job` is written only by the dispatching thread while the gate is closed and no worker runs, and read only by
+// workers that have joined, whose exchange of the gate acquires what the opening released.
 unsafe impl Sync for Shared {}
 // SAFETY: the raw job pointer is only dereferenced while the dispatching thread keeps the closure alive; see `run`.
 unsafe impl Send for Shared {}
@@ -88,12 +126,12 @@ impl ThreadPool {
         spin: Duration,
         mut spawn: impl FnMut(usize, Arc<Shared>) -> io::Result<JoinHandle<()>>,
     ) -> Result<Self, KernelError> {
-        let threads = threads.max(1);
+        let threads = threads.clamp(1, gate::MAX_WORKERS);
         let shared = Arc::new(Shared {
-            epoch: Padded(AtomicU32::new(0)),
-            remaining: Padded(AtomicUsize::new(0)),
+            gate: Padded(AtomicU64::new(gate::CLOSED)),
             job: UnsafeCell::new(None),
             shutdown: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
             start: Bell::default(),
             done: Bell::default(),
@@ -123,7 +161,7 @@ impl ThreadPool {
     /// Panics when called from inside a job of a pool.
     pub fn run(&self, f: &(dyn Fn(usize) + Sync)) {
         let guard = self.lock();
-        self.run_locked(guard, f);
+        self.run_locked(guard, Crew::All, f);
     }
 
     /// Runs `f(worker, range)` over ranges of at most `chunk` items that together cover `0..items` exactly once.
@@ -143,10 +181,10 @@ impl ThreadPool {
         let share = |worker: usize| chunks * worker / workers;
         let guard = self.lock();
         for (worker, cursor) in self.cursors.iter().enumerate() {
-            // Published to the workers by the release increment of the epoch.
+            // Published to the workers by the opening of the gate.
             cursor.0.store(share(worker), Ordering::Relaxed);
         }
-        self.run_locked(guard, &|worker| {
+        self.run_locked(guard, Crew::WhoeverComes, &|worker| {
             for offset in 0..workers {
                 let owner = (worker + offset) % workers;
                 loop {
@@ -165,25 +203,37 @@ impl ThreadPool {
         self.dispatch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run_locked(&self, guard: MutexGuard<'_, ()>, f: &(dyn Fn(usize) + Sync)) {
+    fn run_locked(&self, guard: MutexGuard<'_, ()>, crew: Crew, f: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
-        let others = self.handles.len();
-        if others > 0 {
-            // SAFETY: only the lifetime is erased. Workers use the pointer before they decrement `remaining`, and this
-            // function does not return, or unwind, before `remaining` is zero.
-            let job: Job =
-                unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(f) };
-            // SAFETY: no worker reads `job` now: `remaining` is zero and the epoch has not moved.
-            unsafe { *shared.job.get() = Some(job) };
-            shared.remaining.0.store(others, Ordering::Relaxed);
-            shared.epoch.0.fetch_add(1, Ordering::SeqCst);
-            shared.start.ring();
+        let others = self.handles.len() as u64;
+        if others == 0 {
+            let mine = run_job(|| f(0));
+            drop(guard);
+            return mine.unwrap_or_else(|payload| resume_unwind(payload));
         }
+        // SAFETY: only the lifetime is erased. Workers use the pointer only while they are counted as running, and this
+        // function does not return, or unwind, before the gate is closed and nobody runs.
+        let job: Job =
+            unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(f) };
+        // SAFETY: no worker reads `job` now: the gate is closed and nobody runs.
+        unsafe { *shared.job.get() = Some(job) };
+        let dispatch = gate::dispatch(shared.gate.0.load(Ordering::Relaxed)).wrapping_add(1);
+        shared.gate.0.store(dispatch.wrapping_mul(gate::DISPATCH), Ordering::SeqCst);
+        shared.start.ring();
         let mine = run_job(|| f(0));
-        if others > 0 {
-            shared.done.wait_until(shared.spin, || shared.remaining.0.load(Ordering::SeqCst) == 0);
+        let load = || shared.gate.0.load(Ordering::SeqCst);
+        if crew == Crew::All {
+            shared
+                .done
+                .wait_until(shared.spin, || gate::joined(load()) == others && gate::running(load()) == 0);
         }
-        let theirs = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        shared.gate.0.fetch_or(gate::CLOSED, Ordering::SeqCst);
+        shared.done.wait_until(shared.spin, || gate::running(load()) == 0);
+        let theirs = if shared.panicked.swap(false, Ordering::SeqCst) {
+            shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
+        } else {
+            None
+        };
         drop(guard);
         if let Some(payload) = mine.err().or(theirs) {
             resume_unwind(payload);
@@ -194,7 +244,6 @@ impl ThreadPool {
 impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.shutdown.store(true, Ordering::SeqCst);
-        self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
         self.shared.start.ring();
         for handle in self.handles.drain(..) {
             // A worker catches the panics of its jobs, so joining cannot fail for a reason worth raising in a drop.
@@ -204,22 +253,41 @@ impl Drop for ThreadPool {
 }
 
 impl Shared {
+    /// True when there is a job to join other than dispatch `seen`.
+    fn is_open(&self, seen: u64) -> bool {
+        let gate = self.gate.0.load(Ordering::SeqCst);
+        !gate::is_closed(gate) && gate::dispatch(gate) != seen
+    }
+
+    /// Takes part in the open job and returns its number, unless it has closed in the meantime.
+    fn join(&self, seen: u64) -> Option<u64> {
+        let joined = |gate| {
+            let may = !gate::is_closed(gate) && gate::dispatch(gate) != seen;
+            may.then_some(gate + gate::JOINED + gate::RUNNING)
+        };
+        let result = self.gate.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, joined);
+        result.ok().map(gate::dispatch)
+    }
+
     fn work(&self, worker: usize) {
         let mut seen = 0;
         loop {
-            self.start.wait_until(self.spin, || self.epoch.0.load(Ordering::SeqCst) != seen);
-            seen = self.epoch.0.load(Ordering::SeqCst);
+            self.start.wait_until(self.spin, || self.shutdown.load(Ordering::SeqCst) || self.is_open(seen));
             if self.shutdown.load(Ordering::SeqCst) {
                 return;
             }
-            // SAFETY: the epoch moved, so the dispatching thread has written the job and waits for `remaining`.
-            let job = unsafe { (*self.job.get()).expect("an epoch without a job") };
-            // SAFETY: the closure outlives this call because the dispatching thread waits for the decrement below.
+            let Some(dispatch) = self.join(seen) else { continue };
+            seen = dispatch;
+            // SAFETY: this worker has joined, so the dispatching thread has written the job and waits for it to finish.
+            let job = unsafe { (*self.job.get()).expect("an open gate without a job") };
+            // SAFETY: the closure outlives this call because the dispatching thread waits for the subtraction below.
             let result = run_job(|| unsafe { (*job)(worker) });
             if let Err(payload) = result {
                 self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+                self.panicked.store(true, Ordering::SeqCst);
             }
-            if self.remaining.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let before = self.gate.0.fetch_sub(gate::RUNNING, Ordering::SeqCst);
+            if gate::running(before) == 1 {
                 self.done.ring();
             }
         }
@@ -243,18 +311,19 @@ struct Bell {
 }
 
 impl Bell {
+    /// A thread that was woken for nothing, because what woke it was over before it ran, spins again before it sleeps: the
+    /// next ring is probably near.
     fn wait_until(&self, spin: Duration, ready: impl Fn() -> bool) {
-        if ready() || spin_until(spin, &ready) {
-            return;
+        while !ready() && !spin_until(spin, &ready) {
+            let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            // The order matters: announce first, test second. The other side changes the condition first and looks for
+            // sleepers second, so at least one of the two sees the other.
+            self.sleepers.fetch_add(1, Ordering::SeqCst);
+            if !ready() {
+                drop(self.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner));
+            }
+            self.sleepers.fetch_sub(1, Ordering::SeqCst);
         }
-        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        // The order matters: announce first, test second. The other side changes the condition first and looks for
-        // sleepers second, so at least one of the two sees the other.
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        while !ready() {
-            guard = self.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Wakes sleepers. Call after the change that makes their condition true.
@@ -272,18 +341,23 @@ fn spin_until(limit: Duration, ready: &impl Fn() -> bool) -> bool {
     if limit.is_zero() {
         return false;
     }
-    let start = Instant::now();
-    loop {
-        for _ in 0..32 {
-            if ready() {
-                return true;
-            }
+    let spin = || {
+        (0..32).any(|_| {
             std::hint::spin_loop();
-        }
-        if start.elapsed() >= limit {
-            return false;
+            ready()
+        })
+    };
+    // Most waits end here, before the clock is read once.
+    if spin() {
+        return true;
+    }
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        if spin() {
+            return true;
         }
     }
+    false
 }
 
 #[cfg(test)]
@@ -330,6 +404,37 @@ mod tests {
                     });
                     assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1), "{threads} {items} {chunk}");
                 }
+            }
+        }
+    }
+
+    /// A worker that is held up elsewhere must not hold up a job whose chunks others have taken.
+    #[test]
+    fn split_waits_for_nobody_who_has_nothing_to_do() {
+        let pool =
+            ThreadPool::start(3, Duration::ZERO, |_, _| std::thread::Builder::new().spawn(|| ())).unwrap();
+        let done = AtomicUsize::new(0);
+        for round in 1..=100 {
+            pool.split(64, 4, &|worker, range| {
+                assert_eq!(worker, 0, "the other workers never came");
+                done.fetch_add(range.len(), Ordering::Relaxed);
+            });
+            assert_eq!(done.load(Ordering::Relaxed), 64 * round);
+        }
+    }
+
+    /// Jobs so short that workers come late, in between, or in time: every chunk is done once, by whoever came.
+    #[test]
+    fn late_workers_never_run_a_closed_job() {
+        for spin in [Duration::ZERO, DEFAULT_SPIN] {
+            let pool = ThreadPool::with_spin(4, spin).unwrap();
+            for round in 0..20_000usize {
+                // On the stack of this round: a worker that ran late would read freed memory or count too much.
+                let counts: [AtomicUsize; 8] = Default::default();
+                pool.split(8, 1, &|_, range| {
+                    counts[range.start].fetch_add(round, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == round));
             }
         }
     }
