@@ -54,7 +54,9 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_template_owned(NAME, template.to_string()).map_err(failed)?;
+        // In Python nothing is to be iterated over in `None`; minijinja takes it for an empty list.
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+        environment.add_template_owned(NAME, without_generation_marks(template)).map_err(failed)?;
         Ok(ChatTemplate {
             environment,
             bos_token: bos_token.unwrap_or_default().to_string(),
@@ -74,11 +76,39 @@ impl ChatTemplate {
         let context = context! {
             messages => Value::from(Serde(messages)),
             add_generation_prompt,
+            // As transformers passes them where there are none: many templates ask for `tools is not none`.
+            tools => (),
+            documents => (),
             bos_token => self.bos_token.as_str(),
             eos_token => self.eos_token.as_str(),
         };
         self.environment.get_template(NAME).and_then(|template| template.render(context)).map_err(failed)
     }
+}
+
+/// `template` with the statements `generation` and `endgeneration` turned into a condition that always holds. transformers
+/// has them to mark the assistant's words for training; they write nothing, but trim whitespace like any statement.
+fn without_generation_marks(template: &str) -> String {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(start) = rest.find("{%") {
+        let (before, statement) = rest.split_at(start);
+        out.push_str(before);
+        let Some(end) = statement.find("%}") else {
+            rest = statement;
+            break;
+        };
+        let (statement, after) = statement.split_at(end + 2);
+        let word = statement.trim_start_matches("{%").trim_end_matches("%}");
+        match word.trim_matches(['-', '+']).trim() {
+            "generation" => out.push_str(&statement.replace("generation", "if true")),
+            "endgeneration" => out.push_str(&statement.replace("endgeneration", "endif")),
+            _ => out.push_str(statement),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// The error with its causes in one line: minijinja keeps "line 3" in the display and the reason in the source.
@@ -218,5 +248,27 @@ mod tests {
             assert!(matches!(render(escape), Err(ModelError::ChatTemplate(_))), "{escape}");
         }
         assert!(render(&" ".repeat(2 << 20)).unwrap_err().to_string().contains("accepted are at most"));
+    }
+
+    #[test]
+    fn marks_for_training_write_nothing_and_trim_as_statements_do() {
+        let template = "{% for m in messages %}{% if m.role == 'assistant' %}a \n{%- generation -%}\n {{ m.content }}\
+            {%- endgeneration %}\n.{% endif %}{% endfor %}";
+        assert_eq!(render(template).unwrap(), "aHello.");
+        assert_eq!(
+            render("{% generation %}x{% endgeneration %} {{ 'generation' }}").unwrap(),
+            "x generation"
+        );
+        assert!(render("{% generation").is_err() && render("{% generation %}").is_err());
+    }
+
+    /// transformers passes `none`, which is defined.
+    #[test]
+    fn tools_and_documents_are_none() {
+        assert_eq!(render("{{ tools is none }} {{ documents is defined }}").unwrap(), "True True");
+        assert_eq!(render("{% if tools %}a{% else %}b{% endif %}").unwrap(), "b");
+        let iterable =
+            "{{ tools is iterable }} {{ [] is iterable }} {{ 'a' is iterable }} {{ 3 is iterable }}";
+        assert_eq!(render(iterable).unwrap(), "False True True False");
     }
 }
