@@ -150,10 +150,15 @@ impl KvCache {
 
     /// The number of the row that a token of one head has: rows are counted through all pages.
     pub(crate) fn row(&self, layer: usize, kv_head: usize, blocks: &[u32], position: usize) -> usize {
-        let block = blocks[position / self.block_size] as usize;
+        self.row_at(layer, kv_head, blocks[position / self.block_size], position % self.block_size)
+    }
+
+    /// As [`KvCache::row`] for the token at `offset` of a block.
+    pub(crate) fn row_at(&self, layer: usize, kv_head: usize, block: u32, offset: usize) -> usize {
+        let block = block as usize;
         assert!(block < self.num_blocks, "block {block} of {}", self.num_blocks);
         let page = (layer * self.num_blocks + block) * self.kv_heads + kv_head;
-        page * self.block_size + position % self.block_size
+        page * self.block_size + offset
     }
 
     /// The numbers of `rows` tokens from row `row` on: one token in the rows layout, [`GROUP`] in the tiled one.

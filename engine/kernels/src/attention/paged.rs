@@ -5,8 +5,8 @@ use std::ops::Range;
 use crate::ThreadPool;
 use crate::attention::cache::KvCache;
 use crate::attention::simd::TILE;
-use crate::attention::softmax::{LANES, State};
-use crate::attention::source::Context;
+use crate::attention::softmax::{LANES, State, divide};
+use crate::attention::source::{Context, prefetch};
 use crate::attention::tile::{MAX_QUERIES, SPLIT, Workspace};
 use crate::ops::RowsRef;
 use crate::shared_mut::SharedMut;
@@ -122,12 +122,18 @@ pub fn paged_attention(
         for index in range {
             let item = &items[index];
             call.load(item, work);
+            if let Some(next) = items.get(index + 1) {
+                call.prefetch_queries(next);
+            }
             for split in item.splits.clone() {
                 let after = if split + 1 == item.splits.end { items.get(index + 1) } else { None };
                 call.attend(item, work, split, after);
-                work.merge_split();
+                if item.splits.len() > 1 {
+                    work.merge_split();
+                }
             }
-            call.store(item, &work.total);
+            // Merging a single split would only copy it.
+            call.store(item, if item.splits.len() > 1 { &work.total } else { &work.split });
         }
     });
 }
@@ -234,6 +240,15 @@ impl Call<'_> {
         }
     }
 
+    /// Asks for the query vectors of an item: its rows are far apart, and each is short.
+    fn prefetch_queries(&self, item: &Item) {
+        let (seq, width) = (&self.seqs[item.seq], self.group * self.cache.head_dim());
+        for row in item.row..item.row + item.rows {
+            let from = &self.q.row(seq.q_start + row)[item.kv_head * width..][..width];
+            prefetch(bytemuck::cast_slice(from));
+        }
+    }
+
     /// Computes one split of the item; `after` is what this worker probably does next.
     fn attend(&self, item: &Item, work: &mut Workspace, split: usize, after: Option<&Item>) {
         let all = self.positions(item);
@@ -260,9 +275,8 @@ impl Call<'_> {
             for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
                 let query = row * self.group + head;
                 let total = state.total(query);
-                for (out, acc) in out.iter_mut().zip(&state.acc[query * head_dim.next_multiple_of(16)..]) {
-                    *out = acc / total;
-                }
+                let acc = &state.acc[query * head_dim.next_multiple_of(16)..][..head_dim];
+                divide(self.cache.isa(), acc, total, out);
             }
         }
     }

@@ -2,8 +2,6 @@
 //!
 //! Scores are kept in units of ln 2, so that a weight is a power of two and needs no multiplication of its own.
 
-use std::ops::Range;
-
 use crate::ops::exp::exp2;
 use crate::ops::lanes;
 use crate::ops::rows::multiversion;
@@ -74,41 +72,13 @@ impl State {
 }
 
 multiversion! {
-    /// Multiplies each query's accumulators by its entry of `rescale`.
-    fn rescale_rows(acc: &mut [f32], padded: usize, rescale: &[f32]) = rescale_rows_body
+    /// `out = acc / total`.
+    fn divide(acc: &[f32], total: f32, out: &mut [f32]) = divide_body
 }
 
 #[inline(always)]
-fn rescale_rows_body(acc: &mut [f32], padded: usize, rescale: &[f32]) {
-    for (row, rescale) in acc.chunks_exact_mut(padded).zip(rescale) {
-        // Most tiles bring no new maximum, and multiplying by one changes no bit.
-        if *rescale != 1.0 {
-            row.iter_mut().for_each(|x| *x *= rescale);
-        }
+fn divide_body(acc: &[f32], total: f32, out: &mut [f32]) {
+    for (acc, out) in acc.iter().zip(out) {
+        *out = acc / total;
     }
-}
-
-/// The running values of a set of queries, and by how much a tile rescales what was there before.
-pub(crate) struct Running<'a> {
-    pub max: &'a mut [f32],
-    pub sum: &'a mut [f32],
-    pub rescale: &'a mut [f32],
-}
-
-impl Running<'_> {
-    /// Takes in a tile whose highest score of `query` is `tile_max`; returns the new maximum.
-    #[inline(always)]
-    pub(crate) fn raise(&mut self, query: usize, tile_max: f32) -> f32 {
-        let old = self.max[query];
-        let high = lanes::larger(tile_max, old);
-        self.rescale[query] = if high == old { 1.0 } else { exp2(old - high) };
-        self.max[query] = high;
-        high
-    }
-}
-
-/// True when the query sees nothing of the tile, which then must leave its state as it is.
-#[inline(always)]
-pub(crate) fn unseen(seen: &Range<usize>) -> bool {
-    seen.start >= seen.end
 }

@@ -29,6 +29,9 @@ pub(crate) struct TileBuffers {
     row: Vec<f32>,
 }
 
+/// Where the groups of a tile begin in the cache.
+type Rows = [Option<usize>; GROUPS];
+
 /// The scales of a tile's positions, empty for formats without scales.
 pub(crate) struct Scales<'a> {
     pub keys: &'a [f32],
@@ -55,9 +58,11 @@ impl TileBuffers {
             self.value_scales.clear();
         }
         let scales = Scales { keys: &self.key_scales, values: &self.value_scales };
-        let ahead = |side| match next.clone() {
-            Some((context, positions)) if tiled => context.groups(side, positions),
-            _ => [&[][..]; GROUPS],
+        // Which groups lie where is looked up once for keys and values.
+        let rows = if tiled { context.rows(positions.clone()) } else { Rows::default() };
+        let ahead = match next {
+            Some((context, positions)) if tiled => context.rows(positions),
+            _ => Rows::default(),
         };
         let as_stored = match format {
             KvFormat::F32 => true,
@@ -67,10 +72,10 @@ impl TileBuffers {
         };
         if tiled && as_stored {
             let tile = Tile {
-                keys: context.groups(Side::Keys, positions.clone()),
-                values: context.groups(Side::Values, positions),
-                next_keys: ahead(Side::Keys),
-                next_values: ahead(Side::Values),
+                keys: context.groups(Side::Keys, rows),
+                values: context.groups(Side::Values, rows),
+                next_keys: context.groups(Side::Keys, ahead),
+                next_values: context.groups(Side::Values, ahead),
             };
             return (tile, scales);
         }
@@ -82,9 +87,9 @@ impl TileBuffers {
                 *buffer = Some(AlignedBuf::zeroed(bytes).expect("memory for a tile"));
             }
             let buffer = buffer.as_mut().expect("made above");
-            ahead(side).iter().for_each(|group| prefetch(group));
+            context.groups(side, ahead).iter().for_each(|group| prefetch(group));
             if tiled {
-                context.expand(side, shape, positions.clone(), buffer);
+                context.expand(side, shape, rows, buffer);
             } else {
                 context.place(side, shape, positions.clone(), &mut self.row, buffer);
             }
@@ -109,21 +114,37 @@ impl<'a> Context<'a> {
         self.cache.row(self.layer, self.kv_head, self.blocks, position)
     }
 
-    /// The groups of 16 that hold `positions`, which start at one; the rest empty. Only for the tiled layout.
-    fn groups(&self, side: Side, positions: Range<usize>) -> [&'a [u8]; GROUPS] {
-        from_fn(|g| {
-            let position = positions.start + g * GROUP;
-            if position < positions.end { self.cache.data(side, self.row(position), GROUP) } else { &[] }
-        })
+    /// The first rows of the groups of 16 that hold `positions`, which start at one. Only for the tiled layout.
+    fn rows(&self, positions: Range<usize>) -> Rows {
+        let (block_size, mut rows) = (self.cache.block_size(), Rows::default());
+        let (mut block, mut offset) = (positions.start / block_size, positions.start % block_size);
+        for row in rows.iter_mut().take(positions.len().div_ceil(GROUP)) {
+            *row = Some(self.cache.row_at(self.layer, self.kv_head, self.blocks[block], offset));
+            offset += GROUP;
+            if offset >= block_size {
+                (block, offset) = (block + 1, 0);
+            }
+        }
+        rows
     }
 
-    /// Widens the tiled numbers of `positions` to those of the kind.
-    fn expand(&self, side: Side, shape: Shape, positions: Range<usize>, out: &mut [u8]) {
+    fn groups(&self, side: Side, rows: Rows) -> [&'a [u8]; GROUPS] {
+        let mut groups = [&[][..]; GROUPS];
+        for (group, row) in groups.iter_mut().zip(rows) {
+            if let Some(row) = row {
+                *group = self.cache.data(side, row, GROUP);
+            }
+        }
+        groups
+    }
+
+    /// Widens the tiled numbers of `rows` to those of the kind.
+    fn expand(&self, side: Side, shape: Shape, rows: Rows, out: &mut [u8]) {
         let (isa, format) = (self.cache.isa(), self.cache.format());
         let width = if side == Side::Keys { GROUP } else { shape.head_dim };
         let out = out.chunks_exact_mut(GROUP * shape.head_dim * shape.kind.bytes());
         for (group, out) in
-            self.groups(side, positions).into_iter().zip(out).filter(|(group, _)| !group.is_empty())
+            self.groups(side, rows).into_iter().zip(out).filter(|(group, _)| !group.is_empty())
         {
             match shape.kind {
                 Kind::Bf16 => simd::expand(isa, format, group, bytemuck::cast_slice_mut(out)),
@@ -165,7 +186,8 @@ impl<'a> Context<'a> {
     }
 }
 
-fn prefetch(bytes: &[u8]) {
+/// Asks for the memory of `bytes`.
+pub(crate) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..bytes.len()).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -110,12 +110,16 @@ impl Case {
         let blocks: Vec<u32> = (1..=count as u32).rev().collect();
         let mut cache =
             KvCache::with_isa(format, 1, count + 1, block_size, self.kv_heads, self.head_dim, isa).unwrap();
+        self.run_in(&pool, &mut cache, &blocks, chunk)
+    }
+
+    fn run_in(&self, pool: &ThreadPool, cache: &mut KvCache, blocks: &[u32], chunk: usize) -> Vec<f32> {
         let mut scratch = AttentionScratch::default();
         (0..self.positions)
             .step_by(chunk)
             .flat_map(|start| {
                 let end = self.positions.min(start + chunk);
-                self.write_and_attend(&pool, &mut cache, &blocks, start..end, &mut scratch)
+                self.write_and_attend(pool, cache, blocks, start..end, &mut scratch)
             })
             .collect()
     }
@@ -143,7 +147,6 @@ fn every_variant_agrees_with_full_softmax() {
             let expected = case.expected(format);
             for isa in every_isa() {
                 let worst = worst_error(&case.run(format, isa, 16, positions, 2), &expected);
-                println!("{isa} {format} head_dim {head_dim}: {worst:e}");
                 assert!(worst < tolerance(isa, format), "{isa} {format} head_dim {head_dim}: {worst:e}");
             }
         }
@@ -206,6 +209,60 @@ fn block_size_chunking_and_threads_change_no_bit() {
                 let out = case.run(format, isa, block_size, chunk, threads);
                 let same = out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{isa} {format}: blocks of {block_size}, chunks of {chunk}, {threads} threads");
+            }
+        }
+    }
+}
+
+/// Blocks come back from finished sequences with their numbers still in them.
+#[test]
+fn what_a_block_held_before_changes_no_bit() {
+    let mut case = Case::new(75, 4, 2, 32, 31);
+    for window in [None, Some(19)] {
+        case.params.window = window;
+        for (format, isa) in
+            KvFormat::ALL.into_iter().flat_map(|f| every_isa().into_iter().map(move |i| (f, i)))
+        {
+            for (block_size, chunk) in [(16, 1), (16, 20), (8, 7)] {
+                let pool = ThreadPool::new(1);
+                let blocks: Vec<u32> = (0..75_u32.div_ceil(block_size)).collect();
+                let run = |before: f32| {
+                    let (count, size) = (blocks.len(), block_size as usize);
+                    let mut cache = KvCache::with_isa(format, 1, count, size, 2, 32, isa).unwrap();
+                    let rows = vec![before; count * size * 64];
+                    let slots: Vec<u32> = (0..(count * size) as u32).collect();
+                    cache.write(&pool, 0, &slots, RowsRef::packed(&rows, 64), RowsRef::packed(&rows, 64));
+                    case.run_in(&pool, &mut cache, &blocks, chunk)
+                };
+                let clean: Vec<u32> = run(0.0).iter().map(|x| x.to_bits()).collect();
+                for before in [f32::NAN, f32::INFINITY, -1e30] {
+                    let used: Vec<u32> = run(before).iter().map(|x| x.to_bits()).collect();
+                    assert!(used == clean, "{isa} {format}: blocks of {block_size} that held {before}");
+                }
+            }
+        }
+    }
+}
+
+/// What rounding queries and softmax weights to bf16 adds, beside what the cache's own rounding costs: the root mean square
+/// of the error against f64 over unrounded keys and values, with f32 arithmetic and with bf16 arithmetic on one cache.
+#[test]
+fn bf16_arithmetic_costs_no_more_than_a_bf16_cache() {
+    for (head_dim, seed) in [(64, 41), (128, 43)] {
+        let case = Case::new(300, 8, 2, head_dim, seed);
+        let exact = case.expected(KvFormat::F32);
+        let rms = |isa, format| {
+            let out = case.run(format, isa, 16, 300, 1);
+            let squares = out.iter().zip(&exact).map(|(a, b)| (f64::from(*a) - b).powi(2));
+            (squares.sum::<f64>() / exact.len() as f64).sqrt()
+        };
+        let cache_alone = rms(Isa::Portable, KvFormat::Bf16);
+        for isa in every_isa() {
+            let both = rms(isa, KvFormat::Bf16);
+            assert!(both < 1.6 * cache_alone, "{isa}, heads of {head_dim}: {both:e} against {cache_alone:e}");
+            for format in [KvFormat::Int8, KvFormat::Fp8] {
+                let (both, alone) = (rms(isa, format), rms(Isa::Portable, format));
+                assert!(both < 1.3 * alone, "{isa} {format}: {both:e} against {alone:e}");
             }
         }
     }

@@ -4,10 +4,9 @@ use std::ops::Range;
 
 use crate::Isa;
 use crate::attention::cache::KvCache;
-use crate::attention::format::{KvFormat, encode_row};
 use crate::attention::paged::AttentionParams;
 use crate::attention::simd::{self, Kind, Numbers, Shape, TILE};
-use crate::attention::softmax::{Running, Scaling, State, rescale_rows};
+use crate::attention::softmax::{Scaling, State};
 use crate::attention::source::{Context, TileBuffers};
 
 /// Positions after which a query's state starts afresh, to be merged later: the unit in which a long context is shared
@@ -36,8 +35,6 @@ pub(crate) struct Workspace {
     scores: Vec<f32>,
     /// Softmax weights for the bf16 kernels [queries][TILE].
     weights: Vec<u16>,
-    /// By how much a tile rescales what each query had before.
-    rescale: Vec<f32>,
     tile: TileBuffers,
 }
 
@@ -54,7 +51,6 @@ impl Workspace {
         self.seen.resize(queries, 0..0);
         self.scores.resize(queries * TILE, 0.0);
         self.weights.resize(if kind == Kind::Bf16 { queries * TILE } else { 0 }, 0);
-        self.rescale.resize(queries, 0.0);
         self.total.reset(queries, padded);
     }
 
@@ -70,7 +66,7 @@ impl Workspace {
     pub(crate) fn set_query(&mut self, query: usize, isa: Isa, from: &[f32], visible: Range<usize>) {
         let at = query * from.len()..(query + 1) * from.len();
         if self.shape().kind == Kind::Bf16 {
-            encode_row(isa, KvFormat::Bf16, from, bytemuck::cast_slice_mut(&mut self.q_bf16[at]));
+            simd::round_query(isa, from, &mut self.q_bf16[at]);
         } else {
             self.q[at].copy_from_slice(from);
         }
@@ -107,12 +103,10 @@ impl Workspace {
             };
             let q = Numbers { f32: &self.q, bf16: &self.q_bf16 };
             simd::scores(isa, shape, q, &tile, &self.seen, &mut self.scores);
-            let State { max, sum, acc } = &mut self.split;
-            let running = Running { max, sum, rescale: &mut self.rescale };
-            simd::softmax(isa, shape.kind, &mut self.scores, &mut self.weights, &self.seen, scaling, running);
-            rescale_rows(isa, acc, shape.padded, &self.rescale);
+            let split = &mut self.split;
+            simd::softmax(isa, shape.kind, &mut self.scores, &mut self.weights, &self.seen, scaling, split);
             let weights = Numbers { f32: &self.scores, bf16: &self.weights };
-            simd::accumulate(isa, shape, weights, &tile, &self.seen, acc);
+            simd::accumulate(isa, shape, weights, &tile, &self.seen, &mut split.acc);
         }
     }
 

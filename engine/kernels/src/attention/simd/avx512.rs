@@ -45,25 +45,24 @@ macro_rules! kernels {
                     if first >= last {
                         continue;
                     }
-                    // Only the first chunk misses the cache, so only it fetches ahead.
-                    let next = if chunk == 0 { &tile.next_keys } else { &[&[][..]; GROUPS] };
+                    let ahead = Ahead { groups: &tile.next_keys, turn: Turn::of(chunk, shape.queries) };
                     // SAFETY: the chunk's queries and rows of `out` exist, as do the groups up to `last`.
                     unsafe {
                         let q = q.add(chunk * 4 * units);
                         let out = out.as_mut_ptr().add(chunk * 4 * TILE + first * GROUP);
                         let keys = &tile.keys[first..last];
                         match (seen.len(), last - first) {
-                            (4, 4) => score::<4, 4>(q, units, keys, next, out),
-                            (4, 3) => score::<4, 3>(q, units, keys, next, out),
-                            (4, 2) => score::<4, 2>(q, units, keys, next, out),
-                            (4, _) => score::<4, 1>(q, units, keys, next, out),
-                            (3, 4) => score::<3, 4>(q, units, keys, next, out),
-                            (2, 4) => score::<2, 4>(q, units, keys, next, out),
-                            (1, 4) => score::<1, 4>(q, units, keys, next, out),
+                            (4, 4) => score::<4, 4>(q, units, keys, ahead, out),
+                            (4, 3) => score::<4, 3>(q, units, keys, ahead, out),
+                            (4, 2) => score::<4, 2>(q, units, keys, ahead, out),
+                            (4, _) => score::<4, 1>(q, units, keys, ahead, out),
+                            (3, 4) => score::<3, 4>(q, units, keys, ahead, out),
+                            (2, 4) => score::<2, 4>(q, units, keys, ahead, out),
+                            (1, 4) => score::<1, 4>(q, units, keys, ahead, out),
                             (count, groups) => {
                                 for (i, g) in (0..count * groups).map(|n| (n / groups, n % groups)) {
                                     let (q, out) = (q.add(i * units), out.add(i * TILE + g * GROUP));
-                                    score::<1, 1>(q, units, &keys[g..], next, out);
+                                    score::<1, 1>(q, units, &keys[g..], ahead, out);
                                 }
                             }
                         }
@@ -79,17 +78,16 @@ macro_rules! kernels {
                 q: *const u32,
                 units: usize,
                 keys: &[&[u8]],
-                next: &[&[u8]; GROUPS],
+                ahead: Ahead<'_>,
                 out: *mut f32,
             ) {
                 let keys: [*const u8; G] = std::array::from_fn(|g| keys[g].as_ptr());
                 let mut sums = [[_mm512_setzero_ps(); G]; Q];
-                let ahead = next[0].len() / BYTES;
                 for unit in 0..units {
-                    if unit < ahead {
-                        for next in next {
-                            // A hint that reads nothing: `wrapping_add` because a shorter tile has empty groups.
-                            _mm_prefetch::<_MM_HINT_T0>(next.as_ptr().wrapping_add(unit * BYTES).cast());
+                    if ahead.turn.is_at(unit) {
+                        // A hint that reads nothing: `wrapping_add` because a shorter tile has empty groups.
+                        for group in ahead.groups.iter().take_while(|group| !group.is_empty()) {
+                            _mm_prefetch::<_MM_HINT_T0>(group.as_ptr().wrapping_add(unit * BYTES).cast());
                         }
                     }
                     // SAFETY: unit < units in every group and every query.
@@ -121,14 +119,13 @@ macro_rules! kernels {
                 seen: &[Range<usize>],
                 acc: &mut [f32],
             ) {
-                let walk = Walk { values: &tile.values, next: &tile.next_values, padded: shape.padded };
-                let still = Walk { next: &[&[]; GROUPS], ..walk };
                 for (chunk, seen) in seen.chunks(4).enumerate() {
                     // SAFETY: the chunk's rows of weights and accumulators exist.
                     unsafe {
                         let weights = weights.add(chunk * 4 * ROW);
                         let acc = acc.as_mut_ptr().add(chunk * 4 * shape.padded);
-                        let walk = if chunk == 0 { walk } else { still };
+                        let ahead = Ahead { groups: &tile.next_values, turn: Turn::of(chunk, shape.queries) };
+                        let walk = Walk { values: &tile.values, ahead, padded: shape.padded };
                         match seen.len() {
                             4 => rows::<4>(weights, walk, seen, acc),
                             3 => rows::<3>(weights, walk, seen, acc),
@@ -170,7 +167,7 @@ macro_rules! kernels {
                         return;
                     }
                     columns::<Q>(weights, walk, together, acc);
-                    for i in 0..Q {
+                    for i in (0..Q).filter(|i| seen[*i].end > last * NUMBERS) {
                         edge(weights.add(i * ROW), walk, &seen[i], last..TILE, acc.add(i * walk.padded));
                     }
                 }
@@ -282,18 +279,17 @@ macro_rules! kernels {
                         let end = steps.end.min((group + 1) * STEPS);
                         let row = walk.padded / 16 * BYTES;
                         let mut from = walk.at(step, column, STEPS, BYTES);
-                        let ahead =
-                            walk.next[group].as_ptr().wrapping_add(step % STEPS * row + column * BYTES);
-                        let fetch = !walk.next[group].is_empty();
-                        let mut ahead = ahead;
+                        let ahead = walk.ahead.groups[group];
+                        let fetch = !ahead.is_empty();
+                        let mut ahead = ahead.as_ptr().wrapping_add(step % STEPS * row + column * BYTES);
                         while step < end {
                             let value: [__m512; C] = std::array::from_fn(|c| $load(from.add(c * BYTES)));
-                            if fetch {
+                            if fetch && walk.ahead.turn.is_at(step) {
                                 for c in 0..C {
                                     _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(c * BYTES).cast());
                                 }
-                                ahead = ahead.wrapping_add(row);
                             }
+                            ahead = ahead.wrapping_add(row);
                             for i in 0..Q {
                                 let weight = weights.add(i * ROW + step).read_unaligned();
                                 let weight = _mm512_set1_epi32(weight as i32);
@@ -334,8 +330,40 @@ kernels!(bf16, "avx512f,avx512bf16", 64, 2, load_whole, multiply_add_bf16);
 #[derive(Clone, Copy)]
 struct Walk<'a> {
     values: &'a [&'a [u8]; GROUPS],
-    next: &'a [&'a [u8]; GROUPS],
+    ahead: Ahead<'a>,
     padded: usize,
+}
+
+/// The following tile, which the walk over this one fetches.
+#[derive(Clone, Copy)]
+struct Ahead<'a> {
+    groups: &'a [&'a [u8]; GROUPS],
+    turn: Turn,
+}
+
+/// Which of the chunks of queries fetches at which step. They take turns, so that requests spread evenly over the time that
+/// the tile takes: in one burst they would exceed what a core can have under way, and stall it.
+#[derive(Clone, Copy)]
+struct Turn {
+    mask: usize,
+    phase: usize,
+}
+
+impl Turn {
+    fn of(chunk: usize, queries: usize) -> Turn {
+        let mask = match queries.div_ceil(4) {
+            1 => 0,
+            2 | 3 => 1,
+            _ => 3,
+        };
+        // The chunks after the turns are over have the phase of no step.
+        Turn { mask, phase: chunk }
+    }
+
+    #[inline(always)]
+    fn is_at(self, step: usize) -> bool {
+        step & self.mask == self.phase
+    }
 }
 
 impl Walk<'_> {

@@ -1,4 +1,4 @@
-//! AVX-512: int8 and fp8 numbers to bf16, exactly, in the order in which they lie.
+//! AVX-512: numbers to bf16, in the order in which they lie: int8 and fp8 exactly, f32 rounded.
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
@@ -20,6 +20,24 @@ pub(crate) unsafe fn expand(format: KvFormat, bytes: &[u8], out: &mut [u16]) {
                 _ => from_e4m3(bytes.as_ptr()),
             };
             _mm512_storeu_si512(out.as_mut_ptr().cast(), numbers);
+        }
+    }
+}
+
+/// `out[i]` = `from[i]` to nearest even, subnormal numbers to zero.
+///
+/// # Safety
+/// AVX-512 F, BW, VL and BF16 must be present.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) unsafe fn round(from: &[f32], out: &mut [u16]) {
+    assert_eq!(from.len(), out.len());
+    for (from, out) in from.chunks(16).zip(out.chunks_mut(16)) {
+        let there = ((1u32 << from.len()) - 1) as __mmask16;
+        // SAFETY: the mask covers what is there.
+        unsafe {
+            let numbers = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, from.as_ptr()));
+            let numbers = transmute::<__m256bh, __m256i>(numbers);
+            _mm256_mask_storeu_epi16(out.as_mut_ptr().cast(), there, numbers);
         }
     }
 }
@@ -72,6 +90,19 @@ mod tests {
     use super::*;
     use crate::Isa;
     use crate::attention::format::decode_row;
+
+    #[test]
+    fn rounding_is_that_of_the_half_crate() {
+        if !Isa::Avx512.is_available() {
+            return;
+        }
+        let values = crate::ops::testing::random(45, 1);
+        let mut out = vec![0u16; 45];
+        // SAFETY: the instruction set was tested for.
+        unsafe { round(&values, &mut out) };
+        let expected: Vec<u16> = values.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect();
+        assert_eq!(out, expected);
+    }
 
     #[test]
     fn every_number_is_exact() {

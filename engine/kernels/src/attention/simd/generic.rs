@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{GROUPS, TILE};
 use crate::Isa;
 use crate::attention::layout::GROUP;
-use crate::attention::softmax::{LANES, Running, Scaling, unseen};
+use crate::attention::softmax::{LANES, Scaling, State};
 use crate::ops::exp::exp2;
 use crate::ops::rows::multiversion;
 use crate::ops::{lanes, tanh};
@@ -113,7 +113,7 @@ fn accumulate_body<const FMA: bool>(
 ) {
     for (query, acc) in acc.chunks_exact_mut(padded).enumerate() {
         let seen = &seen[query];
-        if unseen(seen) {
+        if seen.is_empty() {
             continue;
         }
         let weights = &weights[query * TILE..][..TILE];
@@ -135,18 +135,18 @@ fn accumulate_body<const FMA: bool>(
 }
 
 multiversion! {
-    /// Turns the scores [queries][TILE] of the positions `seen` into weights and the others into zero, in place.
+    /// As [`super::softmax`], in place.
     fn softmax(
-        scores: &mut [f32], seen: &[Range<usize>], scaling: Scaling<'_>, running: Running<'_>,
+        scores: &mut [f32], seen: &[Range<usize>], scaling: Scaling<'_>, state: &mut State,
     ) = softmax_body
 }
 
 #[inline(always)]
-fn softmax_body(scores: &mut [f32], seen: &[Range<usize>], scaling: Scaling<'_>, mut running: Running<'_>) {
+fn softmax_body(scores: &mut [f32], seen: &[Range<usize>], scaling: Scaling<'_>, state: &mut State) {
+    let padded = state.acc.len() / seen.len();
     for (query, row) in scores.chunks_exact_mut(TILE).enumerate().take(seen.len()) {
         let seen = &seen[query];
-        if unseen(seen) {
-            running.rescale[query] = 1.0;
+        if seen.is_empty() {
             continue;
         }
         let row: &mut [f32; TILE] = row.try_into().expect("rows are TILE long");
@@ -165,15 +165,19 @@ fn softmax_body(scores: &mut [f32], seen: &[Range<usize>], scaling: Scaling<'_>,
         // A NaN that the maximum loses comes back in its own weight below.
         let fold = |n: usize| from_fn(|i| lanes::larger(row[n * 32 + i], row[n * 32 + 16 + i]));
         let (low, top): ([f32; 16], [f32; 16]) = (fold(0), fold(1));
-        let high = running.raise(query, lanes::max(from_fn(|i| lanes::larger(low[i], top[i]))));
+        let old = state.max[query];
+        let high = lanes::larger(lanes::max(from_fn(|i| lanes::larger(low[i], top[i]))), old);
+        let rescale = exp2(old - high);
+        state.max[query] = high;
         for x in row.iter_mut() {
             *x = exp2(*x - high);
         }
-        let sums = &mut running.sum[query * LANES..][..LANES];
+        let sums = &mut state.sum[query * LANES..][..LANES];
         for (i, sum) in sums.iter_mut().enumerate() {
             let tile = (row[i] + row[i + 16]) + (row[i + 32] + row[i + 48]);
-            *sum = *sum * running.rescale[query] + tile;
+            *sum = *sum * rescale + tile;
         }
+        state.acc[query * padded..][..padded].iter_mut().for_each(|x| *x *= rescale);
         if !scaling.values.is_empty() {
             row.iter_mut().zip(scaling.values).for_each(|(x, scale)| *x *= scale);
             // The scale of a position that is not seen may be anything.

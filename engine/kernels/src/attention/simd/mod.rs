@@ -19,7 +19,7 @@ use std::ops::Range;
 use crate::Isa;
 use crate::attention::format::KvFormat;
 use crate::attention::layout::{GROUP, Layout};
-use crate::attention::softmax::{Running, Scaling};
+use crate::attention::softmax::{LANES, Scaling, State};
 
 /// Positions per step of the online softmax. Keys and values of a tile stay in the first-level cache while every
 /// query of the work item uses them.
@@ -171,7 +171,8 @@ pub(crate) fn accumulate(
 }
 
 /// Turns the scores [queries][TILE] of the positions `seen` into softmax weights, in place or, for the bf16 kind, rounded
-/// into `rounded`; other positions get the weight zero.
+/// into `rounded`; other positions get the weight zero. Raises the running maxima of `state`, rescales its sums and
+/// accumulators accordingly and adds the weights to the sums. A query that sees nothing keeps its state.
 pub(crate) fn softmax(
     isa: Isa,
     kind: Kind,
@@ -179,19 +180,35 @@ pub(crate) fn softmax(
     rounded: &mut [u16],
     seen: &[Range<usize>],
     scaling: Scaling<'_>,
-    running: Running<'_>,
+    state: &mut State,
 ) {
+    let queries = seen.len();
+    assert!(
+        queries > 0 && state.max.len() == queries && state.sum.len() == queries * LANES,
+        "{queries} queries"
+    );
+    assert!(seen.iter().all(|seen| seen.end <= TILE), "positions beyond the tile");
     match (isa, kind) {
         // SAFETY: the cache was built for an available `isa`; lengths are checked where rows are taken.
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, Kind::Bf16) => unsafe {
-            softmax::softmax::<true>(scores, rounded, seen, scaling, running)
+            softmax::softmax::<true>(scores, rounded, seen, scaling, state)
         },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) => unsafe { softmax::softmax::<false>(scores, rounded, seen, scaling, running) },
-        _ => generic::softmax(isa, scores, seen, scaling, running),
+        (Isa::Avx512, _) => unsafe { softmax::softmax::<false>(scores, rounded, seen, scaling, state) },
+        _ => generic::softmax(isa, scores, seen, scaling, state),
     }
+}
+
+/// Rounds a query for the bf16 kernels to nearest even; numbers below the smallest normal one become zero.
+pub(crate) fn round_query(isa: Isa, from: &[f32], out: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        // SAFETY: the cache was built for an available `isa`; lengths are checked inside.
+        return unsafe { expand::round(from, out) };
+    }
+    unreachable!("{isa} has no bf16 kernels, {} numbers to {}", from.len(), out.len());
 }
 
 /// `out[i]` = `bytes[i]` as bf16, exactly: int8 or e4m3 numbers for the bf16 kernels.
