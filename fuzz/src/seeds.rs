@@ -4,33 +4,39 @@
 use std::fs;
 use std::path::Path;
 
-use llmlab_models::gguf::{NewModel, NewTensor, NewValue, NewVocabulary, write_container, write_gguf};
+use llmlab_models::gguf::{
+    GgufFile, NewModel, NewTensor, NewValue, NewVocabulary, write_container, write_gguf,
+};
 use llmlab_models::synthetic::{CHAT_TEMPLATE, SyntheticWeights};
-use llmlab_models::{Family, ModelSpec, MoeSpec, Preset, RopeScaling, Tokenizer};
+use llmlab_models::{Family, ModelSpec, MoeSpec, Preset, RopeScaling};
 use llmlab_quant::{WeightFormat, WeightRecipe};
 
 fn main() {
     let corpus = std::env::args().nth(1).expect("usage: seeds CORPUS_FOLDER");
-    let (gguf, safetensors) = (Path::new(&corpus).join("gguf_open"), Path::new(&corpus).join("safetensors_open"));
+    let (gguf, safetensors) =
+        (Path::new(&corpus).join("gguf_open"), Path::new(&corpus).join("safetensors_open"));
     fs::create_dir_all(&gguf).expect("the folder can be made");
     fs::create_dir_all(&safetensors).expect("the folder can be made");
+    let words = gguf.join("sentence-piece");
+    sentence_piece(&words);
+    byte_bpe(&gguf.join("byte-bpe"));
     for family in Family::ALL {
-        for format in [WeightFormat::F32, WeightFormat::Q8_0, WeightFormat::Iq4Nl] {
-            model(&gguf.join(format!("{family}-{format}")), family, format);
+        for format in [WeightFormat::F16, WeightFormat::Iq4Nl] {
+            model(&gguf.join(format!("{family}-{format}")), family, format, &words);
         }
     }
-    sentence_piece(&gguf.join("sentence-piece"));
     every_format(&gguf.join("formats"));
     for (name, bytes) in safetensors_files() {
         fs::write(safetensors.join(name), bytes).expect("the seed can be written");
     }
 }
 
-/// A model of a few kilobytes.
-fn model(path: &Path, family: Family, format: WeightFormat) {
+/// A model of a few kilobytes with the vocabulary of another file.
+fn model(path: &Path, family: Family, format: WeightFormat, words: &Path) {
+    let words = GgufFile::open(words).expect("the vocabulary was just written");
     let tiny = Preset::Tiny(family).spec();
     let small = ModelSpec {
-        vocab_size: 264,
+        vocab_size: 10,
         hidden_size: 32,
         intermediate_size: 32,
         num_layers: 1,
@@ -72,7 +78,7 @@ fn model(path: &Path, family: Family, format: WeightFormat) {
         spec: &spec,
         weights: &SyntheticWeights::new(spec.clone(), 1),
         recipe: WeightRecipe::Uniform(format),
-        vocabulary: NewVocabulary::Tokenizer(&Tokenizer::byte_level(spec.vocab_size)),
+        vocabulary: NewVocabulary::CopyOf(&words),
         chat_template: Some(CHAT_TEMPLATE),
     };
     write_gguf(path, &new).unwrap_or_else(|error| panic!("{family}: {error}"));
@@ -90,6 +96,23 @@ fn sentence_piece(path: &Path) {
         ("tokenizer.ggml.scores", NewValue::F32s((0..10).map(|id| -(id as f32)).collect())),
         ("tokenizer.ggml.bos_token_id", NewValue::U32(1)),
         ("tokenizer.ggml.add_eos_token", NewValue::Bool(true)),
+    ];
+    let keys = keys.map(|(key, value)| (key.to_string(), value));
+    write_container(path, &keys, &[], |_, _| Ok(())).expect("the seed can be written");
+}
+
+/// A vocabulary with merges and no weights.
+fn byte_bpe(path: &Path) {
+    let text = |value: &str| NewValue::Str(value.into());
+    let texts = |list: &[&str]| NewValue::Strs(list.iter().map(|text| text.to_string()).collect());
+    let keys = [
+        ("general.architecture", text("qwen2")),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("gpt-2")),
+        ("tokenizer.ggml.tokens", texts(&["H", "e", "l", "o", "\u{120}", "He", "ll", "<|user|>"])),
+        ("tokenizer.ggml.token_type", NewValue::I32s(vec![1, 1, 1, 1, 1, 1, 1, 3])),
+        ("tokenizer.ggml.merges", texts(&["H e", "l l"])),
+        ("tokenizer.ggml.eos_token_id", NewValue::U32(7)),
     ];
     let keys = keys.map(|(key, value)| (key.to_string(), value));
     write_container(path, &keys, &[], |_, _| Ok(())).expect("the seed can be written");

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use llmlab_models::gguf::{GgufFile, GgufWeights, NewModel, NewVocabulary, Value, load_gguf, write_gguf};
 use llmlab_models::synthetic::SyntheticWeights;
-use llmlab_models::{Family, LoadedModel, ModelSpec, Preset, TensorRole, TensorSpec, WeightSource, load};
+use llmlab_models::{
+    Family, HfFormat, LoadedModel, ModelSpec, Preset, TensorRole, TensorSpec, WeightSource, export_model,
+    load,
+};
 use llmlab_quant::{StoredMatrix, WeightFormat, WeightRecipe, quantize_matrix};
 
 fn tiny(family: Family) -> LoadedModel {
@@ -158,6 +161,35 @@ fn a_file_copied_as_stored_is_the_same_file() {
                 assert_eq!(elements(&copied), elements(&original), "{key}");
             }
         }
+    }
+}
+
+#[test]
+fn a_folder_becomes_a_file_and_a_folder_again_without_a_changed_bit() {
+    let work = tempfile::tempdir().unwrap();
+    for family in [Family::Llama, Family::Gemma2, Family::Phi3, Family::Qwen2Moe] {
+        let folder = work.path().join(format!("{family}-tiny"));
+        export_model(&tiny(family), &folder, HfFormat::Bf16).unwrap();
+        let original = load(folder.to_str().unwrap(), 0).unwrap();
+        let path = write(work.path(), &original, WeightRecipe::AsStored);
+        let file = load_gguf(&path, "file").unwrap();
+        let back = work.path().join(format!("{family}-back"));
+        export_model(&file, &back, HfFormat::Bf16).unwrap();
+        let back = load(back.to_str().unwrap(), 0).unwrap();
+        for tensor in original.spec.tensors() {
+            let values = original.weights.tensor(&tensor.name).unwrap();
+            if tensor.shape.len() == 2 {
+                let router = tensor.role.is_router();
+                let format = if router { WeightFormat::F32 } else { WeightFormat::Bf16 };
+                assert_eq!(file.weights.format(&tensor.name).unwrap(), format, "{}", tensor.name);
+                assert_eq!(file.weights.tensor(&tensor.name).unwrap(), values, "{}", tensor.name);
+            }
+            assert_eq!(back.weights.tensor(&tensor.name).unwrap(), values, "{family} {}", tensor.name);
+        }
+        for text in ["Hello <|user|> w\u{f6}rld", ""] {
+            assert_eq!(back.tokenizer.encode(text), original.tokenizer.encode(text));
+        }
+        assert_eq!(back.chat_template, original.chat_template);
     }
 }
 

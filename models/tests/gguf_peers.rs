@@ -5,8 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use llmlab_models::gguf::{GgufFile, NewModel, NewVocabulary, load_gguf, write_gguf};
-use llmlab_models::{Family, HfFormat, export_model, load};
-use llmlab_quant::WeightRecipe;
+use llmlab_models::synthetic::SyntheticWeights;
+use llmlab_models::{Family, HfFormat, ModelSpec, Preset, Tokenizer, export_model, load};
+use llmlab_quant::{WeightFormat, WeightRecipe};
 
 fn folder(variable: &str) -> PathBuf {
     PathBuf::from(std::env::var(variable).unwrap_or_else(|_| panic!("set {variable} to a folder")))
@@ -57,7 +58,35 @@ fn read_files_of_other_programs() {
     }
 }
 
-/// Encodes the texts that llama.cpp keeps beside its vocabularies (`models/ggml-vocab-*.gguf`, `.inp` and `.out`).
+/// The tokenizer after a file of ours held it.
+fn rewritten(tokenizer: &Tokenizer) -> Tokenizer {
+    let tiny = Preset::Tiny(Family::Llama).spec();
+    let sizes = ModelSpec {
+        hidden_size: 32,
+        intermediate_size: 32,
+        num_heads: 1,
+        num_kv_heads: 1,
+        head_dim: 32,
+        ..tiny
+    };
+    let bos = tokenizer.encode("").first().copied();
+    let spec = ModelSpec { vocab_size: tokenizer.vocab_size(), num_layers: 1, bos_token_id: bos, ..sizes };
+    let spec = spec.with_plain_attention(10_000.0);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let new = NewModel {
+        spec: &spec,
+        weights: &SyntheticWeights::new(spec.clone(), 1),
+        recipe: WeightRecipe::Uniform(WeightFormat::Q4_0),
+        vocabulary: NewVocabulary::Tokenizer(tokenizer),
+        chat_template: None,
+    };
+    write_gguf(&path, &new).unwrap();
+    load_gguf(&path, "file").unwrap().tokenizer
+}
+
+/// Encodes the texts that llama.cpp keeps beside its vocabularies (`models/ggml-vocab-*.gguf`, `.inp` and `.out`), with the
+/// vocabulary as it is there and as our own writer passes it on.
 #[test]
 #[ignore = "needs llama.cpp's vocabularies: LLMLAB_LLAMA_CPP_VOCABS"]
 fn vocabularies_of_llama_cpp_encode_as_there() {
@@ -78,17 +107,22 @@ fn vocabularies_of_llama_cpp_encode_as_there() {
             |extension: &str| fs::read_to_string(file.with_extension(format!("gguf.{extension}"))).unwrap();
         let (inputs, outputs) = (text("inp"), text("out"));
         let inputs: Vec<&str> = inputs.split("\n__ggml_vocab_test__\n").collect();
+        let passed_on = rewritten(&tokenizer);
         let mut good = 0;
         for (input, output) in inputs.iter().zip(outputs.lines()) {
             let expected: Vec<u32> = output.split_whitespace().map(|id| id.parse().unwrap()).collect();
-            let tokens = tokenizer.try_encode(input, false).unwrap();
-            if tokens == expected {
-                good += 1;
-            } else {
-                failures.push(format!("{name}: {input:?}: {tokens:?}; llama.cpp has {expected:?}"));
+            for (kind, tokenizer) in [("read", &tokenizer), ("written", &passed_on)] {
+                let tokens = tokenizer.try_encode(input, false).unwrap();
+                if tokens == expected {
+                    good += 1;
+                } else {
+                    failures
+                        .push(format!("{name} {kind}: {input:?}: {tokens:?}; llama.cpp has {expected:?}"));
+                }
             }
+            assert_eq!(passed_on.encode(input), tokenizer.encode(input), "with special tokens");
         }
-        println!("{name}: {good} of {} texts", inputs.len());
+        println!("{name}: {good} of {} encodings", 2 * outputs.lines().count());
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -271,8 +271,18 @@ impl Reader<'_> {
         };
         let shared = keys.nonzero(".expert_shared_feed_forward_length", MAX_FFN)?;
         let normalize = keys.flag(".expert_weights_norm")?;
-        let dense_layers =
+        let dense_layers: Vec<bool> =
             (0..num_layers).map(|layer| self.has(&format!("blk.{layer}.ffn_gate.weight"))).collect();
+        // Names are made for every expert of every layer, so their number must be one the file pays for.
+        for layer in (0..num_layers).filter(|layer| !dense_layers[*layer as usize]) {
+            let name = format!("blk.{layer}.ffn_down_exps.weight");
+            let stacked = self.file.tensor(&name).map(|tensor| tensor.shape()[0]);
+            let single = || self.has(&format!("blk.{layer}.ffn_down.{}.weight", experts - 1));
+            if stacked.map_or_else(single, |found| found == u64::from(experts)) {
+                continue;
+            }
+            return Err(self.file.tensor_error(&name, format!("does not hold {experts} experts")));
+        }
         Ok(Some(MoeSpec {
             experts,
             experts_per_token,

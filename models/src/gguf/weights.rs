@@ -120,11 +120,12 @@ fn locate(file: &GgufFile, mut place: Place, spec: &ModelSpec) -> Result<Place, 
         let problem = format!("shape {:?}; needed is {needed}", tensor.shape());
         Err(file.tensor_error(&place.gguf, problem))
     };
-    if let [values] = place.shape[..] {
-        let fits = tensor.shape().len() == 1
-            && place.first_row.checked_add(values).is_some_and(|end| end <= tensor.cols());
-        if !fits {
-            return fail(format!("[{}]", place.first_row + values));
+    // Rows, or values, that the tensor must have: those of the other parts too, where it holds several.
+    let shared = place.gguf.contains("attn_qkv") && !place.name.contains("qkv_proj");
+    let together = if shared { spec.query_width() + 2 * spec.kv_width() } else { place.shape[0] };
+    if place.shape.len() == 1 {
+        if tensor.shape() != [together] {
+            return fail(format!("[{together}]"));
         }
         if !matches!(tensor.format, WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16) {
             let problem = format!("format {}; accepted for a vector are f32, f16, bf16", tensor.format);
@@ -136,23 +137,20 @@ fn locate(file: &GgufFile, mut place: Place, spec: &ModelSpec) -> Result<Place, 
     let fits = match (tensor.shape(), place.expert) {
         // The gate of the shared expert has one row; older files have it as a vector.
         ([found], None) => rows == 1 && *found == cols,
-        ([found_rows, found], None) => place.first_row + rows <= *found_rows && *found == cols,
+        ([found_rows, found], None) => (*found_rows, *found) == (together, cols),
         ([experts, found_rows, found], Some((_, count))) => {
             // Gate and up rows of an expert may stand in one tensor.
             let together = if place.gguf.contains("ffn_gate_up_exps") { 2 * rows } else { rows };
-            *experts == u64::from(count) && *found_rows == together && *found == cols
+            (*experts, *found_rows, *found) == (u64::from(count), together, cols)
         }
         // Files from before experts were one tensor.
-        ([found_rows, found], Some(_)) => place.first_row == 0 && *found_rows == rows && *found == cols,
+        ([found_rows, found], Some(_)) => place.first_row == 0 && (*found_rows, *found) == (rows, cols),
         _ => false,
     };
-    let shared_rows = [TensorRole::Query, TensorRole::Key, TensorRole::Value].contains(&place.role)
-        && place.gguf.contains("attn_qkv");
-    let whole = place.expert.is_some() || shared_rows || tensor.rows() == rows;
-    match (fits && whole, place.expert) {
+    match (fits, place.expert) {
         (true, _) => Ok(place),
         (false, Some((_, count))) => fail(format!("[{count}, {rows}, {cols}]")),
-        (false, None) => fail(format!("[{}, {cols}]", place.first_row + rows)),
+        (false, None) => fail(format!("[{together}, {cols}]")),
     }
 }
 
