@@ -15,6 +15,13 @@ const PASS_TOKENS: usize = 512;
 /// Matrices per parallel region; more go in several.
 const REGION: usize = 8;
 
+/// Sums that a worker keeps between panels, in lines: with the panel's activations they fill half of a second-level cache, and
+/// the activations of all panels are read from beyond it once per this many.
+const SUM_LINES: usize = 4096;
+
+/// Pieces of work per worker, so that a late one can be helped.
+const SHARES: usize = 16;
+
 /// How far ahead of its loads a stream kernel asks memory for weights.
 const AHEAD_BYTES: usize = 4096;
 
@@ -91,11 +98,10 @@ fn region(
     scratch: &mut Activations,
 ) {
     let mut jobs = [const { None }; REGION];
-    let (mut groups, mut column, mut slots) = (0, column, 0);
-    let (mut serial, mut shortest) = (true, usize::MAX);
-    let mut worker_bytes = 0;
+    let (mut items, mut column, mut slots, mut worker_bytes) = (0, column, 0, 0);
+    let serial = ws.iter().all(|w| tokens * w.rows() * w.cols() <= SERIAL_MACS);
     for (i, w) in ws.iter().enumerate() {
-        let mut job = Job::new(w, tokens, column, groups);
+        let mut job = Job::new(w, tokens, column, items, pool.threads());
         let same = jobs[..i].iter().flatten().find(|other: &&Job| other.sees_the_same(&job));
         job.slot = same.map_or(slots, |other| other.slot);
         if job.slot == slots {
@@ -103,21 +109,15 @@ fn region(
             scratch.convert(pool, w.isa(), job.input, slots, &job.cut, &source);
             slots += 1;
         }
-        serial &= tokens * w.rows() * w.cols() <= SERIAL_MACS;
-        shortest = shortest.min(if job.plan.panels { 1 } else { usize::MAX });
         worker_bytes = worker_bytes.max(job.worker_bytes());
         column += w.rows();
-        groups += job.groups;
+        items += job.items.count;
         jobs[i] = Some(job);
     }
     let workers = scratch.workers(worker_bytes * pool.threads());
     let region = Region { jobs, tokens, output, scratch, workers, worker_bytes };
-    let chunk = match serial {
-        true => groups,
-        // Many chunks per worker, so that a late one can be helped.
-        false => (groups / (16 * pool.threads())).clamp(1, shortest),
-    };
-    pool.split(groups, chunk, &|worker, range| range.for_each(|group| region.group(worker, group)));
+    let chunk = if serial { items } else { 1 };
+    pool.split(items, chunk, &|worker, range| range.for_each(|item| region.item(worker, item)));
 }
 
 /// One matrix of a region.
@@ -135,13 +135,13 @@ struct Job<'a> {
     slot: usize,
     /// Where this matrix starts in a row of the output.
     column: usize,
-    /// Groups of row tiles, and how many those of the matrices before are.
-    groups: usize,
-    first_group: usize,
+    /// Register tiles of rows, dealt out in pieces, and how many pieces the matrices before have.
+    items: TokenTiles,
+    first_item: usize,
 }
 
 impl<'a> Job<'a> {
-    fn new(w: &'a PackedMatrix, tokens: usize, column: usize, first_group: usize) -> Self {
+    fn new(w: &'a PackedMatrix, tokens: usize, column: usize, first_item: usize, threads: usize) -> Self {
         let (format, isa) = (w.format(), w.isa());
         let input = Input::new(format, isa);
         let plan = gemm::plan(input, isa, tokens);
@@ -162,8 +162,8 @@ impl<'a> Job<'a> {
             layout,
             slot: 0,
             column,
-            groups: w.rows().div_ceil(TILE_ROWS * plan.group),
-            first_group,
+            items: items(w.rows(), tokens, &plan, threads),
+            first_item,
         }
     }
 
@@ -175,15 +175,24 @@ impl<'a> Job<'a> {
     }
 
     fn panel_bytes(&self) -> usize {
-        if self.unpack.is_some() { self.plan.group * self.layout.stride } else { 0 }
+        if self.unpack.is_some() { self.plan.tiles * self.layout.stride } else { 0 }
     }
 
     /// Scratch of a worker: the unpacked panel, and sums of every tile and token.
     fn worker_bytes(&self) -> usize {
-        let sums = if self.plan.panels { self.plan.group * self.cut.tokens * LINE } else { 0 };
+        let tiles = (self.items.width + 1) * self.plan.tiles;
+        let sums = if self.plan.panels { tiles * self.cut.tokens * LINE } else { 0 };
         // A page apart, so that workers never share a line or its neighbour.
         (self.panel_bytes() + sums).next_multiple_of(4096)
     }
+}
+
+/// Deals register tiles of rows out in equal pieces.
+fn items(rows: usize, tokens: usize, plan: &Plan, threads: usize) -> TokenTiles {
+    let tiles = rows.div_ceil(TILE_ROWS * plan.tiles);
+    let share = tiles.div_ceil(SHARES * threads);
+    let most = SUM_LINES / tokens / plan.tiles;
+    TokenTiles::new(tiles, if plan.panels { most.clamp(1, share.max(8)) } else { share })
 }
 
 struct Region<'a> {
@@ -200,31 +209,32 @@ struct Region<'a> {
 unsafe impl Sync for Region<'_> {}
 
 impl Region<'_> {
-    /// All tokens of a group of row tiles.
-    fn group(&self, worker: usize, group: usize) {
-        let job = self.jobs.iter().flatten().rev().find(|job| job.first_group <= group);
-        let job = job.expect("groups are counted from the jobs");
-        let first_row = (group - job.first_group) * job.plan.group * TILE_ROWS;
-        let rows = (job.plan.group * TILE_ROWS).min(job.w.rows() - first_row);
-        // Within the buffer, which has this many bytes for every worker.
+    /// All tokens of some row tiles, panel after panel: the activations of a panel stay in cache for all of them.
+    fn item(&self, worker: usize, item: usize) {
+        let job = self.jobs.iter().flatten().rev().find(|job| job.first_item <= item);
+        let job = job.expect("items are counted from the jobs");
+        let (first, count) = job.items.tile(item - job.first_item);
+        let step = job.plan.tiles * TILE_ROWS;
+        // Within the buffer, which has this many bytes for every worker: an unpacked panel, then sums.
         let scratch = self.workers.wrapping_add(worker * self.worker_bytes);
-        let panels = job.cut.blocks.div_ceil(job.cut.panel);
-        for panel in 0..panels {
-            self.unpack(job, first_row, rows, panel, scratch);
-            for tile in 0..job.cut.tiles.count {
-                for row in (0..rows).step_by(job.plan.tiles * TILE_ROWS) {
-                    self.register_tile(job, first_row, rows, row, panel, tile, scratch);
-                }
+        for panel in 0..job.cut.blocks.div_ceil(job.cut.panel) {
+            for tile in 0..count {
+                let row = (first + tile) * step;
+                let rows = step.min(job.w.rows() - row);
+                let lines = tile * job.plan.tiles * self.tokens;
+                let sums = scratch.wrapping_add(job.panel_bytes() + lines * LINE);
+                self.unpack(job, row, rows, panel, scratch);
+                self.row_tile(job, row, rows, panel, scratch, sums);
             }
         }
     }
 
-    fn unpack(&self, job: &Job, first_row: usize, rows: usize, panel: usize, scratch: *mut u8) {
+    fn unpack(&self, job: &Job, row: usize, rows: usize, panel: usize, scratch: *mut u8) {
         let Some(unpack) = job.unpack else { return };
         let (first, blocks) = job.cut.panel(panel);
         let stride = job.w.layout().stride;
         for tile in 0..rows.div_ceil(TILE_ROWS) {
-            let packed = &job.w.data()[(first_row / TILE_ROWS + tile) * stride..][..stride];
+            let packed = &job.w.data()[(row / TILE_ROWS + tile) * stride..][..stride];
             let args = UnpackArgs {
                 format: job.w.format(),
                 wide: job.w.wide(),
@@ -232,69 +242,63 @@ impl Region<'_> {
                 layout: job.w.layout(),
                 first,
                 blocks,
+                ahead: job.plan.tiles * stride,
                 out: scratch.wrapping_add(tile * job.layout.stride),
             };
-            // SAFETY: an existing tile; `worker_bytes` left room for the panels of a group; packing checked the CPU.
+            // SAFETY: an existing tile; `worker_bytes` left room for the panels of a register tile; packing checked the CPU.
             unsafe { unpack(&args) };
         }
     }
 
-    /// `row` is the first row of the register tile within the group that starts at `first_row` and has `rows`.
-    fn register_tile(
-        &self,
-        job: &Job,
-        first_row: usize,
-        rows: usize,
-        row: usize,
-        panel: usize,
-        tile: usize,
-        scratch: *mut u8,
-    ) {
-        let (token, width) = job.cut.tiles.tile(tile);
-        let rows = (job.plan.tiles * TILE_ROWS).min(rows - row);
-        let kernel = if width == job.cut.tiles.width { job.narrow } else { job.wide };
+    /// One panel of the register tiles of some rows, for all tokens.
+    fn row_tile(&self, job: &Job, row: usize, rows: usize, panel: usize, scratch: *mut u8, sums: *mut u8) {
         let (first, blocks) = job.cut.panel(panel);
         let slot = self.scratch.slot(job.slot);
-        let record = job.cut.record(first, (token, width)) * job.input.words_per_block();
-        let column = job.column + first_row + row;
-        // Both ends of the output are in range, or these panic.
-        let out = self.output.out.at(token * self.output.width + column);
-        self.output.out.at((token + width - 1) * self.output.width + column + rows - 1);
+        let words = job.input.words_per_block();
+        let column = job.column + row;
         let unpacked = job.unpack.is_some();
-        let weights = if unpacked {
-            scratch.wrapping_add(row / TILE_ROWS * job.layout.stride).cast_const()
-        } else {
-            job.w.data()[(first_row + row) / TILE_ROWS * job.layout.stride..].as_ptr()
-        };
-        // Sums of earlier row tiles of the group, `tokens` lines each, then those of earlier tokens.
-        let lines = row / TILE_ROWS * self.tokens + token * job.plan.tiles;
-        let args = TileArgs {
-            weights,
+        let records = &slot.words[job.cut.record(first, (0, 0)) * words..][..self.tokens * blocks * words];
+        // The other end of the output is in range, or this panics.
+        self.output.out.at((self.tokens - 1) * self.output.width + column + rows - 1);
+        let mut args = TileArgs {
+            weights: match unpacked {
+                true => scratch.cast_const(),
+                false => job.w.data()[row / TILE_ROWS * job.layout.stride..].as_ptr(),
+            },
             tile_stride: job.layout.stride,
             rows,
             layout: &job.layout,
             first: if unpacked { 0 } else { first },
             blocks,
-            x: slot.words[record..].as_ptr(),
-            sums: scratch.wrapping_add(job.panel_bytes() + lines * LINE).cast(),
+            x: records.as_ptr(),
+            sums: sums.cast(),
             resume: panel > 0,
             suspend: first + blocks < job.cut.blocks,
-            // Panels that are read as packed stay in cache for all tokens; the first asks for the next panel.
-            ahead: match job.plan.panels {
-                false => AHEAD_BYTES,
-                true if tile == 0 => PANEL_BLOCKS * job.layout.block_bytes,
-                true => 0,
-            },
-            token_scales: slot.scales.as_ptr().wrapping_add(token),
-            token_offsets: slot.offsets.as_ptr().wrapping_add(token),
-            out,
+            // Panels that are read as packed stay in cache for all tokens; the first asks for the same panel of the tiles
+            // that come next.
+            ahead: if job.plan.panels { job.layout.stride } else { AHEAD_BYTES },
+            token_scales: slot.scales.as_ptr(),
+            token_offsets: slot.offsets.as_ptr(),
+            out: self.output.out.at(column),
             out_stride: self.output.width,
         };
-        // SAFETY: existing row tiles and token tiles inside buffers that packing, `Activations::convert` and `worker_bytes`
-        // sized from the same layout and cut; token scales and offsets are only read for inputs that have them. The CPU has
-        // the instruction set: packing checked it. The outputs belong to this worker alone, because `split` hands out each
-        // group once.
-        unsafe { kernel(&args) };
-        debug_assert!(self.tokens >= token + width);
+        for tile in 0..job.cut.tiles.count {
+            let (token, width) = job.cut.tiles.tile(tile);
+            debug_assert!(token + width <= self.tokens);
+            let kernel = if width == job.cut.tiles.width { job.narrow } else { job.wide };
+            // SAFETY: existing row tiles and token tiles inside buffers that packing, `Activations::convert` and
+            // `worker_bytes` sized from the same layout and cut; token scales and offsets are only read for inputs that have
+            // them. The CPU has the instruction set: packing checked it. The outputs belong to this worker alone, because
+            // `split` hands out each item once.
+            unsafe { kernel(&args) };
+            args.x = args.x.wrapping_add(width * blocks * words);
+            args.sums = args.sums.wrapping_add(width * job.plan.tiles * TILE_ROWS);
+            args.token_scales = args.token_scales.wrapping_add(width);
+            args.token_offsets = args.token_offsets.wrapping_add(width);
+            args.out = args.out.wrapping_add(width * self.output.width);
+            if job.plan.panels {
+                args.ahead = 0;
+            }
+        }
     }
 }

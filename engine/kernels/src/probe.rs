@@ -8,6 +8,7 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ const BUDGET: Duration = Duration::from_millis(150);
 
 /// Far larger than the last-level cache this machine's threads can hold on to.
 const BANDWIDTH_BYTES: usize = 256 << 20;
+
+/// A round reads this much of it, the next round the next part: short enough to end between two interruptions.
+const ROUND_BYTES: usize = 16 << 20;
 
 /// Multiply-add instructions per accumulator in one round of a peak: below a millisecond.
 const REPEATS: usize = 100_000;
@@ -38,8 +42,15 @@ pub fn read_bandwidth(threads: usize) -> f64 {
         unsafe { shared.slice(worker * part, part) }.fill(worker as u64 + 1);
     });
     let isa = Isa::best();
-    let bytes = (part * pool.threads() * size_of::<u64>()) as f64;
-    bytes / best_round_s(&|| pool.run(&|worker| read(isa, &buffer[worker * part..][..part])))
+    let piece = ROUND_BYTES / size_of::<u64>() / pool.threads();
+    let pieces = part / piece;
+    let next = Cell::new(0);
+    let round = || {
+        let piece_at = next.get() % pieces * piece;
+        next.set(next.get() + 1);
+        pool.run(&|worker| read(isa, &buffer[worker * part + piece_at..][..piece]));
+    };
+    (piece * pool.threads() * size_of::<u64>()) as f64 / best_round_s(&round)
 }
 
 /// Operations per second of `threads` threads that only multiply-add in f32 (two operations each).

@@ -21,7 +21,7 @@ pub(crate) fn plan(input: Input) -> Plan {
         Input::F32 | Input::Bf16Widened => 6,
         _ => 3,
     };
-    Plan { tiles: 1, tokens, group: 4, panels: true }
+    Plan { tiles: 1, tokens, panels: true }
 }
 
 pub(crate) fn kernel(format: WeightFormat, _wide: bool, _plan: &Plan, tokens: usize) -> Kernel {
@@ -70,22 +70,22 @@ pub(crate) unsafe fn unpack(a: &UnpackArgs) {
 unsafe fn block_tile<const SUBS: usize, const MINS: usize, const SIGNED: bool, const T: usize>(a: &TileArgs) {
     // SAFETY: the panel has `blocks` blocks of quads, scales and minima, and every token a record for each.
     unsafe {
-        let words = (QUADS + SUBS + 1 + MINS) * T;
+        let words = QUADS + SUBS + 1 + MINS;
         let mut acc: [[__m256; T]; HALVES] = load(a);
         for b in 0..a.blocks {
-            let (block, x) = (a.tile(0).add(b * a.layout.block_bytes), a.x.add(b * words));
+            let (block, x) = (a.tile(0).add(b * a.layout.block_bytes), a.x.add(b * T * words));
             for sub in 0..SUBS {
                 let mut sums = [[_mm256_setzero_si256(); T]; HALVES];
                 for t in 0..T {
-                    let start = _mm256_set1_epi32(*x.add((QUADS + sub) * T + t) as i32);
+                    let start = _mm256_set1_epi32(*x.add(t * words + QUADS + sub) as i32);
                     sums[0][t] = start;
                     sums[1][t] = start;
                 }
                 for s in sub * QUADS / SUBS..(sub + 1) * QUADS / SUBS {
-                    add_products::<SIGNED, T>(&mut sums, block.add(s * LINE), x.add(s * T));
+                    add_products::<SIGNED, T>(&mut sums, block.add(s * LINE), x.add(s), words);
                 }
                 for t in 0..T {
-                    let magic = _mm256_set1_ps(f32::from_bits(*x.add((QUADS + SUBS) * T + t)));
+                    let magic = _mm256_set1_ps(f32::from_bits(*x.add(t * words + QUADS + SUBS)));
                     for h in 0..HALVES {
                         let scale = line(block, QUADS + sub, h);
                         let sum = _mm256_sub_ps(_mm256_castsi256_ps(sums[h][t]), magic);
@@ -95,7 +95,7 @@ unsafe fn block_tile<const SUBS: usize, const MINS: usize, const SIGNED: bool, c
             }
             for m in 0..MINS {
                 for t in 0..T {
-                    let sum = _mm256_set1_ps(f32::from_bits(*x.add((QUADS + SUBS + 1 + m) * T + t)));
+                    let sum = _mm256_set1_ps(f32::from_bits(*x.add(t * words + QUADS + SUBS + 1 + m)));
                     for h in 0..HALVES {
                         acc[h][t] = _mm256_fmadd_ps(sum, line(block, QUADS + SUBS + m, h), acc[h][t]);
                     }
@@ -121,7 +121,7 @@ unsafe fn row8_tile<const T: usize>(a: &TileArgs) {
         for b in 0..a.blocks {
             let block = a.tile(0).add(a.layout.header_bytes + b * a.layout.block_bytes);
             for s in 0..QUADS {
-                add_products::<true, T>(&mut sums, block.add(s * LINE), a.x.add((b * QUADS + s) * T));
+                add_products::<true, T>(&mut sums, block.add(s * LINE), a.x.add(b * T * QUADS + s), QUADS);
             }
         }
         let mut kept = [[_mm256_setzero_ps(); T]; HALVES];
@@ -149,7 +149,7 @@ unsafe fn float_tile<const FP8: bool, const T: usize>(a: &TileArgs) {
             for k in 0..BLOCK {
                 let w = [line(block, k, 0), line(block, k, 1)];
                 for t in 0..T {
-                    let x = _mm256_set1_ps(f32::from_bits(*a.x.add((b * BLOCK + k) * T + t)));
+                    let x = _mm256_set1_ps(f32::from_bits(*a.x.add((b * T + t) * BLOCK + k)));
                     for h in 0..HALVES {
                         let sum = if FP8 { &mut chunk[h][t] } else { &mut acc[h][t] };
                         *sum = _mm256_fmadd_ps(w[h], x, *sum);
@@ -179,14 +179,15 @@ unsafe fn add_products<const SIGNED: bool, const T: usize>(
     sums: &mut [[__m256i; T]; HALVES],
     quad: *const u8,
     x: *const u32,
+    words: usize,
 ) {
     let ones = _mm256_set1_epi16(1);
     for h in 0..HALVES {
         // SAFETY: a quad is a line of 64 bytes.
         let w = unsafe { _mm256_load_si256(quad.add(h * LINE / HALVES).cast()) };
         for t in 0..T {
-            // SAFETY: `x` points at one word per token.
-            let x = _mm256_set1_epi32(unsafe { *x.add(t) } as i32);
+            // SAFETY: `x` points at the word of the first of `T` records of `words`.
+            let x = _mm256_set1_epi32(unsafe { *x.add(t * words) } as i32);
             let pairs = match SIGNED {
                 true => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
                 false => _mm256_maddubs_epi16(w, x),

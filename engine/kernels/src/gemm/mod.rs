@@ -5,7 +5,7 @@
 //! leave a register are stored whole. That is what makes results independent of batch and threads.
 //!
 //! Two regimes. *Stream*, for few tokens: a kernel reads packed tiles from memory, unpacks levels in registers and keeps sums
-//! in registers over the whole row. *Panel*, for more: a worker unpacks 256 columns of some tiles once, to bytes that stay in
+//! in registers over the whole row. *Panel*, for more: a worker unpacks 512 columns of some tiles once, to bytes that stay in
 //! the first-level cache, and multiplies them with all tokens; the sums wait in a scratch between panels.
 //!
 //! Order of one output element, all instruction sets (`fma` rounds once):
@@ -44,7 +44,7 @@ pub(crate) struct TileArgs<'a> {
     /// First block, at the start of a unit in block formats.
     pub first: usize,
     pub blocks: usize,
-    /// Records of the blocks, `[block][word][T]`.
+    /// Records of the blocks, `[block][T][word]`.
     pub x: *const u32,
     /// Sums of `R x T` lines between panels, `[r][t][16]`.
     pub sums: *mut f32,
@@ -68,6 +68,13 @@ impl TileArgs<'_> {
         self.weights.wrapping_add(r.min((self.rows - 1) / TILE_ROWS) * self.tile_stride)
     }
 
+    /// How far ahead of byte `at` of its tile a kernel of `R` tiles prefetches: behind its own tile come `R - 1` tiles that
+    /// the others of the kernel read, then the next of its own.
+    #[inline(always)]
+    pub(crate) fn ahead_of<const R: usize>(&self, at: usize) -> usize {
+        self.ahead + if at + self.ahead >= self.tile_stride { (R - 1) * self.tile_stride } else { 0 }
+    }
+
     /// Rows of tile position `r` that exist, 0..=16.
     #[inline(always)]
     pub(crate) fn lanes(&self, r: usize) -> usize {
@@ -88,6 +95,8 @@ pub(crate) struct UnpackArgs<'a> {
     pub layout: &'a Layout,
     pub first: usize,
     pub blocks: usize,
+    /// Where the weights lie that are unpacked next, in bytes from these.
+    pub ahead: usize,
     /// Where the panel goes, laid out as [`panel::layout`] says.
     pub out: *mut u8,
 }
@@ -162,8 +171,6 @@ pub(crate) struct Plan {
     pub tiles: usize,
     /// Most tokens per kernel call.
     pub tokens: usize,
-    /// Tiles that a worker takes together; `tiles` in the stream regime.
-    pub group: usize,
     /// Whether rows are cut into panels of [`PANEL_BLOCKS`].
     pub panels: bool,
 }

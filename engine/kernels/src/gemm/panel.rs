@@ -12,8 +12,9 @@ use super::{UnpackArgs, levels, scales};
 use crate::pack::FP8_ORDER;
 use crate::{Isa, WeightFormat};
 
-/// Blocks per panel: 256 columns of a tile are 4 KiB of factors.
-pub(crate) const PANEL_BLOCKS: usize = 8;
+/// Blocks per panel: 512 columns of two tiles are 16 KiB of factors, which a first-level cache holds beside activations and
+/// sums that pass by. Shorter panels move sums more often.
+pub(crate) const PANEL_BLOCKS: usize = 16;
 
 /// Whether factors can be large enough to saturate sums of two products in 16 bits.
 pub(crate) fn needs_signed(format: WeightFormat) -> bool {

@@ -10,7 +10,9 @@
 //!
 //! A NaN reaches every output of its token, as it would in f32. In the block formats so do values of 1e30 and above.
 
-use super::round::int8;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::round::{Block8, int8};
 use super::{BLOCK, bf16_bits, block8, e4m3_value, token_scale};
 use crate::arena::AlignedBuf;
 use crate::gemm::Input;
@@ -29,7 +31,7 @@ pub struct Activations {
 /// One conversion of the tokens of a call.
 #[derive(Default)]
 pub(crate) struct Slot {
-    /// Records of a block, see [`Input::words_per_block`], `[panel][token tile][block of the panel][word][token of the tile]`.
+    /// Records of a block, see [`Input::words_per_block`], `[panel][token tile][block of the panel][token of the tile][word]`.
     pub words: Vec<u32>,
     /// Int8 and fp8: scale of each token.
     pub scales: Vec<f32>,
@@ -163,6 +165,12 @@ fn grow<T: Default + Clone>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
+/// Blocks that are converted of one token before the next.
+const STRIP_BLOCKS: usize = 8;
+
+/// Most tokens of a tile, in any plan.
+const MAX_WIDTH: usize = 12;
+
 /// Some blocks of a tile of tokens.
 struct Part<'a> {
     source: &'a Source<'a>,
@@ -183,109 +191,116 @@ impl Part<'_> {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { convert_avx2(self, input) },
-            _ => self.convert_body(input),
+            _ => self.convert_body(input, &block8, &int8_block),
         }
     }
 
     /// The same source for every instruction set; IEEE arithmetic makes the results the same.
     #[inline(always)]
-    fn convert_body(&self, input: Input) {
+    fn convert_body(
+        &self,
+        input: Input,
+        block8: &impl Fn(&[f32; BLOCK]) -> Block8,
+        int8_block: &impl Fn(&[f32; BLOCK], f32) -> ([i8; BLOCK], i32),
+    ) {
         let (start, width) = self.tile;
         let per_block = input.words_per_block();
-        for t in 0..width {
-            let row = &self.source.x[(start + t) * self.source.cols..][..self.source.cols];
-            let (scale, inverse) = match input {
-                Input::Row8 { .. } => token_scale(row, 127.0),
-                Input::Fp8Pairs | Input::Fp8Widened => match self.source.input_scale {
-                    Some(scale) => (scale, 1.0 / scale),
-                    None => token_scale(row, 448.0),
-                },
-                _ => (1.0, 1.0),
-            };
-            let mut total = 0;
-            for block in self.blocks.clone() {
-                let at = self.cut.record(block, self.tile) * per_block;
+        let row = |t: usize| &self.source.x[(start + t) * self.source.cols..][..self.source.cols];
+        // Scale, its inverse, and the sum of the bytes of each token.
+        let mut tokens = [(1.0, 1.0, 0); MAX_WIDTH];
+        if input.is_per_token() {
+            for (t, token) in tokens[..width].iter_mut().enumerate() {
+                let (scale, inverse) = match (input, self.source.input_scale) {
+                    (Input::Row8 { .. }, _) => token_scale(row(t), 127.0),
+                    (_, Some(scale)) => (scale, 1.0 / scale),
+                    (_, None) => token_scale(row(t), 448.0),
+                };
+                *token = (scale, inverse, 0);
+            }
+        }
+        // A few blocks of each token in turn: short enough for their records to be written while in cache, long enough to
+        // read a token's columns as a stream.
+        let steps = self.blocks.clone().step_by(STRIP_BLOCKS);
+        let strips = steps.flat_map(|first| (0..width).map(move |t| (first, t)));
+        for (first, t) in strips {
+            let row = row(t);
+            for block in first..self.blocks.end.min(first + STRIP_BLOCKS) {
+                let at = (self.cut.record(block, self.tile) + t) * per_block;
                 // SAFETY: every (tile, block) is converted by exactly one worker, and records do not overlap.
-                let record = unsafe { self.words.slice(at, width * per_block) };
-                let values = self.block(row, block);
+                let record = unsafe { self.words.slice(at, per_block) };
+                let mut padded = [0.0; BLOCK];
+                let values = self.block(row, block, &mut padded);
                 match input {
-                    Input::F32 => put(record, t, width, bytemuck::cast_ref::<_, [u32; BLOCK]>(&values)),
+                    Input::F32 => record.copy_from_slice(bytemuck::cast_ref::<_, [u32; BLOCK]>(values)),
                     Input::Bf16Widened => {
                         let mut wide = [0; BLOCK];
                         for i in 0..BLOCK {
                             wide[i] = u32::from(bf16_bits(values[i])) << 16;
                         }
-                        put(record, t, width, &wide);
+                        record.copy_from_slice(&wide);
                     }
-                    Input::Bf16Pairs => put(record, t, width, &pairs(&values)),
+                    Input::Bf16Pairs => record.copy_from_slice(&pairs(values)),
                     Input::Fp8Widened | Input::Fp8Pairs => {
                         let mut rounded = [0.0; BLOCK];
                         for i in 0..BLOCK {
-                            rounded[i] = e4m3_value(values[i] * inverse);
+                            rounded[i] = e4m3_value(values[i] * tokens[t].1);
                         }
                         if input == Input::Fp8Pairs {
-                            put(record, t, width, &pairs(&rounded));
+                            record.copy_from_slice(&pairs(&rounded));
                         } else {
-                            put(record, t, width, bytemuck::cast_ref::<_, [u32; BLOCK]>(&rounded));
+                            record.copy_from_slice(bytemuck::cast_ref::<_, [u32; BLOCK]>(&rounded));
                         }
                     }
                     Input::Row8 { .. } => {
-                        let mut q = [0i8; BLOCK];
-                        for i in 0..BLOCK {
-                            q[i] = int8(values[i] * inverse);
-                        }
-                        for q in q {
-                            total += i32::from(q);
-                        }
-                        put(record, t, width, &bytemuck::cast::<_, [u32; BLOCK / 4]>(q));
+                        let (q, sum) = int8_block(values, tokens[t].1);
+                        tokens[t].2 += sum;
+                        record.copy_from_slice(&bytemuck::cast::<_, [u32; BLOCK / 4]>(q));
                     }
                     Input::Block8 { bias, subs, sums } => {
-                        let converted = block8(&values);
-                        put(record, t, width, &bytemuck::cast::<_, [u32; BLOCK / 4]>(converted.q));
+                        let converted = block8(values);
+                        let (quads, rest) = record.split_at_mut(BLOCK / 4);
+                        quads.copy_from_slice(&bytemuck::cast::<_, [u32; BLOCK / 4]>(converted.q));
                         let whole = converted.sums[0] + converted.sums[1];
                         let magic = converted.magic.to_bits();
-                        let mut at = BLOCK / 4 * width + t;
                         for sub in 0..subs {
                             let sum = if subs == 1 { whole } else { converted.sums[sub] };
-                            record[at] = magic.wrapping_sub((bias * sum) as u32);
-                            at += width;
+                            rest[sub] = magic.wrapping_sub((bias * sum) as u32);
                         }
-                        record[at] = magic;
+                        rest[subs] = magic;
                         for part in 0..sums {
                             let sum = if sums == 1 { whole } else { converted.sums[part] };
-                            record[at + (part + 1) * width] = (sum as f32 * converted.step).to_bits();
+                            rest[subs + 1 + part] = (sum as f32 * converted.step).to_bits();
                         }
                     }
                 }
             }
-            if input.is_per_token() {
-                // SAFETY: parts of such inputs cover whole rows, so each token belongs to one worker.
-                unsafe {
-                    self.scales.slice(start + t, 1)[0] = scale;
-                    self.offsets.slice(start + t, 1)[0] = match input {
-                        Input::Row8 { bias } => -bias * total,
-                        _ => 0,
-                    };
-                }
+        }
+        if let Input::Row8 { .. } | Input::Fp8Pairs | Input::Fp8Widened = input {
+            // SAFETY: parts of such inputs cover whole rows, so each token belongs to one worker.
+            let (scales, offsets) =
+                unsafe { (self.scales.slice(start, width), self.offsets.slice(start, width)) };
+            for t in 0..width {
+                scales[t] = tokens[t].0;
+                offsets[t] = if let Input::Row8 { bias } = input { -bias * tokens[t].2 } else { 0 };
             }
         }
     }
 
-    /// 32 columns in packed order, zeros beyond the last.
+    /// 32 columns in packed order, zeros beyond the last; `padded` holds them where they are not those of the row.
     #[inline(always)]
-    fn block(&self, row: &[f32], block: usize) -> [f32; BLOCK] {
-        let first = block * BLOCK;
-        let mut values = [0.0; BLOCK];
+    fn block<'b>(&self, row: &'b [f32], block: usize, padded: &'b mut [f32; BLOCK]) -> &'b [f32; BLOCK] {
+        let rest = row.get(block * BLOCK..).unwrap_or(&[]);
         if let Some(order) = self.source.order {
-            for (value, &c) in values.iter_mut().zip(order.get(first..).unwrap_or(&[])) {
+            for (value, &c) in padded.iter_mut().zip(order.get(block * BLOCK..).unwrap_or(&[])) {
                 *value = row[c as usize];
             }
-        } else if let Some(whole) = row.get(first..first + BLOCK) {
-            values.copy_from_slice(whole);
-        } else if let Some(rest) = row.get(first..) {
-            values[..rest.len()].copy_from_slice(rest);
+            return padded;
         }
-        values
+        if let Some(whole) = rest.first_chunk() {
+            return whole;
+        }
+        padded[..rest.len()].copy_from_slice(rest);
+        padded
     }
 }
 
@@ -300,24 +315,30 @@ fn pairs(values: &[f32; BLOCK]) -> [u32; BLOCK / 2] {
     bytemuck::cast(narrow)
 }
 
-/// Spreads the words of token `t` over a record of `width` tokens.
+/// Signed bytes of a block, and their sum.
 #[inline(always)]
-fn put(record: &mut [u32], t: usize, width: usize, values: &[u32]) {
-    for (tokens, value) in record.chunks_exact_mut(width).zip(values) {
-        tokens[t] = *value;
+fn int8_block(x: &[f32; BLOCK], inverse: f32) -> ([i8; BLOCK], i32) {
+    let mut q = [0i8; BLOCK];
+    for i in 0..BLOCK {
+        q[i] = int8(x[i] * inverse);
     }
+    let mut sum = 0;
+    for q in q {
+        sum += i32::from(q);
+    }
+    (q, sum)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn convert_avx512(part: &Part<'_>, input: Input) {
-    part.convert_body(input);
+    part.convert_body(input, &|x| avx512::block8(x), &|x, inverse| avx512::int8(x, inverse));
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn convert_avx2(part: &Part<'_>, input: Input) {
-    part.convert_body(input);
+    part.convert_body(input, &block8, &int8_block);
 }
 
 #[cfg(test)]

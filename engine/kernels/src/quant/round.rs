@@ -13,6 +13,7 @@ const TOO_SMALL_BITS: u32 = (127 - 100) << 23;
 
 /// A block of activations as signed bytes: `x = q * 2^e` within half a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(align(32))]
 pub(crate) struct Block8 {
     pub q: [i8; BLOCK],
     /// Sums of the bytes of each half.
@@ -24,10 +25,55 @@ pub(crate) struct Block8 {
     pub step: f32,
 }
 
-/// The step of a block is the smallest power of two that brings its largest magnitude to at most 127.
+/// The step of a block, from the bits of its largest magnitude.
 ///
-/// A power of two costs up to one bit against `amax / 127`, on average as much as one scale for 256 values does on values
-/// without outliers, and less with them. In return products need no multiplication by the step: it is an exponent.
+/// It is the smallest power of two that brings that magnitude to at most 127. A power of two costs up to one bit against
+/// `amax / 127`, on average as much as one scale for 256 values does on values without outliers, and less with them. In return
+/// products need no multiplication by the step: it is an exponent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Exponent {
+    amax: u32,
+    e: i32,
+}
+
+impl Exponent {
+    #[inline(always)]
+    pub(super) fn new(amax: u32) -> Self {
+        // 127 = 1.984375 * 2^6: above that mantissa the next power of two is needed.
+        let e = (amax >> 23) as i32 - 127 - 6 + i32::from(amax & 0x7f_ffff > 0x7e_0000);
+        Exponent { amax, e: if (TOO_SMALL_BITS..TOO_LARGE_BITS).contains(&amax) { e } else { 0 } }
+    }
+
+    #[inline(always)]
+    pub(super) fn is_infinite(self) -> bool {
+        self.amax >= TOO_LARGE_BITS
+    }
+
+    /// What a block with a NaN, an infinity or a value near it becomes.
+    #[inline(always)]
+    pub(super) fn infinite(self) -> Block8 {
+        Block8 { q: [0; BLOCK], sums: [0; 2], magic: f32::NAN, step: f32::NAN }
+    }
+
+    /// `2^-e`, or 0 where the block counts as zeros.
+    #[inline(always)]
+    pub(super) fn inverse(self) -> f32 {
+        let usable = (TOO_SMALL_BITS..TOO_LARGE_BITS).contains(&self.amax);
+        if usable { f32::from_bits(((127 - self.e) as u32) << 23) } else { 0.0 }
+    }
+
+    #[inline(always)]
+    pub(super) fn magic(self) -> f32 {
+        f32::from_bits(((150 + self.e) as u32) << 23 | 0x40_0000)
+    }
+
+    #[inline(always)]
+    pub(super) fn step(self) -> f32 {
+        f32::from_bits(((127 + self.e) as u32) << 23)
+    }
+}
+
+/// Rounds a block; see [`Exponent`].
 #[inline(always)]
 pub(crate) fn block8(x: &[f32; BLOCK]) -> Block8 {
     // Positive floats order like their bits, and an integer maximum vectorises.
@@ -35,24 +81,20 @@ pub(crate) fn block8(x: &[f32; BLOCK]) -> Block8 {
     for v in x {
         amax = amax.max(v.to_bits() & 0x7fff_ffff);
     }
-    let usable = (TOO_SMALL_BITS..TOO_LARGE_BITS).contains(&amax);
-    // 127 = 1.984375 * 2^6: above that mantissa the next power of two is needed.
-    let exponent = (amax >> 23) as i32 - 127 - 6 + i32::from(amax & 0x7f_ffff > 0x7e_0000);
-    let e = if usable { exponent } else { 0 };
-    let inverse = if usable { f32::from_bits(((127 - e) as u32) << 23) } else { 0.0 };
+    let exponent = Exponent::new(amax);
+    if exponent.is_infinite() {
+        return exponent.infinite();
+    }
+    let inverse = exponent.inverse();
     let mut q = [0i8; BLOCK];
-    let mut sums = [0; 2];
     for i in 0..BLOCK {
-        q[i] = (x[i] * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
+        q[i] = int8(x[i] * inverse);
     }
-    if amax >= TOO_LARGE_BITS {
-        return Block8 { q: [0; BLOCK], sums, magic: f32::NAN, step: f32::NAN };
-    }
+    let mut sums = [0; 2];
     for i in 0..BLOCK {
         sums[i / (BLOCK / 2)] += i32::from(q[i]);
     }
-    let magic = f32::from_bits(((150 + e) as u32) << 23 | 0x40_0000);
-    Block8 { q, sums, magic, step: f32::from_bits(((127 + e) as u32) << 23) }
+    Block8 { q, sums, magic: exponent.magic(), step: exponent.step() }
 }
 
 /// Scale of a token and its inverse, so that its largest magnitude becomes `top`. A NaN makes the scale NaN.

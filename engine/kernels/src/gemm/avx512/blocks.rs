@@ -14,23 +14,22 @@ pub(super) unsafe fn block_tile<F: Blocks, const R: usize, const T: usize>(a: &T
     unsafe {
         let mut acc = load::<R, T>(a);
         let unit_blocks = if F::UNIT > 0 { F::UNIT } else { a.layout.unit_blocks };
-        let words = (QUADS + F::SUBS + 1 + F::MINS) * T;
+        let words = words::<F>() * T;
         let mut tiles = [a.weights; R];
         for r in 0..R {
-            tiles[r] = a.tile(r);
+            tiles[r] = a.tile(r).add(a.layout.unit_at(a.first));
         }
         let mut x = a.x;
-        let mut left = a.blocks;
+        let (mut left, mut done) = (a.blocks, a.layout.unit_at(a.first));
         while left > 0 {
             let mut units = [F::unit(tiles[0]); R];
             for r in 1..R {
                 units[r] = F::unit(tiles[r]);
             }
-            if F::PACKED {
-                for at in (0..a.layout.header_bytes).step_by(LINE) {
-                    for r in 0..R {
-                        prefetch(tiles[r], at + a.ahead);
-                    }
+            let ahead = a.ahead_of::<R>(done);
+            for line in 0..F::HEADER_LINES {
+                for r in 0..R {
+                    prefetch(tiles[r], line * LINE + ahead);
                 }
             }
             let count = if F::UNIT > 0 { F::UNIT } else { unit_blocks.min(left) };
@@ -39,10 +38,8 @@ pub(super) unsafe fn block_tile<F: Blocks, const R: usize, const T: usize>(a: &T
                 let mut blocks = tiles;
                 for r in 0..R {
                     blocks[r] = tiles[r].add(at);
-                    if F::PACKED {
-                        for line in (0..a.layout.block_bytes).step_by(LINE) {
-                            prefetch(blocks[r], line + a.ahead);
-                        }
+                    for line in 0..F::BLOCK_LINES {
+                        prefetch(blocks[r], line * LINE + ahead);
                     }
                 }
                 block::<F, R, T>(&mut acc, &units, &blocks, j, x);
@@ -52,9 +49,15 @@ pub(super) unsafe fn block_tile<F: Blocks, const R: usize, const T: usize>(a: &T
                 tiles[r] = tiles[r].add(a.layout.unit_bytes);
             }
             left -= count;
+            done += a.layout.unit_bytes;
         }
         finish(a, &acc);
     }
+}
+
+/// Words of a token's record of a block.
+const fn words<F: Blocks>() -> usize {
+    QUADS + F::SUBS + 1 + F::MINS
 }
 
 /// Adds one block: integer sums that start at the bits of a float, so that they become one without a conversion.
@@ -69,7 +72,7 @@ unsafe fn block<F: Blocks, const R: usize, const T: usize>(
     // SAFETY: as in `block_tile`.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); T]; R];
-        start(&mut sums, x.add(QUADS * T));
+        start::<F, R, T>(&mut sums, x.add(QUADS));
         macro_rules! add {
             ($($quad:literal)*) => {
                 each_quad!($($quad)* => {
@@ -78,7 +81,7 @@ unsafe fn block<F: Blocks, const R: usize, const T: usize>(
                         w[r] = F::quad::<S>(&units[r], blocks[r], j);
                     }
                     for t in 0..T {
-                        let word = _mm512_set1_epi32(*x.add(S * T + t) as i32);
+                        let word = _mm512_set1_epi32(*x.add(t * words::<F>() + S) as i32);
                         for r in 0..R {
                             sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], w[r], word);
                         }
@@ -89,7 +92,7 @@ unsafe fn block<F: Blocks, const R: usize, const T: usize>(
         add!(0 1 2 3);
         if F::SUBS == 2 {
             scale::<F, R, T>(acc, &sums, units, blocks, j, 0, x);
-            start(&mut sums, x.add((QUADS + 1) * T));
+            start::<F, R, T>(&mut sums, x.add(QUADS + 1));
         }
         add!(4 5 6 7);
         scale::<F, R, T>(acc, &sums, units, blocks, j, F::SUBS - 1, x);
@@ -99,7 +102,7 @@ unsafe fn block<F: Blocks, const R: usize, const T: usize>(
                 min[r] = F::min(&units[r], blocks[r], j, m);
             }
             for t in 0..T {
-                let sum = _mm512_set1_ps(f32::from_bits(*x.add((QUADS + F::SUBS + 1 + m) * T + t)));
+                let sum = _mm512_set1_ps(f32::from_bits(*x.add(t * words::<F>() + QUADS + F::SUBS + 1 + m)));
                 for r in 0..R {
                     acc[r][t] = _mm512_fmadd_ps(sum, min[r], acc[r][t]);
                 }
@@ -109,11 +112,11 @@ unsafe fn block<F: Blocks, const R: usize, const T: usize>(
 }
 
 #[inline(always)]
-unsafe fn start<const R: usize, const T: usize>(sums: &mut [[__m512i; T]; R], x: *const u32) {
+unsafe fn start<F: Blocks, const R: usize, const T: usize>(sums: &mut [[__m512i; T]; R], x: *const u32) {
     for t in 0..T {
         for r in 0..R {
             // SAFETY: a start word per token.
-            sums[r][t] = unsafe { _mm512_set1_epi32(*x.add(t) as i32) };
+            sums[r][t] = unsafe { _mm512_set1_epi32(*x.add(t * words::<F>()) as i32) };
         }
     }
 }
@@ -136,7 +139,7 @@ unsafe fn scale<F: Blocks, const R: usize, const T: usize>(
             scales[r] = F::scale(&units[r], blocks[r], j, sub);
         }
         for t in 0..T {
-            let magic = _mm512_set1_ps(f32::from_bits(*x.add((QUADS + F::SUBS) * T + t)));
+            let magic = _mm512_set1_ps(f32::from_bits(*x.add(t * words::<F>() + QUADS + F::SUBS)));
             for r in 0..R {
                 let sum = _mm512_sub_ps(_mm512_castsi512_ps(sums[r][t]), magic);
                 acc[r][t] = _mm512_fmadd_ps(sum, scales[r], acc[r][t]);
@@ -205,7 +208,7 @@ unsafe fn finish<const R: usize, const T: usize>(a: &TileArgs, acc: &[[__m512; T
     }
 }
 
-/// Unpacks blocks of one tile to a panel, and asks memory for as many bytes behind them.
+/// Unpacks blocks of one tile to a panel, and asks memory for those that come next.
 ///
 /// # Safety
 /// As [`crate::gemm::Unpack`] says.
@@ -222,11 +225,13 @@ pub(super) unsafe fn unpack<F: Blocks>(a: &UnpackArgs) {
                 if j == 0 {
                     let header = a.tile.add(a.layout.unit_at(block));
                     unit = F::unit(header);
-                    prefetch(header, PANEL_AHEAD);
+                    for line in 0..F::HEADER_LINES {
+                        prefetch(header, line * LINE + a.ahead);
+                    }
                 }
                 let (from, out) = (a.tile.add(a.layout.block_at(block)), a.out.add(index * to.block_bytes));
-                for line in (0..a.layout.block_bytes).step_by(LINE) {
-                    prefetch(from, line + PANEL_AHEAD);
+                for line in 0..F::BLOCK_LINES {
+                    prefetch(from, line * LINE + a.ahead);
                 }
                 each_quad!(0 1 2 3 4 5 6 7 => {
                     _mm512_store_si512(out.add(S * LINE).cast(), F::quad::<S>(&unit, from, j));
@@ -243,6 +248,3 @@ pub(super) unsafe fn unpack<F: Blocks>(a: &UnpackArgs) {
     // SAFETY: the caller's promise.
     unsafe { body::<F>(a) }
 }
-
-/// A panel of q4 is 2.3 KiB, of q8 4.3 KiB: by the time the next one is unpacked its bytes have arrived.
-const PANEL_AHEAD: usize = 4096;

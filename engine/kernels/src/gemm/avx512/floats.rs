@@ -19,16 +19,17 @@ pub(super) unsafe fn float_tile<F: Floats, const R: usize, const T: usize>(a: &T
         }
         let mut x = a.x;
         // Blocks follow each other without headers, so a row is one sequence of steps.
-        for _ in 0..a.blocks {
+        for b in 0..a.blocks {
+            let ahead = a.ahead_of::<R>((a.first + b) * F::LINES * LINE);
             for step in 0..F::STEPS {
                 let mut wv = [_mm512_setzero_si512(); R];
                 for r in 0..R {
                     if step * F::LINES % F::STEPS == 0 {
-                        prefetch(w[r], step * F::LINES / F::STEPS * LINE + a.ahead);
+                        prefetch(w[r], step * F::LINES / F::STEPS * LINE + ahead);
                     }
                     wv[r] = F::step(w[r], step);
                 }
-                add::<F, R, T>(&mut acc, &wv, x.add(step * T));
+                add::<F, R, T>(&mut acc, &wv, x.add(step));
             }
             x = x.add(F::STEPS * T);
             for r in 0..R {
@@ -55,15 +56,16 @@ pub(super) unsafe fn fp8_tile<F: Floats, const R: usize, const T: usize>(a: &Til
             for r in 0..R {
                 w[r] = a.tile(r).add(a.layout.block_at(block));
             }
+            let ahead = a.ahead_of::<R>(b * F::LINES * LINE);
             for step in 0..F::STEPS {
                 let mut wv = [_mm512_setzero_si512(); R];
                 for r in 0..R {
                     if F::PACKED && step % 2 == 0 {
-                        prefetch(w[r], step / 2 * LINE + a.ahead);
+                        prefetch(w[r], step / 2 * LINE + ahead);
                     }
                     wv[r] = F::step(w[r], step);
                 }
-                add::<F, R, T>(&mut chunk, &wv, x.add(step * T));
+                add::<F, R, T>(&mut chunk, &wv, x.add(step));
             }
             x = x.add(F::STEPS * T);
             if (b + 1) % (FP8_CHUNK / BLOCK) == 0 || b + 1 == a.blocks {
@@ -102,9 +104,9 @@ unsafe fn add<F: Floats, const R: usize, const T: usize>(
     x: *const u32,
 ) {
     for t in 0..T {
-        // SAFETY: `x` points at one word per token.
+        // SAFETY: `x` points at the word of the step in the record of the first token.
         unsafe {
-            let word = _mm512_set1_epi32(*x.add(t) as i32);
+            let word = _mm512_set1_epi32(*x.add(t * F::STEPS) as i32);
             for r in 0..R {
                 acc[r][t] = F::add(acc[r][t], w[r], word);
             }
@@ -127,7 +129,7 @@ pub(super) unsafe fn unpack_fp8(a: &UnpackArgs) {
                 let (from, out) = (a.tile.add(a.layout.block_at(block)), a.out.add(index * to.block_bytes));
                 for step in 0..Fp8Packed::STEPS {
                     if step % 2 == 0 {
-                        prefetch(from, step / 2 * LINE + 4096);
+                        prefetch(from, step / 2 * LINE + a.ahead);
                     }
                     _mm512_store_si512(out.add(step * LINE).cast(), Fp8Packed::step(from, step));
                 }

@@ -18,8 +18,9 @@ pub(super) trait Blocks {
     /// Scales and minima per block.
     const SUBS: usize;
     const MINS: usize;
-    /// Whether weights come from memory and are worth a prefetch.
-    const PACKED: bool = true;
+    /// Lines to ask memory for: of a unit's header and of a block. None where weights are in cache anyway.
+    const HEADER_LINES: usize;
+    const BLOCK_LINES: usize;
     /// What is known of a unit.
     type Unit: Copy;
     unsafe fn unit(header: *const u8) -> Self::Unit;
@@ -39,8 +40,8 @@ unsafe fn line(p: *const u8, index: usize) -> __m512i {
 /// 16 f16 as f32.
 #[inline(always)]
 unsafe fn halves(p: *const u8) -> __m512 {
-    // SAFETY: the caller points at 32 readable bytes.
-    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    // SAFETY: the caller points at half a line.
+    unsafe { _mm512_cvtph_ps(_mm256_load_si256(p.cast())) }
 }
 
 #[inline(always)]
@@ -101,13 +102,15 @@ unsafe fn header_byte(header: *const u8, first: usize, index: usize) -> __m512i 
 
 /// Formats with f16 scales, and minima where `MINS` is 1, in units of two blocks.
 macro_rules! plain {
-    ($name:ident, mins $mins:literal, |$block:ident, $S:ident| $quad:expr) => {
+    ($name:ident, lines $lines:literal, mins $mins:literal, |$block:ident, $S:ident| $quad:expr) => {
         pub(super) struct $name;
 
         impl Blocks for $name {
             const UNIT: usize = 2;
             const SUBS: usize = 1;
             const MINS: usize = $mins;
+            const HEADER_LINES: usize = 1 + $mins;
+            const BLOCK_LINES: usize = $lines;
             type Unit = *const u8;
 
             #[inline(always)]
@@ -136,12 +139,12 @@ macro_rules! plain {
     };
 }
 
-plain!(Q80, mins 0, |block, S| line(block, S));
-plain!(Q40, mins 0, |block, S| nibble::<S>(block));
-plain!(Q41, mins 1, |block, S| nibble::<S>(block));
-plain!(Q50, mins 0, |block, S| five_bits::<S>(block));
-plain!(Q51, mins 1, |block, S| five_bits::<S>(block));
-plain!(Iq4, mins 0, |block, S| _mm512_shuffle_epi8(line(IQ4_FACTORS.0.as_ptr(), 0), nibble::<S>(block)));
+plain!(Q80, lines 8, mins 0, |block, S| line(block, S));
+plain!(Q40, lines 4, mins 0, |block, S| nibble::<S>(block));
+plain!(Q41, lines 4, mins 1, |block, S| nibble::<S>(block));
+plain!(Q50, lines 5, mins 0, |block, S| five_bits::<S>(block));
+plain!(Q51, lines 5, mins 1, |block, S| five_bits::<S>(block));
+plain!(Iq4, lines 4, mins 0, |block, S| _mm512_shuffle_epi8(line(IQ4_FACTORS.0.as_ptr(), 0), nibble::<S>(block)));
 
 #[repr(align(64))]
 struct Line([u8; LINE]);
@@ -208,13 +211,15 @@ unsafe fn six_bit(header: *const u8) -> SixBit {
 }
 
 macro_rules! six_bit_format {
-    ($name:ident, |$block:ident, $S:ident| $quad:expr) => {
+    ($name:ident, lines $lines:literal, |$block:ident, $S:ident| $quad:expr) => {
         pub(super) struct $name;
 
         impl Blocks for $name {
             const UNIT: usize = 8;
             const SUBS: usize = 1;
             const MINS: usize = 1;
+            const HEADER_LINES: usize = 4;
+            const BLOCK_LINES: usize = $lines;
             type Unit = SixBit;
 
             #[inline(always)]
@@ -244,8 +249,8 @@ macro_rules! six_bit_format {
     };
 }
 
-six_bit_format!(Q4, |block, S| nibble::<S>(block));
-six_bit_format!(Q5, |block, S| five_bits::<S>(block));
+six_bit_format!(Q4, lines 4, |block, S| nibble::<S>(block));
+six_bit_format!(Q5, lines 5, |block, S| five_bits::<S>(block));
 
 /// Q2_K: the factor of a level is level x scale, looked up among the four products of its half block.
 pub(super) struct Q2;
@@ -261,6 +266,8 @@ impl Blocks for Q2 {
     const UNIT: usize = 8;
     const SUBS: usize = 1;
     const MINS: usize = 2;
+    const HEADER_LINES: usize = 5;
+    const BLOCK_LINES: usize = 2;
     type Unit = Q2Unit;
 
     #[inline(always)]
@@ -335,6 +342,8 @@ impl Blocks for Q3 {
     const UNIT: usize = 8;
     const SUBS: usize = 1;
     const MINS: usize = 0;
+    const HEADER_LINES: usize = 4;
+    const BLOCK_LINES: usize = 3;
     type Unit = Q3Unit;
 
     #[inline(always)]
@@ -385,6 +394,8 @@ impl Blocks for Q6 {
     const UNIT: usize = 8;
     const SUBS: usize = 2;
     const MINS: usize = 0;
+    const HEADER_LINES: usize = 5;
+    const BLOCK_LINES: usize = 6;
     type Unit = Q6Unit;
 
     #[inline(always)]
@@ -448,13 +459,15 @@ unsafe fn group<const WIDE: bool>(header: *const u8) -> GroupUnit {
 }
 
 macro_rules! group_format {
-    ($name:ident, mins $mins:literal, |$unit:ident, $block:ident, $S:ident| $quad:expr) => {
+    ($name:ident, lines $lines:literal, mins $mins:literal, |$unit:ident, $block:ident, $S:ident| $quad:expr) => {
         pub(super) struct $name<const WIDE: bool>;
 
         impl<const WIDE: bool> Blocks for $name<WIDE> {
             const UNIT: usize = 0;
             const SUBS: usize = 1;
             const MINS: usize = $mins;
+            const HEADER_LINES: usize = 1;
+            const BLOCK_LINES: usize = $lines;
             type Unit = GroupUnit;
 
             #[inline(always)]
@@ -482,8 +495,8 @@ macro_rules! group_format {
     };
 }
 
-group_format!(Group4, mins 0, |unit, block, S| _mm512_add_epi8(nibble::<S>(block), unit.shift));
-group_format!(Group8, mins 1, |_unit, block, S| line(block, S));
+group_format!(Group4, lines 4, mins 0, |unit, block, S| _mm512_add_epi8(nibble::<S>(block), unit.shift));
+group_format!(Group8, lines 8, mins 1, |_unit, block, S| line(block, S));
 
 /// An unpacked panel: every block is its own unit, its scales and minima follow its quads.
 pub(super) struct Panel<const SUBS: usize, const MINS: usize>;
@@ -492,7 +505,8 @@ impl<const SUBS_: usize, const MINS_: usize> Blocks for Panel<SUBS_, MINS_> {
     const UNIT: usize = 1;
     const SUBS: usize = SUBS_;
     const MINS: usize = MINS_;
-    const PACKED: bool = false;
+    const HEADER_LINES: usize = 0;
+    const BLOCK_LINES: usize = 0;
     type Unit = ();
 
     #[inline(always)]

@@ -18,14 +18,14 @@ use formats::*;
 const STREAM_TOKENS: usize = 12;
 
 pub(crate) fn plan(input: Input, tokens: usize) -> Plan {
-    let stream = |tiles, tokens| Plan { tiles, tokens, group: tiles, panels: false };
+    let stream = |tiles, tokens| Plan { tiles, tokens, panels: false };
     match input {
         Input::Block8 { .. } | Input::Fp8Pairs if tokens <= 2 => stream(2, 2),
         Input::Block8 { .. } | Input::Fp8Pairs if tokens <= STREAM_TOKENS => stream(2, 6),
-        Input::Block8 { .. } | Input::Fp8Pairs => Plan { tiles: 2, tokens: 6, group: 4, panels: true },
+        Input::Block8 { .. } | Input::Fp8Pairs => Plan { tiles: 2, tokens: 6, panels: true },
         _ if tokens <= 4 => stream(4, 4),
         _ if tokens <= 12 => stream(2, 12),
-        _ => Plan { tiles: 2, tokens: 12, group: 2, panels: true },
+        _ => Plan { tiles: 2, tokens: 12, panels: true },
     }
 }
 
@@ -78,13 +78,13 @@ pub(crate) fn kernel(format: WeightFormat, wide: bool, plan: &Plan, tokens: usiz
         (Q6K, true) => pick_six!(tokens, block_tile, Panel<2, 0>),
         (Q2K, true) => pick_six!(tokens, block_tile, Panel<1, 2>),
         (Q4_1 | Q5_1 | Q4K | Q5K | Int8Group, true) => pick_six!(tokens, block_tile, Panel<1, 1>),
-        (Q8_0 | Q4_0 | Q5_0 | Iq4Nl | Q3K | Int4, true) => pick_six!(tokens, block_tile, Panel<1, 0>),
-        (Q8_0, false) => pick_six!(tokens, block_tile, Q80),
-        (Q4_0, false) => pick_six!(tokens, block_tile, Q40),
+        (Q5_0 | Q3K | Int4, true) => pick_six!(tokens, block_tile, Panel<1, 0>),
+        (Q8_0, _) => pick_six!(tokens, block_tile, Q80),
+        (Q4_0, _) => pick_six!(tokens, block_tile, Q40),
         (Q4_1, false) => pick_six!(tokens, block_tile, Q41),
         (Q5_0, false) => pick_six!(tokens, block_tile, Q50),
         (Q5_1, false) => pick_six!(tokens, block_tile, Q51),
-        (Iq4Nl, false) => pick_six!(tokens, block_tile, Iq4),
+        (Iq4Nl, _) => pick_six!(tokens, block_tile, Iq4),
         (Q2K, false) => pick_six!(tokens, block_tile, Q2),
         (Q3K, false) => pick_six!(tokens, block_tile, Q3),
         (Q4K, false) => pick_six!(tokens, block_tile, Q4),
@@ -97,7 +97,8 @@ pub(crate) fn kernel(format: WeightFormat, wide: bool, plan: &Plan, tokens: usiz
     }
 }
 
-/// How panels are unpacked under a plan; float formats and int8 are read as they are packed.
+/// How panels are unpacked under a plan. Float formats and int8 are read as they are packed, and so are formats whose levels
+/// take so little unpacking that it hides behind the products.
 pub(crate) fn unpack(format: WeightFormat, wide: bool, plan: &Plan) -> Option<Unpack> {
     use WeightFormat::*;
     use blocks::unpack as blocks;
@@ -105,14 +106,11 @@ pub(crate) fn unpack(format: WeightFormat, wide: bool, plan: &Plan) -> Option<Un
         return None;
     }
     Some(match format {
-        F32 | F16 | Bf16 | Int8 => return None,
+        F32 | F16 | Bf16 | Int8 | Q8_0 | Q4_0 | Iq4Nl => return None,
         Fp8 => floats::unpack_fp8,
-        Q8_0 => blocks::<Q80>,
-        Q4_0 => blocks::<Q40>,
         Q4_1 => blocks::<Q41>,
         Q5_0 => blocks::<Q50>,
         Q5_1 => blocks::<Q51>,
-        Iq4Nl => blocks::<Iq4>,
         Q2K => blocks::<Q2>,
         Q3K => blocks::<Q3>,
         Q4K => blocks::<Q4>,

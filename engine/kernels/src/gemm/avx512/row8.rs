@@ -20,17 +20,25 @@ pub(super) unsafe fn row8_tile<const R: usize, const T: usize>(a: &TileArgs) {
                 sums[r][t] = _mm512_castps_si512(kept[r][t]);
             }
         }
-        for s in 0..a.blocks * QUADS {
-            let mut quads = [_mm512_setzero_si512(); R];
-            for r in 0..R {
-                prefetch(w[r], s * LINE + a.ahead);
-                quads[r] = _mm512_load_si512(w[r].add(s * LINE).cast());
-            }
-            for t in 0..T {
-                let word = _mm512_set1_epi32(*a.x.add(s * T + t) as i32);
+        let mut x = a.x;
+        for b in 0..a.blocks {
+            let ahead = a.ahead_of::<R>((a.first + b) * a.layout.block_bytes);
+            for s in 0..QUADS {
+                let mut quads = [_mm512_setzero_si512(); R];
                 for r in 0..R {
-                    sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r], word);
+                    prefetch(w[r], s * LINE + ahead);
+                    quads[r] = _mm512_load_si512(w[r].add(s * LINE).cast());
                 }
+                for t in 0..T {
+                    let word = _mm512_set1_epi32(*x.add(t * QUADS + s) as i32);
+                    for r in 0..R {
+                        sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r], word);
+                    }
+                }
+            }
+            x = x.add(T * QUADS);
+            for r in 0..R {
+                w[r] = w[r].add(a.layout.block_bytes);
             }
         }
         let mut out = [[_mm512_setzero_ps(); T]; R];
