@@ -285,9 +285,27 @@ fn a_synthetic_file_holds_the_mix_that_was_asked_for() {
         let json = inspect_json(dir.path(), layout);
         assert_eq!(json["formats"][0]["format"].as_str(), Some(format), "{layout}");
     }
-    // What lies in a quantized checkpoint is what an engine uses unless told otherwise.
-    let output = llmlab(dir.path()).args(["models", "inspect", "mix.gguf"]).output().unwrap();
-    assert!(stdout(&output).contains("bits a weight"), "{}", stdout(&output));
+    // What lies in a quantized checkpoint is what an engine uses unless told otherwise, and it computes with it.
+    for (model, weights) in [("mix.gguf", "q4_k as stored"), ("gptq_v2", "int4 as stored")] {
+        let args = [
+            "bench-engine",
+            "--model",
+            model,
+            "--pp",
+            "16",
+            "--tg",
+            "0",
+            "--batch",
+            "0",
+            "-r",
+            "1",
+            "--json",
+        ];
+        let output = llmlab(dir.path()).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{model}: {}", stderr(&output));
+        let row: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!(row["weights"].as_str(), Some(weights));
+    }
 }
 
 #[test]

@@ -55,11 +55,12 @@ pub struct Roofline {
 }
 
 /// The arithmetic peak for a weight format by its name, or by the first word of a longer description ("q4_k as stored");
-/// falls back to f32 where the host lacks the instruction. Block and group formats are multiplied as bytes, FP8 as bf16.
+/// falls back to f32 where the host lacks the instruction. Block and group formats are multiplied as bytes, FP8 as bf16, and f16
+/// as f32, because no bf16 holds it.
 pub fn peak(host: &HostRoofline, weight_format: Option<&str>) -> (&'static str, f64) {
     let format = weight_format.unwrap_or("f32").to_ascii_lowercase();
     let (name, value) = match format.split_whitespace().next() {
-        Some("bf16" | "f16" | "fp8") => ("bf16", host.bf16_flops_per_s),
+        Some("bf16" | "fp8") => ("bf16", host.bf16_flops_per_s),
         Some(q) if q.starts_with('q') || q.starts_with("int") || q.starts_with("iq") => {
             ("int8", host.int8_ops_per_s)
         }

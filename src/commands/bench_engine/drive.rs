@@ -139,9 +139,8 @@ impl<'a> Driver<'a> {
         phase.bytes += bytes.weights + bytes.kv_read + bytes.kv_written;
         phase.tokens += plan.new_tokens() as u64;
         for seq in &plan.seqs {
-            let logits = u64::from(seq.sample);
             phase.operations +=
-                self.operations.count(u64::from(seq.context), seq.tokens.len() as u64, logits);
+                self.operations.count(u64::from(seq.context), seq.tokens.len() as u64, seq.sample);
             self.seqs[seq.id.0 as usize].cached += seq.tokens.len() as u32;
         }
         for sampled in &outcome.sampled {
