@@ -5,6 +5,7 @@
 
 use half::bf16;
 
+use crate::gemm::fine_steps;
 use crate::quant::{BLOCK, block8, e4m3_value, token_scale};
 use crate::{PackedMatrix, WeightFormat};
 
@@ -24,9 +25,10 @@ pub fn convert_activations(w: &PackedMatrix, x: &[f32]) -> Vec<f64> {
         }
         _ => {
             let mut out = vec![0.0; x.len()];
+            let fine = fine_steps(w.format());
             let column = |c: usize| w.order().map_or(c, |order| order[c] as usize);
             for first in (0..x.len()).step_by(BLOCK) {
-                let block = block8(&std::array::from_fn(|i| x[column(first + i)]));
+                let block = block8(&std::array::from_fn(|i| x[column(first + i)]), fine);
                 for (i, q) in block.q.into_iter().enumerate() {
                     out[column(first + i)] = f64::from(q) * f64::from(block.step);
                 }

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 
 use super::layout::{BLOCK, FP8_CHUNK, LINE, QUADS, TILE_ROWS};
 use super::{Input, Kernel, Plan, TileArgs, UnpackArgs, panel};
+use crate::quant::MAGIC;
 use crate::{Isa, WeightFormat};
 
 /// Rows per register, and registers per tile.
@@ -45,12 +46,13 @@ pub(crate) fn kernel(format: WeightFormat, _wide: bool, _plan: &Plan, tokens: us
         },
         Fp8 => three!(float_tile true),
         Int8 => three!(row8_tile),
-        Q6K => three!(block_tile 2 0 false),
-        Q2K => three!(block_tile 1 2 false),
-        Q4_1 | Q5_1 | Q4K | Q5K => three!(block_tile 1 1 false),
-        Int8Group => three!(block_tile 1 1 true),
-        Q4_0 | Q5_0 | Int4 => three!(block_tile 1 0 false),
-        Q8_0 | Iq4Nl | Q3K => three!(block_tile 1 0 true),
+        Q6K => three!(block_tile 2 0 false false),
+        Q2K => three!(block_tile 1 2 false false),
+        Q4_1 | Q5_1 | Q4K | Q5K => three!(block_tile 1 1 false false),
+        Int8Group => three!(block_tile 1 1 true false),
+        Q4_0 | Q5_0 | Int4 => three!(block_tile 1 0 false false),
+        Q8_0 => three!(block_tile 1 0 true true),
+        Iq4Nl | Q3K => three!(block_tile 1 0 true false),
     }
 }
 
@@ -67,7 +69,15 @@ pub(crate) unsafe fn unpack(a: &UnpackArgs) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn block_tile<const SUBS: usize, const MINS: usize, const SIGNED: bool, const T: usize>(a: &TileArgs) {
+unsafe fn block_tile<
+    const SUBS: usize,
+    const MINS: usize,
+    const SIGNED: bool,
+    const FINE: bool,
+    const T: usize,
+>(
+    a: &TileArgs,
+) {
     // SAFETY: the panel has `blocks` blocks of quads, scales and minima, and every token a record for each.
     unsafe {
         let words = QUADS + SUBS + 1 + MINS;
@@ -85,10 +95,15 @@ unsafe fn block_tile<const SUBS: usize, const MINS: usize, const SIGNED: bool, c
                     add_products::<SIGNED, T>(&mut sums, block.add(s * LINE), x.add(s), words);
                 }
                 for t in 0..T {
-                    let magic = _mm256_set1_ps(f32::from_bits(*x.add(t * words + QUADS + SUBS)));
+                    let word = _mm256_set1_ps(f32::from_bits(*x.add(t * words + QUADS + SUBS)));
                     for h in 0..HALVES {
                         let scale = line(block, QUADS + sub, h);
-                        let sum = _mm256_sub_ps(_mm256_castsi256_ps(sums[h][t]), magic);
+                        let sum = _mm256_castsi256_ps(sums[h][t]);
+                        let sum = if FINE {
+                            _mm256_mul_ps(_mm256_sub_ps(sum, _mm256_set1_ps(MAGIC)), word)
+                        } else {
+                            _mm256_sub_ps(sum, word)
+                        };
                         acc[h][t] = _mm256_fmadd_ps(sum, scale, acc[h][t]);
                     }
                 }

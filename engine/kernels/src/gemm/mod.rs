@@ -17,6 +17,7 @@
 //!   weight would be unusable.
 //! - Bf16: AVX-512 uses `vdpbf16ps` per pair of columns (its own rounding, subnormals flushed); others widen to f32 and do the
 //!   F32 order.
+//!   Q8_0 alone has steps that are no powers of two: `acc = fma(f32(dot) * step, scale, acc)`, each operation rounded.
 //! - Fp8: as Bf16 over 128 columns, then `acc = fma(sum, scale, acc)`; at the end the scale of the token.
 
 #[cfg(target_arch = "x86_64")]
@@ -28,6 +29,8 @@ pub(crate) mod levels;
 mod panel;
 mod portable;
 pub(crate) mod scales;
+
+pub(crate) use scales::fine_steps;
 
 use crate::{Isa, WeightFormat};
 use layout::{BLOCK, LINE, Layout, TILE_ROWS};
@@ -122,8 +125,10 @@ pub(crate) enum Input {
         bias: i32,
     },
     /// Four signed bytes per word; then `subs` words to start integer sums with, the word that makes them floats, and `sums`
-    /// sums as f32 (see [`crate::quant`]).
+    /// sums as f32 (see [`crate::quant`]). The word is the magic number whose exponent is the step, or the step itself where
+    /// it is `fine`.
     Block8 {
+        fine: bool,
         bias: i32,
         subs: usize,
         sums: usize,
@@ -144,7 +149,7 @@ impl Input {
             (Fp8, Isa::Avx512) => Input::Fp8Pairs,
             (Fp8, _) => Input::Fp8Widened,
             (Int8, _) => Input::Row8 { bias },
-            _ => Input::Block8 { bias, subs, sums: mins },
+            _ => Input::Block8 { fine: fine_steps(format), bias, subs, sums: mins },
         }
     }
 

@@ -6,6 +6,7 @@
 use super::layout::{BLOCK, FP8_CHUNK, LINE, QUADS, TILE_ROWS};
 use super::{Kernel, Plan, TileArgs};
 use crate::WeightFormat;
+use crate::quant::MAGIC;
 
 type Lanes = [f32; TILE_ROWS];
 type Words = [u32; TILE_ROWS];
@@ -20,10 +21,11 @@ pub(crate) fn kernel(format: WeightFormat, _wide: bool, _plan: &Plan, _tokens: u
         F32 | F16 | Bf16 => float_tile::<false>,
         Fp8 => float_tile::<true>,
         Int8 => row8_tile,
-        Q6K => block_tile::<2, 0>,
-        Q2K => block_tile::<1, 2>,
-        Q4_1 | Q5_1 | Q4K | Q5K | Int8Group => block_tile::<1, 1>,
-        Q8_0 | Q4_0 | Q5_0 | Iq4Nl | Q3K | Int4 => block_tile::<1, 0>,
+        Q6K => block_tile::<2, 0, false>,
+        Q2K => block_tile::<1, 2, false>,
+        Q4_1 | Q5_1 | Q4K | Q5K | Int8Group => block_tile::<1, 1, false>,
+        Q8_0 => block_tile::<1, 0, true>,
+        Q4_0 | Q5_0 | Iq4Nl | Q3K | Int4 => block_tile::<1, 0, false>,
     }
 }
 
@@ -34,14 +36,14 @@ unsafe fn line<'a, T>(block: *const u8, index: usize) -> &'a [T; TILE_ROWS] {
     unsafe { &*block.add(index * LINE).cast() }
 }
 
-unsafe fn block_tile<const SUBS: usize, const MINS: usize>(a: &TileArgs) {
+unsafe fn block_tile<const SUBS: usize, const MINS: usize, const FINE: bool>(a: &TileArgs) {
     // SAFETY: the panel has `blocks` blocks of quads, scales and minima, and the token a record for each.
     unsafe {
         let mut acc = load::<f32>(a);
         let words = QUADS + SUBS + 1 + MINS;
         for b in 0..a.blocks {
             let (block, x) = (a.tile(0).add(b * a.layout.block_bytes), a.x.add(b * words));
-            let magic = f32::from_bits(*x.add(QUADS + SUBS));
+            let word = f32::from_bits(*x.add(QUADS + SUBS));
             for sub in 0..SUBS {
                 let mut sums = [*x.add(QUADS + sub) as i32; TILE_ROWS];
                 for s in sub * QUADS / SUBS..(sub + 1) * QUADS / SUBS {
@@ -49,7 +51,9 @@ unsafe fn block_tile<const SUBS: usize, const MINS: usize>(a: &TileArgs) {
                 }
                 let scale: &Lanes = line(block, QUADS + sub);
                 for row in 0..TILE_ROWS {
-                    acc[row] = (f32::from_bits(sums[row] as u32) - magic).mul_add(scale[row], acc[row]);
+                    let sum = f32::from_bits(sums[row] as u32);
+                    let sum = if FINE { (sum - MAGIC) * word } else { sum - word };
+                    acc[row] = sum.mul_add(scale[row], acc[row]);
                 }
             }
             for m in 0..MINS {

@@ -18,6 +18,12 @@ pub(crate) struct Numerics {
     pub bias: i32,
 }
 
+/// Whether activations keep a step of `amax / 127` instead of a power of two. Bytes are precise enough for the difference to
+/// show in the product; below them the weights' own rounding hides it.
+pub(crate) fn fine_steps(format: WeightFormat) -> bool {
+    format == WeightFormat::Q8_0
+}
+
 pub(crate) fn numerics(format: WeightFormat) -> Numerics {
     use WeightFormat::*;
     let (subs, mins, bias) = match format {

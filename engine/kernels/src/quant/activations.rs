@@ -2,7 +2,8 @@
 //!
 //! - F32 and F16 weights see f32 activations.
 //! - Bf16 weights see activations rounded to bf16 (nearest even).
-//! - The block formats, K formats and group formats see blocks of 32 signed bytes with a power-of-two step, the smallest that
+//! - Q8_0 weights see blocks of 32 signed bytes with a step of `amax / 127`.
+//! - The other block formats, K formats and group formats see blocks of 32 signed bytes with a power-of-two step, the smallest that
 //!   fits the block. Products of integers are exact and steps are exponents, so the only roundings of a product are those of
 //!   its f32 sum.
 //! - Int8 weights see signed bytes with one scale per token, `amax / 127`.
@@ -200,7 +201,7 @@ impl Part<'_> {
     fn convert_body(
         &self,
         input: Input,
-        block8: &impl Fn(&[f32; BLOCK]) -> Block8,
+        block8: &impl Fn(&[f32; BLOCK], bool) -> Block8,
         int8_block: &impl Fn(&[f32; BLOCK], f32) -> ([i8; BLOCK], i32),
     ) {
         let (start, width) = self.tile;
@@ -256,8 +257,8 @@ impl Part<'_> {
                         tokens[t].2 += sum;
                         record.copy_from_slice(&bytemuck::cast::<_, [u32; BLOCK / 4]>(q));
                     }
-                    Input::Block8 { bias, subs, sums } => {
-                        let converted = block8(values);
+                    Input::Block8 { fine, bias, subs, sums } => {
+                        let converted = block8(values, fine);
                         let (quads, rest) = record.split_at_mut(BLOCK / 4);
                         quads.copy_from_slice(&bytemuck::cast::<_, [u32; BLOCK / 4]>(converted.q));
                         let whole = converted.sums[0] + converted.sums[1];
@@ -266,7 +267,7 @@ impl Part<'_> {
                             let sum = if subs == 1 { whole } else { converted.sums[sub] };
                             rest[sub] = magic.wrapping_sub((bias * sum) as u32);
                         }
-                        rest[subs] = magic;
+                        rest[subs] = if fine { converted.step.to_bits() } else { magic };
                         for part in 0..sums {
                             let sum = if sums == 1 { whole } else { converted.sums[part] };
                             rest[subs + 1 + part] = (sum as f32 * converted.step).to_bits();
@@ -332,7 +333,7 @@ fn int8_block(x: &[f32; BLOCK], inverse: f32) -> ([i8; BLOCK], i32) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn convert_avx512(part: &Part<'_>, input: Input) {
-    part.convert_body(input, &|x| avx512::block8(x), &|x, inverse| avx512::int8(x, inverse));
+    part.convert_body(input, &|x, fine| avx512::block8(x, fine), &|x, inverse| avx512::int8(x, inverse));
 }
 
 #[cfg(target_arch = "x86_64")]

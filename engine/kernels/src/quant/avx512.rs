@@ -3,22 +3,22 @@
 use std::arch::x86_64::*;
 
 use super::BLOCK;
-use super::round::{Block8, Exponent};
+use super::round::{Block8, Step};
 
 /// As [`super::block8`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn block8(x: &[f32; BLOCK]) -> Block8 {
+pub(super) fn block8(x: &[f32; BLOCK], fine: bool) -> Block8 {
     let (low, high) = load(x);
     let magnitude = _mm512_set1_epi32(0x7fff_ffff);
     let bits = |v| _mm512_and_si512(_mm512_castps_si512(v), magnitude);
     let amax = _mm512_reduce_max_epu32(_mm512_max_epu32(bits(low), bits(high)));
-    let exponent = Exponent::new(amax);
-    if exponent.is_infinite() {
-        return exponent.infinite();
+    let step = Step::new(amax, fine);
+    if step.is_infinite() {
+        return step.infinite();
     }
-    let q = rounded(low, high, exponent.inverse());
-    let mut block = Block8 { q: [0; BLOCK], sums: sums(q), magic: exponent.magic(), step: exponent.step() };
+    let q = rounded(low, high, step.inverse());
+    let mut block = Block8 { q: [0; BLOCK], sums: sums(q), magic: step.magic(), step: step.step() };
     store(q, &mut block.q);
     block
 }
@@ -86,12 +86,14 @@ mod tests {
                 // Most blocks of similar values, some of any bits at all.
                 if i % 8 == 0 { f32::from_bits(bits) } else { (bits >> 8) as f32 / (1 << 20) as f32 - 8.0 }
             });
-            let plain = round::block8(&x);
-            // SAFETY: the instruction set is available.
-            let vector = unsafe { block8(&x) };
-            assert_eq!((vector.q, vector.sums), (plain.q, plain.sums), "{x:?}");
-            assert_eq!(vector.magic.to_bits(), plain.magic.to_bits());
-            assert_eq!(vector.step.to_bits(), plain.step.to_bits());
+            for fine in [false, true] {
+                let plain = round::block8(&x, fine);
+                // SAFETY: the instruction set is available.
+                let vector = unsafe { block8(&x, fine) };
+                assert_eq!((vector.q, vector.sums), (plain.q, plain.sums), "{x:?}");
+                assert_eq!(vector.magic.to_bits(), plain.magic.to_bits());
+                assert_eq!(vector.step.to_bits(), plain.step.to_bits());
+            }
             if i % 8 != 0 {
                 // SAFETY: as above.
                 let (q, sum) = unsafe { int8(&x, 127.0 / 8.0) };

@@ -6,4 +6,4 @@ mod avx512;
 mod round;
 
 pub use llmlab_quant::{BLOCK, WeightFormat};
-pub(crate) use round::{bf16_bits, block8, e4m3_value, token_scale};
+pub(crate) use round::{MAGIC, bf16_bits, block8, e4m3_value, token_scale};

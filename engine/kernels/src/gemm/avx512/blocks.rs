@@ -7,6 +7,7 @@ use super::{each_quad, mask};
 use crate::Isa;
 use crate::gemm::layout::{LINE, QUADS, TILE_ROWS};
 use crate::gemm::{TileArgs, UnpackArgs, panel};
+use crate::quant::MAGIC;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn block_tile<F: Blocks, const R: usize, const T: usize>(a: &TileArgs) {
@@ -139,9 +140,14 @@ unsafe fn scale<F: Blocks, const R: usize, const T: usize>(
             scales[r] = F::scale(&units[r], blocks[r], j, sub);
         }
         for t in 0..T {
-            let magic = _mm512_set1_ps(f32::from_bits(*x.add(t * words::<F>() + QUADS + F::SUBS)));
+            let word = _mm512_set1_ps(f32::from_bits(*x.add(t * words::<F>() + QUADS + F::SUBS)));
             for r in 0..R {
-                let sum = _mm512_sub_ps(_mm512_castsi512_ps(sums[r][t]), magic);
+                let sum = _mm512_castsi512_ps(sums[r][t]);
+                let sum = if F::FINE {
+                    _mm512_mul_ps(_mm512_sub_ps(sum, _mm512_set1_ps(MAGIC)), word)
+                } else {
+                    _mm512_sub_ps(sum, word)
+                };
                 acc[r][t] = _mm512_fmadd_ps(sum, scales[r], acc[r][t]);
             }
         }

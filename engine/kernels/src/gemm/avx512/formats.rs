@@ -21,6 +21,8 @@ pub(super) trait Blocks {
     /// Lines to ask memory for: of a unit's header and of a block. None where weights are in cache anyway.
     const HEADER_LINES: usize;
     const BLOCK_LINES: usize;
+    /// See [`crate::gemm::scales::fine_steps`].
+    const FINE: bool = false;
     /// What is known of a unit.
     type Unit: Copy;
     unsafe fn unit(header: *const u8) -> Self::Unit;
@@ -111,6 +113,8 @@ macro_rules! plain {
             const MINS: usize = $mins;
             const HEADER_LINES: usize = 1 + $mins;
             const BLOCK_LINES: usize = $lines;
+            // Of these formats only q8_0 stores whole bytes.
+            const FINE: bool = $lines == QUADS;
             type Unit = *const u8;
 
             #[inline(always)]
