@@ -101,7 +101,7 @@ pub fn default_recipe(model: &LoadedModel) -> Result<WeightRecipe, ModelError> {
 /// The recipe for people; of a checkpoint left as it is, the format most of it has.
 pub fn label(recipe: WeightRecipe, footprint: &Footprint) -> String {
     match (recipe, footprint.main_format()) {
-        (WeightRecipe::AsStored, Some(format)) => format!("{format} as stored"),
+        (WeightRecipe::AsStored, Some(format)) => format!("{format} (as stored)"),
         _ => recipe.to_string(),
     }
 }

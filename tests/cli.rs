@@ -286,7 +286,7 @@ fn a_synthetic_file_holds_the_mix_that_was_asked_for() {
         assert_eq!(json["formats"][0]["format"].as_str(), Some(format), "{layout}");
     }
     // What lies in a quantized checkpoint is what an engine uses unless told otherwise, and it computes with it.
-    for (model, weights) in [("mix.gguf", "q4_k as stored"), ("gptq_v2", "int4 as stored")] {
+    for (model, weights) in [("mix.gguf", "q4_k (as stored)"), ("gptq_v2", "int4 (as stored)")] {
         let args = [
             "bench-engine",
             "--model",

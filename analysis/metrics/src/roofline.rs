@@ -54,7 +54,7 @@ pub struct Roofline {
     pub peak_bytes_per_s: f64,
 }
 
-/// The arithmetic peak for a weight format by its name, or by the first word of a longer description ("q4_k as stored");
+/// The arithmetic peak for a weight format by its name, or by the first word of a longer description ("q4_k (as stored)");
 /// falls back to f32 where the host lacks the instruction. Block and group formats are multiplied as bytes, FP8 as bf16, and f16
 /// as f32, because no bf16 holds it.
 pub fn peak(host: &HostRoofline, weight_format: Option<&str>) -> (&'static str, f64) {
