@@ -2,16 +2,17 @@
 //! that is the larger of (packed bytes / read bandwidth) and (operations / arithmetic peak), over the time it took.
 //!
 //! `cargo bench -p llmlab-kernels --bench roofline -- [--threads N] [--isa NAME] [--ms N] [--format NAME,..] [--batch N,..]
-//! [--shape ROWSxCOLS,..] [--busy]`
+//! [--shape ROWSxCOLS,..] [--busy] [--warm]`
 //!
-//! Machine speed drifts on shared hosts, so peaks are measured before and after the products of a row of the table, and every
-//! row shows them. Every figure is the best of its runs. `--busy` is for machines with other work: one thread, timed by the
-//! processor time it got. A share above 100 % means that weights were partly still in the last-level cache, or that the
-//! machine was busier while its peak was measured.
+//! Machine speed drifts on shared hosts, within milliseconds where memory is concerned. So every product stands between two
+//! rounds of reading memory; a memory-bound share is the median of those ratios, a compute-bound one the best product over
+//! the peak measured before and after the row. `--busy` is for machines with other work: one thread, timed by the processor
+//! time it got. `--warm` repeats one matrix with nothing in between: what a kernel computes when memory costs nothing.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use llmlab_kernels::probe::Reader;
 use llmlab_kernels::{Activations, Isa, PackedMatrix, StoredMatrix, ThreadPool, WeightFormat, matmul, probe};
 use llmlab_quant::{Fp8Matrix, Grouped, Int8Channel, quantize_matrix};
 
@@ -34,6 +35,7 @@ struct Options {
     batches: Vec<usize>,
     shapes: Vec<(usize, usize)>,
     busy: bool,
+    warm: bool,
 }
 
 impl Options {
@@ -51,7 +53,7 @@ impl Options {
         Options {
             threads: option("--threads").map_or(cores, |n| n.parse().expect("--threads takes a number")),
             isa: option("--isa").map_or(Isa::detect(), |name| name.parse().expect("--isa")),
-            budget: Duration::from_millis(numbers("--ms", &[60])[0] as u64),
+            budget: Duration::from_millis(numbers("--ms", &[200])[0] as u64),
             formats: match option("--format") {
                 Some(list) => list.split(',').map(|name| name.parse().expect("--format")).collect(),
                 None => WeightFormat::ALL.to_vec(),
@@ -62,6 +64,7 @@ impl Options {
                 None => SHAPES.to_vec(),
             },
             busy,
+            warm: arguments.iter().any(|a| a == "--warm"),
         }
     }
 }
@@ -93,29 +96,31 @@ fn row(options: &Options, pool: &ThreadPool, format: WeightFormat, rows: usize, 
     let stored = repeated(format, rows, cols);
     let pack = || PackedMatrix::from_stored(pool, rows, cols, &stored, options.isa).expect("whole blocks");
     let first = pack();
-    let copies = (COLD_BYTES / first.bytes()).clamp(1, 64);
+    let copies = if options.warm { 0 } else { (COLD_BYTES / first.bytes()).clamp(1, 64) };
     let matrices: Vec<PackedMatrix> = std::iter::once(first).chain((0..copies).map(|_| pack())).collect();
     let bytes = matrices[0].bytes() as f64;
 
-    let peaks = || (probe::read_bandwidth(options.threads), peak(format, options));
-    let before = peaks();
-    let times: Vec<f64> =
-        options.batches.iter().map(|&batch| best_s(options, pool, &matrices, batch)).collect();
-    let after = peaks();
-    let (bandwidth, peak) = (before.0.max(after.0), before.1.max(after.1));
+    let mut reader = Reader::new(pool);
+    let before = peak(format, options);
+    let timings: Vec<Timing> =
+        options.batches.iter().map(|&batch| time(options, pool, &mut reader, &matrices, batch)).collect();
+    let peak = before.max(peak(format, options));
+    let mut reads: Vec<f64> = timings.iter().flat_map(|timing| timing.reads.iter().copied()).collect();
+    reads.sort_by(f64::total_cmp);
+    let bandwidth = reads[reads.len() / 2];
 
     let exact = (rows * format.row_bytes(cols)) as f64;
     let shape = format!("{rows} x {cols}");
     print!("{format:<10} {shape:>12} {:>9.1} {:>6.0} {:>11.3} |", bandwidth / 1e9, peak / 1e9, bytes / exact);
-    for (&batch, &time) in options.batches.iter().zip(&times) {
+    for (&batch, timing) in options.batches.iter().zip(&timings) {
         let operations = (2 * batch * rows * cols) as f64;
-        let (memory, compute) = (bytes / bandwidth, operations / peak);
-        let bound = if memory > compute { 'm' } else { 'c' };
-        print!("{:>6.1}%{bound}", 100.0 * memory.max(compute) / time);
+        let (memory, compute) = (bytes * timing.median_share(), operations / peak / timing.best_s());
+        let (share, bound) = if memory > compute { (memory, 'm') } else { (compute, 'c') };
+        print!("{:>6.1}%{bound}", 100.0 * share);
     }
     let last = options.batches[options.batches.len() - 1];
-    let fastest = (2 * last * rows * cols) as f64 / times[times.len() - 1];
-    println!(" | {:>6.1} {:>7.0}", bytes / times[0] / 1e9, fastest / 1e9);
+    let fastest = (2 * last * rows * cols) as f64 / timings[timings.len() - 1].best_s();
+    println!(" | {:>6.1} {:>7.0}", bytes / timings[0].median_s() / 1e9, fastest / 1e9);
 }
 
 fn peak(format: WeightFormat, options: &Options) -> f64 {
@@ -126,25 +131,67 @@ fn peak(format: WeightFormat, options: &Options) -> f64 {
     }
 }
 
-/// Seconds of the best product in the time budget, matrices taken in turn; at least three runs.
+/// Products of one batch, each beside the memory bandwidth around it.
+struct Timing {
+    /// Seconds of a product.
+    products: Vec<f64>,
+    /// Bytes per second of the two rounds of reading around each.
+    reads: Vec<f64>,
+}
+
+impl Timing {
+    fn best_s(&self) -> f64 {
+        self.products.iter().copied().fold(f64::MAX, f64::min)
+    }
+
+    fn median_s(&self) -> f64 {
+        median(self.products.clone())
+    }
+
+    /// Median of 1 / (time x bandwidth): share of the bandwidth per byte that a product must read.
+    fn median_share(&self) -> f64 {
+        median(self.products.iter().zip(&self.reads).map(|(s, read)| 1.0 / (s * read)).collect())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Products in the time budget, matrices taken in turn; at least three.
 #[allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
-fn best_s(options: &Options, pool: &ThreadPool, matrices: &[PackedMatrix], tokens: usize) -> f64 {
+fn time(
+    options: &Options,
+    pool: &ThreadPool,
+    reader: &mut Reader,
+    matrices: &[PackedMatrix],
+    tokens: usize,
+) -> Timing {
     let (rows, cols) = (matrices[0].rows(), matrices[0].cols());
     let x: Vec<f32> = (0..tokens * cols).map(|i| ((i * 31) % 211) as f32 / 100.0 - 1.0).collect();
     let mut out = vec![0.0; tokens * rows];
     let mut scratch = Activations::new();
-    let mut best = f64::MAX;
+    let seconds = |work: &mut dyn FnMut()| {
+        let begin = (Instant::now(), processor_s());
+        work();
+        if options.busy { processor_s() - begin.1 } else { begin.0.elapsed().as_secs_f64() }
+    };
+    let mut read = || Reader::ROUND_BYTES as f64 / seconds(&mut || reader.round(pool));
+    let mut timing = Timing { products: Vec::new(), reads: Vec::new() };
     let start = Instant::now();
+    let mut before = read();
     for round in 0.. {
         if round >= 3 && start.elapsed() >= options.budget {
             break;
         }
-        let begin = (Instant::now(), processor_s());
-        matmul(pool, &matrices[round % matrices.len()], &x, tokens, &mut out, &mut scratch);
-        let elapsed = if options.busy { processor_s() - begin.1 } else { begin.0.elapsed().as_secs_f64() };
-        best = best.min(elapsed);
+        let matrix = &matrices[round % matrices.len()];
+        timing.products.push(seconds(&mut || matmul(pool, matrix, &x, tokens, &mut out, &mut scratch)));
+        let after = if options.warm { before } else { read() };
+        timing.reads.push((before + after) / 2.0);
+        before = after;
     }
-    best
+    timing
 }
 
 /// Processor time of this thread.

@@ -22,9 +22,6 @@ const SUM_LINES: usize = 4096;
 /// Pieces of work per worker, so that a late one can be helped.
 const SHARES: usize = 16;
 
-/// How far ahead of its loads a stream kernel asks memory for weights.
-const AHEAD_BYTES: usize = 4096;
-
 /// `out[t, r] = sum over c of w[r, c] * x[t, c]`, for one token up to a whole prompt.
 ///
 /// `x` is `[tokens, cols]`, `out` is `[tokens, rows]`, both row-major. Activations are converted as described in
@@ -274,9 +271,8 @@ impl Region<'_> {
             sums: sums.cast(),
             resume: panel > 0,
             suspend: first + blocks < job.cut.blocks,
-            // Panels that are read as packed stay in cache for all tokens; the first asks for the same panel of the tiles
-            // that come next.
-            ahead: if job.plan.panels { job.layout.stride } else { AHEAD_BYTES },
+            // Panels that are read as packed ask for the same panel of the tiles that come next.
+            ahead: if job.plan.panels { job.layout.stride } else { job.plan.ahead },
             token_scales: slot.scales.as_ptr(),
             token_offsets: slot.offsets.as_ptr(),
             out: self.output.out.at(column),
@@ -296,9 +292,8 @@ impl Region<'_> {
             args.token_scales = args.token_scales.wrapping_add(width);
             args.token_offsets = args.token_offsets.wrapping_add(width);
             args.out = args.out.wrapping_add(width * self.output.width);
-            if job.plan.panels {
-                args.ahead = 0;
-            }
+            // Weights stay in cache for all tokens: the first tile of tokens asks for what comes next.
+            args.ahead = 0;
         }
     }
 }

@@ -8,7 +8,6 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::cell::Cell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -33,24 +32,43 @@ const REPEATS: usize = 100_000;
 /// Panics when the system has no 256 MiB.
 pub fn read_bandwidth(threads: usize) -> f64 {
     let pool = ThreadPool::new(threads);
-    let mut buffer = AlignedBuf::<u64>::zeroed(BANDWIDTH_BYTES / 8).expect("256 MiB for the bandwidth probe");
-    let part = buffer.len() / pool.threads();
-    // Untouched pages all map to one page of zeros, which would be read from cache.
-    let shared = SharedMut::new(&mut buffer[..]);
-    pool.run(&|worker| {
-        // SAFETY: the parts of different workers do not overlap.
-        unsafe { shared.slice(worker * part, part) }.fill(worker as u64 + 1);
-    });
-    let isa = Isa::best();
-    let piece = ROUND_BYTES / size_of::<u64>() / pool.threads();
-    let pieces = part / piece;
-    let next = Cell::new(0);
-    let round = || {
-        let piece_at = next.get() % pieces * piece;
-        next.set(next.get() + 1);
-        pool.run(&|worker| read(isa, &buffer[worker * part + piece_at..][..piece]));
-    };
-    (piece * pool.threads() * size_of::<u64>()) as f64 / best_round_s(&round)
+    let mut reader = Reader::new(&pool);
+    ROUND_BYTES as f64 / best_round_s(&mut || reader.round(&pool))
+}
+
+/// Reads memory a round at a time, to take the bandwidth of the very moment between other measurements.
+pub struct Reader {
+    buffer: AlignedBuf<u64>,
+    isa: Isa,
+    next: usize,
+}
+
+impl Reader {
+    /// Bytes that all workers read together in a round.
+    pub const ROUND_BYTES: usize = ROUND_BYTES;
+
+    /// Panics when the system has no 256 MiB.
+    pub fn new(pool: &ThreadPool) -> Self {
+        let mut buffer =
+            AlignedBuf::<u64>::zeroed(BANDWIDTH_BYTES / 8).expect("256 MiB for the bandwidth probe");
+        let part = buffer.len() / pool.threads();
+        // Untouched pages all map to one page of zeros, which would be read from cache.
+        let shared = SharedMut::new(&mut buffer[..]);
+        pool.run(&|worker| {
+            // SAFETY: the parts of different workers do not overlap.
+            unsafe { shared.slice(worker * part, part) }.fill(worker as u64 + 1);
+        });
+        Reader { buffer, isa: Isa::best(), next: 0 }
+    }
+
+    /// Reads the next [`Reader::ROUND_BYTES`], with the pool the reader was made with.
+    pub fn round(&mut self, pool: &ThreadPool) {
+        let part = self.buffer.len() / pool.threads();
+        let piece = ROUND_BYTES / size_of::<u64>() / pool.threads();
+        let at = self.next % (part / piece) * piece;
+        self.next += 1;
+        pool.run(&|worker| read(self.isa, &self.buffer[worker * part + at..][..piece]));
+    }
 }
 
 /// Operations per second of `threads` threads that only multiply-add in f32 (two operations each).
@@ -111,16 +129,16 @@ fn peak(threads: usize, isa: Isa, round: &(dyn Fn() -> usize + Sync)) -> f64 {
     assert!(isa.is_available(), "this CPU cannot run {isa}");
     let pool = ThreadPool::new(threads);
     let operations = round() * pool.threads();
-    let run = || {
+    let mut run = || {
         pool.run(&|_| {
             round();
         });
     };
-    operations as f64 / best_round_s(&run)
+    operations as f64 / best_round_s(&mut run)
 }
 
 #[allow(clippy::disallowed_methods, reason = "a probe measures time")]
-fn best_round_s(round: &dyn Fn()) -> f64 {
+fn best_round_s(round: &mut dyn FnMut()) -> f64 {
     let start = Instant::now();
     let mut best = Duration::MAX;
     while best == Duration::MAX || start.elapsed() < BUDGET {

@@ -22,7 +22,7 @@ pub(crate) fn plan(input: Input) -> Plan {
         Input::F32 | Input::Bf16Widened => 6,
         _ => 3,
     };
-    Plan { tiles: 1, tokens, panels: true }
+    Plan { tiles: 1, tokens, panels: true, ahead: 0 }
 }
 
 pub(crate) fn kernel(format: WeightFormat, _wide: bool, _plan: &Plan, tokens: usize) -> Kernel {

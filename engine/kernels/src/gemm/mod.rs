@@ -5,7 +5,7 @@
 //! leave a register are stored whole. That is what makes results independent of batch and threads.
 //!
 //! Two regimes. *Stream*, for few tokens: a kernel reads packed tiles from memory, unpacks levels in registers and keeps sums
-//! in registers over the whole row. *Panel*, for more: a worker unpacks 512 columns of some tiles once, to bytes that stay in
+//! in registers over the whole row; a second tile of tokens finds the weights in cache. *Panel*, for more: a worker unpacks 512 columns of some tiles once, to bytes that stay in
 //! the first-level cache, and multiplies them with all tokens; the sums wait in a scratch between panels.
 //!
 //! Order of one output element, all instruction sets (`fma` rounds once):
@@ -54,7 +54,7 @@ pub(crate) struct TileArgs<'a> {
     /// Whether sums start from those stored, and whether they end there instead of in `out`.
     pub resume: bool,
     pub suspend: bool,
-    /// How far ahead of its loads a kernel asks memory for weights.
+    /// How far ahead of its loads a kernel asks memory for weights, in bytes; 0: not at all.
     pub ahead: usize,
     /// Int8 and fp8: a scale per token; int8: a correction per token.
     pub token_scales: *const f32,
@@ -71,10 +71,13 @@ impl TileArgs<'_> {
         self.weights.wrapping_add(r.min((self.rows - 1) / TILE_ROWS) * self.tile_stride)
     }
 
-    /// How far ahead of byte `at` of its tile a kernel of `R` tiles prefetches: behind its own tile come `R - 1` tiles that
-    /// the others of the kernel read, then the next of its own.
+    /// How far ahead of byte `at` of its tile a kernel of `R` tiles prefetches, 0 where it does not: behind its own tile come
+    /// `R - 1` tiles that the others of the kernel read, then the next of its own.
     #[inline(always)]
     pub(crate) fn ahead_of<const R: usize>(&self, at: usize) -> usize {
+        if self.ahead == 0 {
+            return 0;
+        }
         self.ahead + if at + self.ahead >= self.tile_stride { (R - 1) * self.tile_stride } else { 0 }
     }
 
@@ -178,6 +181,8 @@ pub(crate) struct Plan {
     pub tokens: usize,
     /// Whether rows are cut into panels of [`PANEL_BLOCKS`].
     pub panels: bool,
+    /// How far ahead of its loads a stream kernel asks memory for weights, in bytes; 0: not at all.
+    pub ahead: usize,
 }
 
 pub(crate) fn plan(input: Input, isa: Isa, tokens: usize) -> Plan {

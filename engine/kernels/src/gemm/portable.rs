@@ -12,7 +12,7 @@ type Lanes = [f32; TILE_ROWS];
 type Words = [u32; TILE_ROWS];
 
 pub(crate) fn plan() -> Plan {
-    Plan { tiles: 1, tokens: 1, panels: true }
+    Plan { tiles: 1, tokens: 1, panels: true, ahead: 0 }
 }
 
 pub(crate) fn kernel(format: WeightFormat, _wide: bool, _plan: &Plan, _tokens: usize) -> Kernel {

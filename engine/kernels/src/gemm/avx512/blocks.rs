@@ -154,10 +154,13 @@ unsafe fn scale<F: Blocks, const R: usize, const T: usize>(
     }
 }
 
+/// Asks memory for the line `ahead` bytes from here; for none where that is 0.
 #[inline(always)]
 pub(super) unsafe fn prefetch(p: *const u8, ahead: usize) {
-    // SAFETY: a prefetch cannot fault, also past the end of the matrix.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(ahead).cast()) }
+    if ahead > 0 {
+        // SAFETY: a prefetch cannot fault, also past the end of the matrix.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(ahead).cast()) }
+    }
 }
 
 #[inline(always)]
