@@ -130,7 +130,7 @@ impl PackedMatrix {
     ) -> Result<Self, KernelError> {
         let layout = Layout::new(format, cols, sharing);
         let bytes = rows.div_ceil(TILE_ROWS).checked_mul(layout.stride);
-        let data = AlignedBuf::zeroed(bytes.ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?)?;
+        let data = AlignedBuf::zeroed_in_slab(bytes.ok_or(KernelError::OutOfMemory { bytes: usize::MAX })?)?;
         Ok(PackedMatrix { format, isa, rows, cols, layout, sharing, order, input_scale, data })
     }
 
