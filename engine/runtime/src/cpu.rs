@@ -72,6 +72,11 @@ impl CpuExecutor {
         self.model.weights.bytes()
     }
 
+    /// The threads that compute, for probes that must run on the same ones.
+    pub fn pool(&self) -> &ThreadPool {
+        &self.pool
+    }
+
     /// The whole block pool, used or not.
     pub fn kv_bytes(&self) -> u64 {
         self.kv.bytes()

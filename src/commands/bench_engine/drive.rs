@@ -8,7 +8,11 @@ use llmlab_core::request::{RequestId, SamplingParams, TokenId};
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
 use llmlab_runtime::CpuExecutor;
 
+use super::limits::Bandwidth;
 use super::work::Operations;
+
+/// Steps between two probes of the bandwidth: they evict what a small model keeps in cache, so not after each.
+const PROBE_STEPS: u32 = 8;
 
 /// Tokens per KV block.
 pub const BLOCK_SIZE: u32 = 16;
@@ -22,6 +26,10 @@ pub struct Phase {
     /// Weights and KV that had to be read or written, each once per step.
     pub bytes: u64,
     pub operations: f64,
+    /// Seconds that moving the bytes would have taken at the read bandwidth measured around them.
+    pub bytes_at_bandwidth_s: f64,
+    /// Lowest and highest of those probes, bytes per second.
+    pub bandwidth_range: (f64, f64),
 }
 
 impl Phase {
@@ -33,8 +41,9 @@ impl Phase {
         self.tokens as f64 / self.seconds().max(1e-9)
     }
 
-    pub fn bytes_per_s(&self) -> f64 {
-        self.bytes as f64 / self.seconds().max(1e-9)
+    /// Share of the read bandwidth that was used.
+    pub fn bandwidth_share(&self) -> f64 {
+        self.bytes_at_bandwidth_s / self.seconds().max(1e-9)
     }
 
     pub fn operations_per_s(&self) -> f64 {
@@ -46,6 +55,7 @@ impl Phase {
 pub struct Driver<'a> {
     executor: &'a mut CpuExecutor,
     operations: &'a Operations,
+    bandwidth: &'a mut Bandwidth,
     vocab_size: u32,
     /// Rows of one step at most, as llama.cpp's `n_ubatch`.
     step_tokens: u32,
@@ -53,6 +63,8 @@ pub struct Driver<'a> {
     blocks_per_seq: u32,
     seqs: Vec<Sequence>,
     steps: u64,
+    /// Bytes of the phase that have been judged by the bandwidth around them.
+    settled_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,12 +78,23 @@ impl<'a> Driver<'a> {
     pub fn new(
         executor: &'a mut CpuExecutor,
         operations: &'a Operations,
+        bandwidth: &'a mut Bandwidth,
         vocab_size: u32,
         step_tokens: u32,
         seq_tokens: u32,
     ) -> Driver<'a> {
         let blocks_per_seq = seq_tokens.div_ceil(BLOCK_SIZE);
-        Driver { executor, operations, vocab_size, step_tokens, blocks_per_seq, seqs: Vec::new(), steps: 0 }
+        Driver {
+            executor,
+            operations,
+            bandwidth,
+            vocab_size,
+            step_tokens,
+            blocks_per_seq,
+            seqs: Vec::new(),
+            steps: 0,
+            settled_bytes: 0,
+        }
     }
 
     /// Forgets all sequences and starts `batch` empty ones.
@@ -85,7 +108,7 @@ impl<'a> Driver<'a> {
     /// Computes `tokens` prompt tokens of every sequence, in steps of at most `step_tokens` rows; logits for the last
     /// position of each.
     pub fn prefill(&mut self, tokens: u32) -> Result<Phase, ExecutorError> {
-        let mut phase = Phase::default();
+        let mut phase = self.start();
         let mut next = if tokens == 0 { self.seqs.len() } else { 0 };
         while next < self.seqs.len() {
             let mut rows_left = self.step_tokens;
@@ -106,20 +129,41 @@ impl<'a> Driver<'a> {
             })?;
             next = seq;
         }
-        Ok(phase)
+        Ok(self.end(phase))
     }
 
     /// `steps` steps in which every sequence gets one token, the one picked greedily in the step before.
     pub fn decode(&mut self, steps: u32) -> Result<Phase, ExecutorError> {
-        let mut phase = Phase::default();
-        for _ in 0..steps {
+        let mut phase = self.start();
+        for step in 1..=steps {
             self.step(&mut phase, |driver| {
                 (0..driver.seqs.len())
                     .map(|seq| driver.part(seq, vec![driver.seqs[seq].last], true))
                     .collect()
             })?;
+            if step % PROBE_STEPS == 0 && step < steps {
+                self.settle(&mut phase);
+            }
         }
-        Ok(phase)
+        Ok(self.end(phase))
+    }
+
+    fn start(&mut self) -> Phase {
+        self.bandwidth.start(self.executor.pool());
+        self.settled_bytes = 0;
+        Phase::default()
+    }
+
+    fn end(&mut self, mut phase: Phase) -> Phase {
+        self.settle(&mut phase);
+        phase.bandwidth_range = self.bandwidth.range();
+        phase
+    }
+
+    /// Probes the bandwidth and judges what was moved since the last probe by it.
+    fn settle(&mut self, phase: &mut Phase) {
+        let bytes = phase.bytes - std::mem::replace(&mut self.settled_bytes, phase.bytes);
+        phase.bytes_at_bandwidth_s += bytes as f64 / self.bandwidth.since_last(self.executor.pool());
     }
 
     #[allow(clippy::disallowed_methods, reason = "a benchmark times what it drives")]

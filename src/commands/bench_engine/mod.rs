@@ -23,7 +23,7 @@ use crate::weights::{self, Footprint};
 use crate::{host, wire};
 use drive::{BLOCK_SIZE, Driver};
 use limits::Bandwidth;
-use row::{Repetition, Row, Sample, Sizes, Subject};
+use row::{Repetition, Row, Sizes, Subject};
 use work::Operations;
 
 /// Decode steps that are run and not counted before a test.
@@ -41,7 +41,7 @@ pub fn bench_engine(args: BenchEngineArgs) -> Result<Code, Failure> {
         println!("{cpu}, {isa}, {threads} thread(s), {} repetition(s) after a warm-up", args.repetitions);
     }
     let peaks = limits::peaks(threads as usize);
-    let mut bandwidth = Bandwidth::new(threads as usize);
+    let mut bandwidth = Bandwidth::new(threads as usize).map_err(Failure::internal)?;
     let mut rows = Vec::new();
     for (config, footprint) in configs {
         eprintln!("loading {} as {}", args.model, config.weights);
@@ -83,7 +83,8 @@ impl Bench<'_> {
         let args = self.args;
         let operations = Operations::of(&self.model.spec);
         let vocab = self.model.spec.vocab_size;
-        let mut driver = Driver::new(executor, &operations, vocab, args.step_tokens, longest_sequence(args));
+        let longest = longest_sequence(args);
+        let mut driver = Driver::new(executor, &operations, bandwidth, vocab, args.step_tokens, longest);
         let mut rows = Vec::new();
         self.say(format_args!("\n{}", table::title(&self.subject)));
         let singles = [(args.pp, 0), (0, args.tg)].map(|(pp, tg)| Sizes { pp, tg, pl: 1 });
@@ -93,7 +94,7 @@ impl Bench<'_> {
         }
         for sizes in singles {
             let test = if sizes.tg == 0 { format!("pp{}", sizes.pp) } else { format!("tg{}", sizes.tg) };
-            let row = self.row(&mut driver, bandwidth, test, sizes)?;
+            let row = self.row(&mut driver, test, sizes)?;
             self.show(&row, table::single)?;
             rows.push(row);
         }
@@ -103,7 +104,7 @@ impl Bench<'_> {
         }
         for pl in batches {
             let sizes = Sizes { pp: args.prompt_tokens, tg: args.generate_tokens, pl };
-            let row = self.row(&mut driver, bandwidth, "batch".into(), sizes)?;
+            let row = self.row(&mut driver, "batch".into(), sizes)?;
             self.show(&row, table::batch)?;
             rows.push(row);
         }
@@ -111,13 +112,7 @@ impl Bench<'_> {
     }
 
     /// One warm-up that is not counted, then the repetitions.
-    fn row(
-        &self,
-        driver: &mut Driver,
-        bandwidth: &mut Bandwidth,
-        test: String,
-        sizes: Sizes,
-    ) -> Result<Row, Failure> {
+    fn row(&self, driver: &mut Driver, test: String, sizes: Sizes) -> Result<Row, Failure> {
         let failed = |error: llmlab_core::executor::ExecutorError| Failure::internal(error);
         driver.reset(sizes.pl);
         driver.prefill(sizes.pp).map_err(failed)?;
@@ -125,14 +120,8 @@ impl Bench<'_> {
         let mut repetitions = Vec::new();
         for _ in 0..self.args.repetitions {
             driver.reset(sizes.pl);
-            let mut measure = |run: &mut dyn FnMut(&mut Driver) -> Result<drive::Phase, _>| {
-                let (phase, around) = bandwidth.around(|| run(driver)).map_err(failed)?;
-                Ok::<_, Failure>(Sample { phase, bandwidth: around })
-            };
-            let prompt =
-                (sizes.pp > 0).then(|| measure(&mut |driver| driver.prefill(sizes.pp))).transpose()?;
-            let generation =
-                (sizes.tg > 0).then(|| measure(&mut |driver| driver.decode(sizes.tg))).transpose()?;
+            let prompt = (sizes.pp > 0).then(|| driver.prefill(sizes.pp)).transpose().map_err(failed)?;
+            let generation = (sizes.tg > 0).then(|| driver.decode(sizes.tg)).transpose().map_err(failed)?;
             repetitions.push(Repetition { prompt, generation });
         }
         Ok(Row::new(&self.subject, test, sizes, &repetitions))

@@ -4,18 +4,11 @@ use serde::Serialize;
 
 use super::drive::Phase;
 
-/// A phase and the read bandwidth measured right before and right after it, bytes per second.
-#[derive(Debug, Clone, Copy)]
-pub struct Sample {
-    pub phase: Phase,
-    pub bandwidth: (f64, f64),
-}
-
 /// One repetition: the prompt, the generation, or both.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Repetition {
-    pub prompt: Option<Sample>,
-    pub generation: Option<Sample>,
+    pub prompt: Option<Phase>,
+    pub generation: Option<Phase>,
 }
 
 /// What all rows of one executor share.
@@ -74,12 +67,12 @@ pub struct Row {
     pub speed_stddev: f64,
     /// Operations per second over the peak, prompt phase.
     pub pp_compute_share: Option<f64>,
-    /// Bytes moved per second over the mean of the bandwidth before and after, generation phase.
+    /// Seconds that the bytes take at the bandwidth probed every few steps, over the seconds they took; generation phase.
     pub tg_bandwidth_share: Option<f64>,
     pub tg_compute_share: Option<f64>,
     /// Bytes each generation step moves: weights once, keys and values of every sequence.
     pub tg_bytes_per_step: Option<f64>,
-    /// Lowest and highest of the probes around the repetitions.
+    /// Lowest and highest of the probes in and around the repetitions.
     pub read_bandwidth_min_bytes_per_s: f64,
     pub read_bandwidth_max_bytes_per_s: f64,
 }
@@ -87,22 +80,22 @@ pub struct Row {
 impl Row {
     pub fn new(subject: &Subject, test: String, sizes: Sizes, repetitions: &[Repetition]) -> Row {
         let peak = subject.peak_ops_per_s;
-        let prompts: Vec<Sample> = repetitions.iter().filter_map(|r| r.prompt).collect();
-        let generations: Vec<Sample> = repetitions.iter().filter_map(|r| r.generation).collect();
-        let speeds = |samples: &[Sample]| samples.iter().map(|s| s.phase.tokens_per_s()).collect::<Vec<_>>();
-        let seconds = |samples: &[Sample]| mean(samples.iter().map(|s| s.phase.seconds()));
+        let prompts: Vec<Phase> = repetitions.iter().filter_map(|r| r.prompt).collect();
+        let generations: Vec<Phase> = repetitions.iter().filter_map(|r| r.generation).collect();
+        let speeds = |samples: &[Phase]| samples.iter().map(|s| s.tokens_per_s()).collect::<Vec<_>>();
+        let seconds = |samples: &[Phase]| mean(samples.iter().map(|s| s.seconds()));
         let whole: Vec<(f64, f64)> = repetitions
             .iter()
             .map(|r| {
-                let phases = [r.prompt, r.generation].into_iter().flatten().map(|s| s.phase);
+                let phases = [r.prompt, r.generation].into_iter().flatten();
                 phases.fold((0.0, 0.0), |(s, n), phase| (s + phase.seconds(), n + phase.tokens as f64))
             })
             .collect();
         let whole_speeds: Vec<f64> = whole.iter().map(|(s, tokens)| tokens / s.max(1e-9)).collect();
-        let compute = |samples: &[Sample]| mean(samples.iter().map(|s| s.phase.operations_per_s() / peak));
-        let probes = || {
-            let samples = repetitions.iter().flat_map(|r| [r.prompt, r.generation]).flatten();
-            samples.flat_map(|s| [s.bandwidth.0, s.bandwidth.1])
+        let compute = |samples: &[Phase]| mean(samples.iter().map(|s| s.operations_per_s() / peak));
+        let ranges = || {
+            let phases = repetitions.iter().flat_map(|r| [r.prompt, r.generation]).flatten();
+            phases.map(|phase| phase.bandwidth_range)
         };
         Row {
             subject: subject.clone(),
@@ -120,20 +113,13 @@ impl Row {
             speed: mean(whole_speeds.iter().copied()).unwrap_or(0.0),
             speed_stddev: deviation(&whole_speeds).unwrap_or(0.0),
             pp_compute_share: compute(&prompts),
-            tg_bandwidth_share: mean(generations.iter().map(bandwidth_share)),
+            tg_bandwidth_share: mean(generations.iter().map(Phase::bandwidth_share)),
             tg_compute_share: compute(&generations),
-            tg_bytes_per_step: mean(
-                generations.iter().map(|s| s.phase.bytes as f64 / f64::from(sizes.tg.max(1))),
-            ),
-            read_bandwidth_min_bytes_per_s: probes().fold(f64::INFINITY, f64::min),
-            read_bandwidth_max_bytes_per_s: probes().fold(0.0, f64::max),
+            tg_bytes_per_step: mean(generations.iter().map(|s| s.bytes as f64 / f64::from(sizes.tg.max(1)))),
+            read_bandwidth_min_bytes_per_s: ranges().map(|range| range.0).fold(f64::INFINITY, f64::min),
+            read_bandwidth_max_bytes_per_s: ranges().map(|range| range.1).fold(0.0, f64::max),
         }
     }
-}
-
-fn bandwidth_share(sample: &Sample) -> f64 {
-    let (before, after) = sample.bandwidth;
-    sample.phase.bytes_per_s() / ((before + after) / 2.0)
 }
 
 fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
@@ -171,15 +157,21 @@ pub mod tests {
         }
     }
 
-    fn sample(ms: u64, tokens: u64, bytes: u64, bandwidth: (f64, f64)) -> Sample {
-        let phase = Phase { elapsed: Duration::from_millis(ms), tokens, bytes, operations: 1e9 };
-        Sample { phase, bandwidth }
+    fn phase(ms: u64, tokens: u64, bytes: u64, bandwidth: f64) -> Phase {
+        Phase {
+            elapsed: Duration::from_millis(ms),
+            tokens,
+            bytes,
+            operations: 1e9,
+            bytes_at_bandwidth_s: bytes as f64 / bandwidth,
+            bandwidth_range: (0.9 * bandwidth, bandwidth),
+        }
     }
 
     pub fn repetition(tg_ms: u64) -> Repetition {
         Repetition {
-            prompt: Some(sample(1000, 512, 0, (50e9, 60e9))),
-            generation: Some(sample(tg_ms, 256, 40_000_000_000, (60e9, 100e9))),
+            prompt: Some(phase(1000, 512, 0, 60e9)),
+            generation: Some(phase(tg_ms, 256, 40_000_000_000, 80e9)),
         }
     }
 
@@ -196,12 +188,12 @@ pub mod tests {
         // 40 and 20 GB/s of the 80 GB/s around them.
         assert!((row.tg_bandwidth_share.unwrap() - 0.375).abs() < 1e-12);
         assert_eq!(row.pp_compute_share, Some(0.001));
-        assert_eq!((row.read_bandwidth_min_bytes_per_s, row.read_bandwidth_max_bytes_per_s), (50e9, 100e9));
+        assert_eq!((row.read_bandwidth_min_bytes_per_s, row.read_bandwidth_max_bytes_per_s), (54e9, 80e9));
     }
 
     #[test]
     fn a_phase_that_was_not_run_is_null_and_not_zero() {
-        let only = Repetition { prompt: Some(sample(500, 512, 0, (1e9, 1e9))), generation: None };
+        let only = Repetition { prompt: Some(phase(500, 512, 0, 1e9)), generation: None };
         let row = Row::new(&subject(), "pp512".into(), Sizes { pp: 512, tg: 0, pl: 1 }, &[only]);
         let json = serde_json::to_value(&row).unwrap();
         assert!(json["speed_tg"].is_null() && json["tg_bandwidth_share"].is_null());
