@@ -46,13 +46,13 @@ pub(crate) fn kernel(format: WeightFormat, _wide: bool, _plan: &Plan, tokens: us
         },
         Fp8 => three!(float_tile true),
         Int8 => three!(row8_tile),
-        Q6K => three!(block_tile 2 0 false false),
-        Q2K => three!(block_tile 1 2 false false),
+        Q3K | Q6K => three!(block_tile 2 0 false false),
+        Q2K => three!(block_tile 2 2 false false),
         Q4_1 | Q5_1 | Q4K | Q5K => three!(block_tile 1 1 false false),
         Int8Group => three!(block_tile 1 1 true false),
         Q4_0 | Q5_0 | Int4 => three!(block_tile 1 0 false false),
         Q8_0 => three!(block_tile 1 0 true true),
-        Iq4Nl | Q3K => three!(block_tile 1 0 true false),
+        Iq4Nl => three!(block_tile 1 0 true false),
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) const PANEL_BLOCKS: usize = 16;
 /// Whether factors can be large enough to saturate sums of two products in 16 bits.
 pub(crate) fn needs_signed(format: WeightFormat) -> bool {
     use WeightFormat::*;
-    matches!(format, Q8_0 | Iq4Nl | Q3K | Int8 | Int8Group)
+    matches!(format, Q8_0 | Iq4Nl | Int8 | Int8Group)
 }
 
 pub(crate) fn layout(format: WeightFormat, isa: Isa) -> Layout {
@@ -106,7 +106,7 @@ fn factors(
         }
         for s in 0..QUADS {
             for byte in &mut quads[s * LINE + lane * 4..][..4] {
-                *byte = scales::factor(a.format, &row, s / (QUADS / 2), *byte) ^ flip;
+                *byte = scales::factor(a.format, &row, *byte) ^ flip;
             }
         }
     }

@@ -21,11 +21,11 @@ pub(crate) fn kernel(format: WeightFormat, _wide: bool, _plan: &Plan, _tokens: u
         F32 | F16 | Bf16 => float_tile::<false>,
         Fp8 => float_tile::<true>,
         Int8 => row8_tile,
-        Q6K => block_tile::<2, 0, false>,
-        Q2K => block_tile::<1, 2, false>,
+        Q3K | Q6K => block_tile::<2, 0, false>,
+        Q2K => block_tile::<2, 2, false>,
         Q4_1 | Q5_1 | Q4K | Q5K | Int8Group => block_tile::<1, 1, false>,
         Q8_0 => block_tile::<1, 0, true>,
-        Q4_0 | Q5_0 | Iq4Nl | Q3K | Int4 => block_tile::<1, 0, false>,
+        Q4_0 | Q5_0 | Iq4Nl | Int4 => block_tile::<1, 0, false>,
     }
 }
 

@@ -31,8 +31,8 @@ pub(crate) fn numerics(format: WeightFormat) -> Numerics {
         Q4_0 => (1, 0, 8),
         Q5_0 | Int4 => (1, 0, 16),
         Q4_1 | Q5_1 | Q4K | Q5K | Int8Group => (1, 1, 0),
-        Q2K => (1, 2, 0),
-        Q3K => (1, 0, 127),
+        Q2K => (2, 2, 0),
+        Q3K => (2, 0, 4),
         Q6K => (2, 0, 32),
         F32 | F16 | Bf16 | Fp8 => (1, 0, 0),
     };
@@ -45,8 +45,6 @@ pub(crate) struct RowScales {
     pub scale: [f32; 2],
     /// Added per unit of the activation: `m` of q4_1, `-dmin * m` of the K formats, `-scale * zero` of int8_group.
     pub min: [f32; 2],
-    /// What the integer scale of q2_k and q3_k multiplies the levels of each half with, in the integer domain.
-    pub fold: [i32; 2],
     /// Zero point of a group.
     pub zero: i32,
 }
@@ -76,7 +74,7 @@ pub(crate) fn row_scales(
     j: usize,
 ) -> RowScales {
     use WeightFormat::*;
-    let mut row = RowScales { fold: [1; 2], ..RowScales::default() };
+    let mut row = RowScales::default();
     match format {
         F32 | F16 | Bf16 => row.scale = [1.0; 2],
         Q8_0 | Q4_0 | Q5_0 | Iq4Nl => row.scale = [half_at(header, 0, j * TILE_ROWS + lane); 2],
@@ -98,20 +96,19 @@ pub(crate) fn row_scales(
         }
         Q2K => {
             let (d, dmin) = (half_at(header, 0, lane * 2), half_at(header, 0, lane * 2 + 1));
-            row.scale = [d; 2];
             for half in 0..2 {
                 let byte = byte_at(header, 1, lane, 2 * j + half);
-                row.fold[half] = i32::from(byte & 15);
+                row.scale[half] = d * f32::from(byte & 15);
                 row.min[half] = -(dmin * f32::from(byte >> 4));
             }
         }
         Q3K => {
-            row.scale = [half_at(header, 0, lane); 2];
+            let d = half_at(header, 0, lane);
             for half in 0..2 {
                 let index = 2 * j + half;
                 let low = byte_at(header, 1, lane, index % 8) >> (index / 8 * 4) & 15;
                 let high = byte_at(header, 1, lane, 8 + index % 4) >> (index / 4 * 2) & 3;
-                row.fold[half] = i32::from(low | high << 4) - 32;
+                row.scale[half] = d * (f32::from(low | high << 4) - 32.0);
             }
         }
         Q6K => {
@@ -140,12 +137,10 @@ pub(crate) fn row_scales(
 
 /// The unsigned byte that stands for a level in the integer products; see [`Numerics`].
 #[inline(always)]
-pub(crate) fn factor(format: WeightFormat, row: &RowScales, half: usize, level: u8) -> u8 {
+pub(crate) fn factor(format: WeightFormat, row: &RowScales, level: u8) -> u8 {
     use WeightFormat::*;
     match format {
         Iq4Nl => (i32::from(llmlab_quant::IQ4_NL_VALUES[usize::from(level & 15)]) + 128) as u8,
-        Q2K => (i32::from(level) * row.fold[half]) as u8,
-        Q3K => ((i32::from(level) - 4) * row.fold[half] + 127) as u8,
         Int4 => (i32::from(level) - row.zero + 16) as u8,
         _ => level,
     }
@@ -161,9 +156,8 @@ pub(crate) fn weight(format: WeightFormat, row: &RowScales, half: usize, level: 
         Q4_0 => (level - 8.0) * scale,
         Q5_0 => (level - 16.0) * scale,
         Iq4Nl => scale * f32::from(llmlab_quant::IQ4_NL_VALUES[level as usize & 15]),
-        Q4_1 | Q5_1 | Q4K | Q5K => scale * level + row.min[half],
-        Q2K => scale * row.fold[half] as f32 * level + row.min[half],
-        Q3K => scale * row.fold[half] as f32 * (level - 4.0),
+        Q4_1 | Q5_1 | Q2K | Q4K | Q5K => scale * level + row.min[half],
+        Q3K => scale * (level - 4.0),
         Q6K => scale * (level - 32.0),
         Int4 | Int8Group => scale * (level - row.zero as f32),
         F32 | F16 | Bf16 | Fp8 => unreachable!("{format} has no levels"),

@@ -85,6 +85,13 @@ unsafe fn nibble<const S: usize>(block: *const u8) -> __m512i {
     unsafe { _mm512_and_si512(moved(line(block, S / 2), S as i32 % 2 * 4, 0), _mm512_set1_epi8(15)) }
 }
 
+/// The low two bits of quad `S`, in lines of four quads.
+#[inline(always)]
+unsafe fn two_bits<const S: usize>(block: *const u8) -> __m512i {
+    // SAFETY: the trait's promise.
+    unsafe { _mm512_and_si512(moved(line(block, S / 4), S as i32 % 4 * 2, 0), _mm512_set1_epi8(3)) }
+}
+
 /// Adds the fifth bit from the high line that follows four lines of nibbles.
 #[inline(always)]
 unsafe fn five_bits<const S: usize>(block: *const u8) -> __m512i {
@@ -159,17 +166,6 @@ static IQ4_FACTORS: Line = {
     let mut i = 0;
     while i < LINE {
         bytes[i] = (llmlab_quant::IQ4_NL_VALUES[i % 16] as i32 + 128) as u8;
-        i += 1;
-    }
-    Line(bytes)
-};
-
-/// Where the bytes of a row start in a shuffle of 128 bits, which hold four rows.
-static ROW_STARTS: Line = {
-    let mut bytes = [0; LINE];
-    let mut i = 0;
-    while i < LINE {
-        bytes[i] = (i % 16 / 4 * 4) as u8;
         i += 1;
     }
     Line(bytes)
@@ -256,7 +252,7 @@ macro_rules! six_bit_format {
 six_bit_format!(Q4, lines 4, |block, S| nibble::<S>(block));
 six_bit_format!(Q5, lines 5, |block, S| five_bits::<S>(block));
 
-/// Q2_K: the factor of a level is level x scale, looked up among the four products of its half block.
+/// Q2_K: two scales and two minima per block, of four bits each.
 pub(super) struct Q2;
 
 #[derive(Clone, Copy)]
@@ -268,7 +264,7 @@ pub(super) struct Q2Unit {
 
 impl Blocks for Q2 {
     const UNIT: usize = 8;
-    const SUBS: usize = 1;
+    const SUBS: usize = 2;
     const MINS: usize = 2;
     const HEADER_LINES: usize = 5;
     const BLOCK_LINES: usize = 2;
@@ -289,20 +285,18 @@ impl Blocks for Q2 {
     }
 
     #[inline(always)]
-    unsafe fn quad<const S: usize>(unit: &Q2Unit, block: *const u8, j: usize) -> __m512i {
+    unsafe fn quad<const S: usize>(_: &Q2Unit, block: *const u8, _: usize) -> __m512i {
         // SAFETY: the trait's promise.
-        unsafe {
-            let scale = _mm512_and_si512(header_byte(unit.header, 1, 2 * j + S / 4), _mm512_set1_epi32(15));
-            // 0, s, 2s, 3s: at most 45, so no byte overflows into the next.
-            let products = _mm512_mullo_epi32(scale, _mm512_set1_epi32(0x0302_0100));
-            let level = moved(line(block, S / 4), S as i32 % 4 * 2, 0);
-            _mm512_shuffle_epi8(products, masked_or(level, 3, line(ROW_STARTS.0.as_ptr(), 0)))
-        }
+        unsafe { two_bits::<S>(block) }
     }
 
     #[inline(always)]
-    unsafe fn scale(unit: &Q2Unit, _: *const u8, _: usize, _: usize) -> __m512 {
-        unit.d
+    unsafe fn scale(unit: &Q2Unit, _: *const u8, j: usize, sub: usize) -> __m512 {
+        // SAFETY: the trait's promise.
+        unsafe {
+            let scale = _mm512_and_si512(header_byte(unit.header, 1, 2 * j + sub), _mm512_set1_epi32(15));
+            _mm512_mul_ps(unit.d, _mm512_cvtepi32_ps(scale))
+        }
     }
 
     #[inline(always)]
@@ -315,7 +309,7 @@ impl Blocks for Q2 {
     }
 }
 
-/// Q3_K: the factor is (level - 4) x scale + 127. Low two bits look it up, the third adds 4 x scale, all modulo 256.
+/// Q3_K: two scales per block, of six bits: four low ones, then two high ones of all.
 pub(super) struct Q3;
 
 #[derive(Clone, Copy)]
@@ -324,27 +318,9 @@ pub(super) struct Q3Unit {
     header: *const u8,
 }
 
-impl Q3 {
-    /// Signed scale of a half block in all four bytes of each row.
-    #[inline(always)]
-    unsafe fn scale_bytes(header: *const u8, index: usize) -> __m512i {
-        // SAFETY: the trait's promise.
-        unsafe {
-            let low = header_byte(header, 1, index % 8);
-            let low = _mm512_srl_epi32(low, _mm_cvtsi32_si128((index / 8 * 4) as i32));
-            let low = _mm512_and_si512(low, _mm512_set1_epi32(15));
-            let high = header_byte(header, 1, 8 + index % 4);
-            let high = _mm512_srl_epi32(high, _mm_cvtsi32_si128((index / 4 * 2) as i32));
-            let high = _mm512_slli_epi32::<4>(_mm512_and_si512(high, _mm512_set1_epi32(3)));
-            let bytes = _mm512_mullo_epi32(_mm512_or_si512(low, high), _mm512_set1_epi32(0x0101_0101));
-            _mm512_sub_epi8(bytes, _mm512_set1_epi8(32))
-        }
-    }
-}
-
 impl Blocks for Q3 {
     const UNIT: usize = 8;
-    const SUBS: usize = 1;
+    const SUBS: usize = 2;
     const MINS: usize = 0;
     const HEADER_LINES: usize = 4;
     const BLOCK_LINES: usize = 3;
@@ -357,26 +333,24 @@ impl Blocks for Q3 {
     }
 
     #[inline(always)]
-    unsafe fn quad<const S: usize>(unit: &Q3Unit, block: *const u8, j: usize) -> __m512i {
+    unsafe fn quad<const S: usize>(_: &Q3Unit, block: *const u8, _: usize) -> __m512i {
         // SAFETY: the trait's promise.
-        unsafe {
-            let s = Self::scale_bytes(unit.header, 2 * j + S / 4);
-            let twice = _mm512_add_epi8(s, s);
-            let four = _mm512_add_epi8(twice, twice);
-            let odd = _mm512_and_si512(s, _mm512_set1_epi32(0xff00_ff00_u32 as i32));
-            let upper = _mm512_and_si512(twice, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-            let from = _mm512_sub_epi8(_mm512_set1_epi8(127), four);
-            let products = _mm512_add_epi8(_mm512_add_epi8(odd, upper), from);
-            let level = moved(line(block, S / 4), S as i32 % 4 * 2, 0);
-            let low = _mm512_shuffle_epi8(products, masked_or(level, 3, line(ROW_STARTS.0.as_ptr(), 0)));
-            let third = _mm512_test_epi8_mask(line(block, 2), _mm512_set1_epi8((1u8 << S) as i8));
-            _mm512_mask_add_epi8(low, third, low, four)
-        }
+        unsafe { masked_or(moved(line(block, 2), S as i32, 2), 4, two_bits::<S>(block)) }
     }
 
     #[inline(always)]
-    unsafe fn scale(unit: &Q3Unit, _: *const u8, _: usize, _: usize) -> __m512 {
-        unit.d
+    unsafe fn scale(unit: &Q3Unit, _: *const u8, j: usize, sub: usize) -> __m512 {
+        // SAFETY: the trait's promise.
+        unsafe {
+            let index = 2 * j + sub;
+            let shifted = |v, bits: usize| _mm512_srl_epi32(v, _mm_cvtsi32_si128(bits as i32));
+            let low = shifted(line(unit.header, 1 + index % 8 / 4), index % 4 * 8 + index / 8 * 4);
+            let low = _mm512_and_si512(low, _mm512_set1_epi32(15));
+            let high = shifted(line(unit.header, 3), index % 4 * 8 + index / 4 * 2);
+            let high = _mm512_slli_epi32::<4>(_mm512_and_si512(high, _mm512_set1_epi32(3)));
+            let scale = _mm512_sub_epi32(_mm512_or_si512(low, high), _mm512_set1_epi32(32));
+            _mm512_mul_ps(unit.d, _mm512_cvtepi32_ps(scale))
+        }
     }
 
     #[inline(always)]
