@@ -35,7 +35,10 @@ def cpu():
 def version(command):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     said = (done.stdout + done.stderr).strip().splitlines()
-    return said[-1].split(" ", 1)[-1] if done.returncode == 0 and said else "unknown"
+    if done.returncode != 0 or not said:
+        return "unknown"
+    line = next((line for line in said if "version" in line), said[-1])
+    return line.removeprefix("version: ").removeprefix("llmlab ")
 
 
 def package(python, name):

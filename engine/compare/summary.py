@@ -46,11 +46,17 @@ def served(records):
         ]
         for key, rows in fastest_first(subjects):
             table.append(cells([
-                *key, spread([row["tokens_per_s"] for row in rows]), to_peer(subjects, key, peers(subjects)),
+                *key, spread([row["tokens_per_s"] for row in rows]) + untrusted(rows), to_peer(subjects, key, peers(subjects)),
                 spread([row["ttft_mean_s"] for row in rows]), spread([row["tpot_mean_s"] * 1e3 for row in rows]),
                 probes(rows)]))
         parts.append("\n".join(table))
     return "\n\n".join(parts + failures(records)) + "\n"
+
+
+def untrusted(rows):
+    """How many repetitions the load generator itself put in doubt."""
+    count = sum(not row["trusted"] for row in rows)
+    return f" ({count} UNTRUSTED)" if count else ""
 
 
 def header(records):
