@@ -1,4 +1,7 @@
-"""The load: `llmlab run` against a live server, one client for all. Prompts are token ids, so their length is exact."""
+"""The load: `llmlab run` against a live server, one client for all. Prompts are token ids, so their length is exact.
+
+Users pause for 20 ms between an answer and their next request: llama-server closes the connection after each stream
+without saying so, and a request that is sent before the close arrives is lost."""
 
 import json
 import subprocess
@@ -16,7 +19,7 @@ source = {model}
 lengths = {{ input = {{ distribution = "fixed", tokens = {prompt} }}, output = {{ distribution = "fixed", tokens = {generate} }} }}
 requests = {requests}
 warmup = 0
-arrivals = {{ process = "closed", users = {streams} }}
+arrivals = {{ process = "closed", users = {streams}, think_time = "20ms" }}
 
 [[target]]
 name = "server"
