@@ -19,6 +19,7 @@ source = {model}
 lengths = {{ input = {{ distribution = "fixed", tokens = {prompt} }}, output = {{ distribution = "fixed", tokens = {generate} }} }}
 requests = {requests}
 warmup = 0
+timeouts = {{ first_token = "300s", inter_token = "300s" }}
 arrivals = {{ process = "closed", users = {streams}, think_time = "20ms" }}
 
 [[target]]
