@@ -32,7 +32,7 @@ Examples:
   llmlab serve --model synthetic:llama-15m
   llmlab serve --model ./TinyLlama-1.1B --weights q8_0 --policy vllm --set max_num_seqs=32 --threads 2")]
     Serve(ServeArgs),
-    /// Look into models, convert them, make synthetic ones
+    /// Look into models, convert them, make synthetic ones, measure perplexity
     #[command(subcommand)]
     Models(ModelsCommand),
     /// Time the engine's forward pass alone: the tests and columns of llama-bench and llama-batched-bench
@@ -248,6 +248,17 @@ Examples:
   llmlab models synth llama-1.1b ./llama-1.1b --weights bf16                for vLLM and transformers
   llmlab models synth qwen3-tiny ./qwen3-gptq --weights int4 --layout gptq")]
     Synth(SynthArgs),
+    /// Measure how well a model predicts a text, as llama-perplexity does
+    #[command(after_help = "\
+The text is cut into windows of --context tokens that do not overlap; what is left at the end is not used. Each window is
+computed by itself and starts with the tokenizer's BOS in place of its first token, where the tokenizer adds one. Its second
+half is scored: context - 1 - context / 2 tokens a window. The standard error takes the scored tokens as independent.
+
+Examples:
+  llmlab models perplexity model-Q4_K_M.gguf --text wiki.test.raw
+  llmlab models perplexity ./TinyLlama-1.1B --text wiki.test.raw --weights f32 --kv f32 --save-logits base.kld
+  llmlab models perplexity ./TinyLlama-1.1B --kl-base base.kld --weights q4_k_m      what rounding did to the predictions")]
+    Perplexity(PerplexityArgs),
 }
 
 #[derive(Debug, Args)]
@@ -283,6 +294,42 @@ pub struct SynthArgs {
     /// Picks the weights; the same seed gives the same weights as synthetic:<preset> with that seed
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    /// Hugging Face folder, .gguf file or synthetic:<preset>
+    pub model: String,
+    /// UTF-8 text; its last line break is left out
+    #[arg(long, value_name = "FILE", required_unless_present = "kl_base")]
+    pub text: Option<PathBuf>,
+    /// Tokens of a window (llama-perplexity -c)
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub context: u32,
+    /// Score only the first windows (llama-perplexity --chunks)
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<u32>,
+    /// f32, bf16, q8_0, q4_k_m, int8, as_stored, ...; default: as stored where the checkpoint is quantized, else bf16
+    #[arg(long, value_name = "FORMAT")]
+    pub weights: Option<String>,
+    /// f32, f16, bf16, int8, fp8
+    #[arg(long, value_name = "FORMAT", default_value = "bf16")]
+    pub kv: String,
+    /// Compute threads; default: all cores
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// Keep all predictions of the scored tokens, in the layout of llama-perplexity --kl-divergence-base
+    #[arg(long, value_name = "FILE")]
+    pub save_logits: Option<PathBuf>,
+    /// Compare with predictions kept before, by llama-perplexity too: same text, same windows, Kullback-Leibler divergence
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "context"])]
+    pub kl_base: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Seed of synthetic weights
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub model_seed: u64,
 }
 
 #[derive(Debug, Args)]

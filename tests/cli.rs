@@ -355,3 +355,102 @@ fn an_output_is_never_overwritten_by_accident_and_never_half_there() {
     names.sort();
     assert_eq!(names, ["cut.gguf", "m.gguf", "mine"]);
 }
+
+/// English with a little structure; 4,000 bytes are as many tokens of a synthetic model.
+fn write_text(dir: &std::path::Path) {
+    let text: String =
+        (0..80).map(|line| format!("line {line:03}: the quick brown fox jumps over a dog.\n")).collect();
+    std::fs::write(dir.join("text.txt"), text).unwrap();
+}
+
+fn perplexity_json(dir: &std::path::Path, args: &[&str]) -> serde_json::Value {
+    let (code, said, error) = models(dir, &[&["perplexity"], args, &["--json"]].concat());
+    assert_eq!(code, Some(0), "{args:?}: {error}");
+    serde_json::from_str(&said).unwrap()
+}
+
+#[test]
+fn perplexity_counts_what_llama_perplexity_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(dir.path());
+    let run = |more: &[&str]| {
+        let args = ["synthetic:llama-tiny", "--text", "text.txt", "--context", "128", "--weights", "f32"];
+        perplexity_json(dir.path(), &[&args, more].concat())
+    };
+    let one = run(&["--threads", "1"]);
+    // One token a byte and no BOS, the last line break left out; 63 predictions of each window.
+    let tokens = std::fs::metadata(dir.path().join("text.txt")).unwrap().len() - 1;
+    assert_eq!(one["text_tokens"].as_u64(), Some(tokens));
+    assert_eq!(one["windows"].as_u64(), Some(tokens / 128));
+    assert_eq!(one["scored_tokens"].as_u64(), Some(tokens / 128 * 63));
+    assert!(one["begin_token"].is_null());
+    let (perplexity, nll) = (one["perplexity"].as_f64().unwrap(), one["nll"].as_f64().unwrap());
+    assert!((perplexity - nll.exp()).abs() < 1e-9);
+    // Random weights know nothing: near or above the number of their tokens.
+    assert!(perplexity > 100.0, "{one}");
+    assert!(one["perplexity_stderr"].as_f64().unwrap() > 0.0);
+    assert!(one["tokens_per_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(one["nll"], run(&["--threads", "2"])["nll"], "the same bits on any number of threads");
+    let some = run(&["--chunks", "3"]);
+    assert_eq!((some["windows"].as_u64(), some["scored_tokens"].as_u64()), (Some(3), Some(189)));
+    let args = ["perplexity", "synthetic:llama-tiny", "--text", "text.txt", "--context", "64"];
+    let (code, said, error) = models(dir.path(), &args);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(said.contains("perplexity ") && said.contains(" ± ") && said.contains("tokens scored"), "{said}");
+}
+
+#[test]
+fn predictions_are_kept_and_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(dir.path());
+    let model = "synthetic:qwen3-tiny";
+    let args =
+        [model, "--text", "text.txt", "--context", "96", "--chunks", "4", "--weights", "f32", "--kv", "f32"];
+    let base = perplexity_json(dir.path(), &[&args[..], &["--save-logits", "base.kld"]].concat());
+    assert!(base.get("divergence").is_none());
+    let against = |weights: &str| {
+        perplexity_json(dir.path(), &[model, "--kl-base", "base.kld", "--weights", weights, "--kv", "f32"])
+    };
+    let same = against("f32");
+    assert_eq!((&same["nll"], &same["scored_tokens"]), (&base["nll"], &base["scored_tokens"]));
+    let kl = |found: &serde_json::Value| found["divergence"]["kl_mean"].as_f64().unwrap();
+    assert!(kl(&same).abs() < 1e-6 && same["divergence"]["same_top"] == 1.0, "{same}");
+    let (q8_0, q2_k) = (against("q8_0"), against("q2_k"));
+    assert!(kl(&q8_0) > 2.0 * kl(&same).abs() && kl(&q2_k) > 10.0 * kl(&q8_0), "{q8_0} {q2_k}");
+    // Nothing is overwritten, and a run that fails leaves no file.
+    let (code, _, error) =
+        models(dir.path(), &[&["perplexity"], &args[..], &["--save-logits", "base.kld"]].concat());
+    assert!(code == Some(2) && error.contains("exists already"), "{error}");
+}
+
+#[test]
+fn perplexity_says_what_is_wrong_with_its_input() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(dir.path());
+    std::fs::write(dir.path().join("short.txt"), "too short").unwrap();
+    std::fs::write(dir.path().join("latin1.txt"), [b'a', 0xe9, b'b']).unwrap();
+    let (code, _, error) = models(dir.path(), &["synth", "llama-tiny", "hf", "--weights", "bf16"]);
+    assert_eq!(code, Some(0), "{error}");
+    std::fs::remove_file(dir.path().join("hf/tokenizer.json")).unwrap();
+    let tiny = "synthetic:llama-tiny";
+    for (args, part) in [
+        (vec![tiny], "--text"),
+        (vec![tiny, "--text", "absent.txt"], "absent.txt"),
+        (vec![tiny, "--text", "short.txt"], "9 tokens"),
+        (vec![tiny, "--text", "latin1.txt"], "latin1.txt"),
+        (vec![tiny, "--text", "text.txt", "--context", "2"], "context of 2"),
+        (vec![tiny, "--text", "text.txt", "--context", "1000000"], "1000000"),
+        (vec![tiny, "--text", "text.txt", "--chunks", "0"], "--chunks 0"),
+        (vec![tiny, "--text", "text.txt", "--threads", "0"], "--threads 0"),
+        (vec![tiny, "--text", "text.txt", "--weights", "q4_k_xl"], "q4_k_m"),
+        (vec![tiny, "--text", "text.txt", "--kv", "q8"], "int8"),
+        (vec!["hf", "--text", "text.txt"], "tokenizer.json"),
+        (vec![tiny, "--kl-base", "text.txt"], "text.txt"),
+        (vec![tiny, "--kl-base", "absent.kld"], "absent.kld"),
+        (vec![tiny, "--text", "text.txt", "--save-logits", "absent/x"], "absent"),
+    ] {
+        let (code, _, error) = models(dir.path(), &[&["perplexity"], &args[..]].concat());
+        assert_eq!(code, Some(2), "{args:?}: {error}");
+        assert!(error.contains(part), "{args:?} should mention {part}: {error}");
+    }
+}

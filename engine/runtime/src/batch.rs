@@ -44,9 +44,9 @@ pub struct Batch {
     pub seqs: Vec<Span>,
     /// Block tables of all sequences, one after the other.
     pub blocks: Vec<u32>,
-    /// Rows whose logits are computed: one per sampling sequence in plan order, then the ones to throw away.
+    /// Rows whose logits are computed, those of sampling sequences in plan order, then the ones to throw away.
     pub logit_rows: Vec<usize>,
-    /// How many of `logit_rows` are sampled.
+    /// How many of `logit_rows` are wanted.
     pub samples: usize,
 }
 
@@ -58,8 +58,8 @@ pub struct Span {
     pub first_row: usize,
     pub rows: usize,
     pub context: usize,
-    /// Whether its last row gets logits.
-    sample: bool,
+    /// How many of its last rows get logits.
+    logits: usize,
     first_block: usize,
     blocks: usize,
 }
@@ -72,6 +72,16 @@ impl Batch {
 
     /// Replaces the contents by `plan`. The error names the sequence that asks for the impossible.
     pub fn fill(&mut self, plan: &StepPlan, limits: &Limits) -> Result<(), ExecutorError> {
+        self.fill_with_logits(plan, limits, 1)
+    }
+
+    /// As [`Batch::fill`], but each sampling sequence gets the logits of its last `tail` tokens, as far as it has so many.
+    pub fn fill_with_logits(
+        &mut self,
+        plan: &StepPlan,
+        limits: &Limits,
+        tail: usize,
+    ) -> Result<(), ExecutorError> {
         self.tokens.clear();
         self.positions.clear();
         self.slots.clear();
@@ -83,7 +93,8 @@ impl Batch {
                 ExecutorError(format!("step {}, request {}: {problem}", plan.step, seq.id.0))
             })?;
             if !seq.tokens.is_empty() {
-                self.push(index, seq, limits.block_size);
+                let logits = if seq.sample { tail.min(seq.tokens.len()) } else { 0 };
+                self.push(index, seq, limits.block_size, logits);
             }
         }
         self.samples = self.logit_rows.len();
@@ -96,13 +107,13 @@ impl Batch {
         Ok(())
     }
 
-    fn push(&mut self, index: usize, seq: &SeqStep, block_size: u32) {
+    fn push(&mut self, index: usize, seq: &SeqStep, block_size: u32, logits: usize) {
         self.seqs.push(Span {
             seq: index,
             first_row: self.tokens.len(),
             rows: seq.tokens.len(),
             context: seq.context as usize,
-            sample: seq.sample,
+            logits,
             first_block: self.blocks.len(),
             blocks: seq.blocks.len(),
         });
@@ -113,9 +124,7 @@ impl Batch {
             self.positions.push(position);
             self.slots.push(block.0 * block_size + position % block_size);
         }
-        if seq.sample {
-            self.logit_rows.push(self.tokens.len() - 1);
-        }
+        self.logit_rows.extend(self.tokens.len() - logits..self.tokens.len());
     }
 
     /// The sequences as attention wants them, appended to `out`.
@@ -125,12 +134,12 @@ impl Batch {
 
     /// As [`Batch::attention_seqs`], but only the rows that get logits.
     pub fn sampled_seqs<'a>(&'a self, out: &mut Vec<AttentionSeq<'a>>) {
-        out.extend(self.seqs.iter().filter(|span| span.sample).map(|span| {
+        out.extend(self.seqs.iter().filter(|span| span.logits > 0).map(|span| {
             let whole = self.attention_seq(span);
-            let before = span.rows - 1;
+            let before = span.rows - span.logits;
             AttentionSeq {
                 q_start: whole.q_start + before,
-                q_len: 1,
+                q_len: span.logits,
                 context: whole.context + before,
                 ..whole
             }
@@ -228,6 +237,27 @@ mod tests {
         batch.sampled_seqs(&mut seqs);
         let shapes: Vec<_> = seqs.iter().map(|s| (s.q_start, s.q_len, s.context, s.blocks)).collect();
         assert_eq!(shapes, [(2, 1, 5, &[7u32, 2][..]), (3, 1, 8, &[1, 9, 5])]);
+    }
+
+    #[test]
+    fn a_tail_of_each_sampling_sequence_gets_logits() {
+        let mut batch = Batch::default();
+        let seqs = vec![
+            seq(1, 3, &[10, 11, 12], &[7, 2], true, 0),
+            seq(2, 0, &[30, 31], &[3], false, 0),
+            seq(3, 8, &[20], &[1, 9, 5], true, 0),
+        ];
+        batch.fill_with_logits(&plan(seqs), &LIMITS, 2).unwrap();
+        assert_eq!(
+            batch.logit_rows,
+            [1, 2, 5],
+            "two of three rows, none of the second, all one of the third"
+        );
+        assert_eq!(batch.samples, 3);
+        let mut seqs = Vec::new();
+        batch.sampled_seqs(&mut seqs);
+        let shapes: Vec<_> = seqs.iter().map(|s| (s.q_start, s.q_len, s.context, s.blocks)).collect();
+        assert_eq!(shapes, [(1, 2, 4, &[7u32, 2][..]), (5, 1, 8, &[1, 9, 5])]);
     }
 
     #[test]

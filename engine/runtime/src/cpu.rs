@@ -1,5 +1,6 @@
 //! The executor on our own kernels and paged cache.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use llmlab_core::executor::{Executor, ExecutorError};
@@ -14,6 +15,9 @@ use crate::model::{Decoder, Workspace};
 use crate::sampler::Sampler;
 use crate::step_bytes::{self, StepBytes};
 use crate::weights::loader::Loader;
+
+/// Logits that [`CpuExecutor::map_logits`] holds at a time, unless one row takes more.
+const LOGIT_BYTES: usize = 32 << 20;
 
 /// Executes plans on the CPU.
 ///
@@ -98,6 +102,47 @@ impl CpuExecutor {
             .map(<[f32]>::to_vec)
             .collect())
     }
+
+    /// Computes the plan and returns what `f` makes of the logits after each of the last `tail` tokens of every sampling
+    /// sequence, in plan order. `f` gets the number of the result and the logits, on any thread of the pool. Only some rows
+    /// of logits exist at a time, however many are asked for and however large the vocabulary is.
+    pub fn map_logits<T: Send>(
+        &mut self,
+        plan: &StepPlan,
+        tail: usize,
+        f: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Result<Vec<T>, ExecutorError> {
+        let at_once = (LOGIT_BYTES / (4 * self.spec.vocab_size as usize)).max(1);
+        self.map_logits_by(plan, tail, at_once, f)
+    }
+
+    fn map_logits_by<T: Send>(
+        &mut self,
+        plan: &StepPlan,
+        tail: usize,
+        at_once: usize,
+        f: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Result<Vec<T>, ExecutorError> {
+        self.batch.fill_with_logits(plan, &self.limits, tail)?;
+        self.model.layers(&self.pool, &self.batch, &mut self.kv, &mut self.work);
+        let vocab = self.spec.vocab_size as usize;
+        let mut results = Vec::with_capacity(self.batch.samples);
+        while results.len() < self.batch.samples {
+            let first = results.len();
+            let rows = first..self.batch.samples.min(first + at_once);
+            let logits = self.model.logits(&self.pool, rows.clone(), &mut self.work);
+            let found: Vec<Mutex<Option<T>>> = rows.map(|_| Mutex::new(None)).collect();
+            self.pool.split(found.len(), 1, &|_, rows| {
+                for row in rows {
+                    let result = f(first + row, &logits[row * vocab..(row + 1) * vocab]);
+                    *found[row].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                }
+            });
+            let filled = |cell: Mutex<Option<T>>| cell.into_inner().unwrap_or_else(PoisonError::into_inner);
+            results.extend(found.into_iter().map(|cell| filled(cell).expect("the pool ran every row")));
+        }
+        Ok(results)
+    }
 }
 
 impl Executor for CpuExecutor {
@@ -108,5 +153,50 @@ impl Executor for CpuExecutor {
         let logits = self.model.forward(&self.pool, &self.batch, &mut self.kv, &mut self.work);
         let sampled = self.sampler.sample(&self.pool, plan, logits, self.spec.vocab_size as usize)?;
         Ok(StepOutcome { sampled, elapsed: start.elapsed() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llmlab_core::request::{RequestId, SamplingParams};
+    use llmlab_core::step::{BlockId, SeqStep};
+    use llmlab_kernels::attention::KvFormat;
+    use llmlab_quant::{WeightFormat, WeightRecipe};
+
+    use super::*;
+
+    #[test]
+    fn logits_are_the_same_however_many_rows_exist_at_a_time() {
+        let model = llmlab_models::load("synthetic:gemma2-tiny", 1).unwrap();
+        let config = RuntimeConfig {
+            weights: WeightRecipe::Uniform(WeightFormat::Q8_0),
+            kv: KvFormat::F32,
+            threads: 2,
+            num_blocks: 3,
+            block_size: 16,
+            max_model_len: 32,
+        };
+        let mut executor = CpuExecutor::new(&model, &config).unwrap();
+        let seq = SeqStep {
+            id: RequestId(0),
+            context: 0,
+            tokens: (40..51).collect(),
+            blocks: vec![BlockId(2)],
+            sample: true,
+            sampling: SamplingParams::default(),
+            generated: 0,
+            banned: Vec::new(),
+            padding: 0,
+        };
+        let plan = StepPlan { step: 1, seqs: vec![seq], preempted: Vec::new(), admitted: Vec::new() };
+        let mut rows = |at_once| {
+            let keep = |row: usize, logits: &[f32]| (row, logits.to_vec());
+            executor.map_logits_by(&plan, 7, at_once, keep).unwrap()
+        };
+        let all = rows(100);
+        assert_eq!(all.iter().map(|(row, _)| *row).collect::<Vec<_>>(), (0..7).collect::<Vec<_>>());
+        assert_eq!(rows(3), all);
+        assert_eq!(rows(1), all);
+        assert_eq!(executor.logits(&plan).unwrap(), [all[6].1.clone()]);
     }
 }

@@ -11,13 +11,14 @@
 //! caching and thread count change no bit of a sequence's logits on [`CpuExecutor`].
 //!
 //! Reading order: [`config`], [`weights`], [`batch`] (a plan as flat rows), [`model`] (the network), [`sampler`],
-//! [`cpu`] (all of it together), [`step_bytes`] (what a step moves), [`candle`].
+//! [`cpu`] (all of it together), [`step_bytes`] (what a step moves), [`perplexity`] (how well a text is predicted), [`candle`].
 
 pub mod batch;
 pub mod candle;
 pub mod config;
 pub mod cpu;
 pub mod model;
+pub mod perplexity;
 pub mod sampler;
 pub mod step_bytes;
 pub mod weights;

@@ -1,7 +1,8 @@
-//! `llmlab models`: look into a model, rewrite it in another format, make one from a seed.
+//! `llmlab models`: look into a model, rewrite it in another format, make one from a seed, measure how well it predicts a text.
 
 mod inspect;
 mod output;
+mod perplexity;
 mod progress;
 mod write;
 
@@ -13,5 +14,6 @@ pub fn models(command: ModelsCommand) -> Result<Code, Failure> {
         ModelsCommand::Inspect(args) => inspect::inspect(args),
         ModelsCommand::Convert(args) => write::convert(args),
         ModelsCommand::Synth(args) => write::synth(args),
+        ModelsCommand::Perplexity(args) => perplexity::perplexity(args),
     }
 }

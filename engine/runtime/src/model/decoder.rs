@@ -3,6 +3,8 @@
 //! Layers follow Llama (Touvron et al. 2023); what other families add is read from the [`ModelSpec`], whose fields say
 //! where each comes from. A layer is two halves that read the normed residual stream and add an update to it.
 
+use std::ops::Range;
+
 use llmlab_kernels::ThreadPool;
 use llmlab_kernels::attention::KvCache;
 use llmlab_kernels::ops::{add_rms_norm, rms_norm, soft_cap};
@@ -64,6 +66,12 @@ impl Decoder {
         kv: &mut KvCache,
         work: &'w mut Workspace,
     ) -> &'w [f32] {
+        self.layers(pool, batch, kv, work);
+        self.logits(pool, 0..batch.logit_rows.len(), work)
+    }
+
+    /// [`Decoder::forward`] up to the output projection, for which [`Decoder::logits`] then takes any of the logit rows.
+    pub fn layers(&self, pool: &ThreadPool, batch: &Batch, kv: &mut KvCache, work: &mut Workspace) {
         self.embed(pool, batch, work);
         let layers = &self.weights.layers;
         for (index, layer) in layers.iter().enumerate() {
@@ -87,7 +95,16 @@ impl Decoder {
                 layers.get(index + 1).map_or(&self.weights.final_norm, |next| &next.attention.input_norm);
             self.join(pool, layer.feed_forward_output_norm.as_deref(), next_norm, work);
         }
-        self.logits(pool, work)
+    }
+
+    /// The logits of some of the logit rows of the batch computed last: [rows, vocab].
+    pub fn logits<'w>(&self, pool: &ThreadPool, rows: Range<usize>, work: &'w mut Workspace) -> &'w [f32] {
+        let hidden = &work.normed[rows.start * self.hidden..rows.end * self.hidden];
+        self.weights.head().apply(pool, hidden, &mut work.logits, &mut work.projection);
+        if let Some(cap) = self.logit_softcap {
+            soft_cap(pool, &mut work.logits, cap);
+        }
+        &work.logits
     }
 
     /// Looks the tokens up and norms them for the first layer.
@@ -113,15 +130,6 @@ impl Decoder {
             std::mem::swap(&mut work.update, &mut work.normed);
         }
         add_rms_norm(pool, &mut work.residual, &work.update, next_norm, self.eps, &mut work.normed);
-    }
-
-    /// The output projection of the rows that are left.
-    fn logits<'w>(&self, pool: &ThreadPool, work: &'w mut Workspace) -> &'w [f32] {
-        self.weights.head().apply(pool, &work.normed, &mut work.logits, &mut work.projection);
-        if let Some(cap) = self.logit_softcap {
-            soft_cap(pool, &mut work.logits, cap);
-        }
-        &work.logits
     }
 }
 

@@ -132,6 +132,16 @@ impl Fixture {
         tokens
     }
 
+    /// The logits after one token at a position of the first sequence, whose earlier tokens were computed before.
+    pub fn step_logits(
+        &self,
+        executor: &mut CpuExecutor,
+        position: usize,
+        token: u32,
+    ) -> Result<Vec<f32>, llmlab_core::executor::ExecutorError> {
+        Ok(executor.logits(&plan(vec![seq(0, position as u32, &[token])]))?.remove(0))
+    }
+
     /// Mean negative log likelihood of the text after the prompt.
     pub fn text_nll(&self, executor: &mut CpuExecutor) -> f64 {
         let mut sum = 0.0;
