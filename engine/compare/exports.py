@@ -12,6 +12,7 @@ compressed-tensors, vllm (CPU build).
 import argparse
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -25,7 +26,7 @@ def with_transformers(folder, base):
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map="cpu")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     nll = []
     with torch.no_grad():
         for window in base.windows:
@@ -86,8 +87,9 @@ def ask(args, peer, begin):
     if found:
         return json.loads(found[0][7:])
     (args.work / f"{peer}.log").write_text(done.stdout + done.stderr)
-    errors = [line for line in (done.stderr + done.stdout).splitlines() if "Error" in line]
-    return errors[0].split("Error", 1)[1].lstrip(": ")[:160] if errors else f"exit {done.returncode}"
+    errors = re.findall(r"^.*?\b\w*Error: (.+)$", done.stdout + done.stderr, re.MULTILINE)
+    # The first is the cause; those after it say that the process died of it.
+    return errors[0].strip()[:160] if errors else f"exit {done.returncode}"
 
 
 def main():
