@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ngram;
+use crate::request::TokenId;
+
 /// Sizes shared by every policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineConfig {
@@ -58,7 +61,7 @@ pub struct DynamicConfig {
     pub max_queue_delay: Duration,
 }
 
-/// vLLM V1, rules as of 0.33, synchronous scheduling, one full-attention cache group.
+/// vLLM V1, rules as of 0.33, one full-attention cache group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VllmConfig {
     pub max_num_seqs: u32,
@@ -71,10 +74,67 @@ pub struct VllmConfig {
     /// Share of the pool kept free while something runs, 0..1.
     pub watermark: f64,
     pub priority: bool,
+    /// Different adapters among the running requests at most.
+    pub max_loras: u32,
+    /// Plan each step while the one before it runs, before its tokens are known.
+    pub async_scheduling: bool,
+    pub speculative_config: Option<SpeculativeConfig>,
+    /// Do as 0.33 does where that goes wrong, see [`crate::scheduler::vllm`].
+    pub upstream_defects: bool,
+}
+
+/// Guessing tokens ahead and verifying them in one forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpeculativeConfig {
+    pub method: SpeculativeMethod,
+    /// Drafts a step verifies at most.
+    pub num_speculative_tokens: u32,
+    /// Method `ngram`: how many tokens at the end of the text must have occurred before, at least and at most. With a
+    /// most of 0 the scheduler does not look itself and takes what the executor proposes.
+    pub prompt_lookup_min: u32,
+    pub prompt_lookup_max: u32,
+}
+
+/// Where drafts come from, as far as it matters to memory and to the prefix cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpeculativeMethod {
+    /// What followed the last tokens earlier in the same text. Needs no memory.
+    Ngram,
+    /// A head on the model's own hidden states. It needs slots for its drafts, and the hash of a block covers the token
+    /// after it, since the head's keys and values depend on it.
+    Eagle,
+    /// The same with plain hashes: the last block of a hit is computed again instead.
+    EagleDropLastBlock,
+    /// A smaller model. Needs slots for its drafts and one of the step's tokens for each sequence.
+    DraftModel,
+}
+
+impl SpeculativeConfig {
+    /// The scheduler itself proposes drafts.
+    pub fn looks_up(&self) -> bool {
+        self.method == SpeculativeMethod::Ngram && self.prompt_lookup_max > 0
+    }
+
+    /// Drafts for a text, as far as the context length leaves room.
+    pub fn look_up(&self, tokens: &[TokenId], max_model_len: usize) -> Vec<TokenId> {
+        let count = (self.num_speculative_tokens as usize).min(max_model_len.saturating_sub(tokens.len()));
+        let (least, most) = (self.prompt_lookup_min as usize, self.prompt_lookup_max as usize);
+        ngram::propose(tokens, least, most, count)
+    }
+
+    /// Slots beyond a step's own tokens that the drafter writes to.
+    pub fn look_ahead_slots(&self) -> usize {
+        match self.method {
+            SpeculativeMethod::Ngram => 0,
+            _ => self.num_speculative_tokens as usize,
+        }
+    }
 }
 
 impl Default for VllmConfig {
-    /// What the API server of 0.33 uses on a device below 70 GiB.
+    /// What the API server of 0.33 uses on a device below 70 GiB, but synchronous: our executors compute on the thread that
+    /// plans.
     fn default() -> Self {
         VllmConfig {
             max_num_seqs: 256,
@@ -86,6 +146,10 @@ impl Default for VllmConfig {
             scheduler_reserve_full_isl: true,
             watermark: 0.0,
             priority: false,
+            max_loras: 1,
+            async_scheduling: false,
+            speculative_config: None,
+            upstream_defects: false,
         }
     }
 }
@@ -135,6 +199,14 @@ pub enum ConfigError {
         "enable_prefix_caching = true needs pages to share; set it to false or choose kv = paged or reserve"
     )]
     PrefixCachingWithoutPages,
+    #[error("num_speculative_tokens ({k}) must be less than max_model_len ({limit})")]
+    TooManyDrafts { k: u32, limit: u32 },
+    #[error("max_num_batched_tokens ({budget}) must hold {needed} tokens, one sequence with its drafts")]
+    DraftsLargerThanBudget { budget: u32, needed: u32 },
+    #[error("prompt_lookup_min ({least}) must be in 1..={most}, the prompt_lookup_max")]
+    PromptLookup { least: u32, most: u32 },
+    #[error("speculation by ngram needs the tokens of the step before, which async_scheduling = true does not wait for")]
+    AsyncNgram,
     #[error("one request takes {blocks} consecutive blocks (max_model_len), the pool has {usable}")]
     ContiguousNeverFits { blocks: usize, usable: u32 },
     #[error("max_batch_total_tokens ({total}) must hold at least two blocks of {block_size} tokens")]
@@ -174,6 +246,25 @@ impl EngineConfig {
         at_least("max_num_seqs", c.max_num_seqs, 1)?;
         at_least("max_num_batched_tokens", c.max_num_batched_tokens, 1)?;
         at_least("prefill_schedule_interval", c.prefill_schedule_interval, 1)?;
+        at_least("max_loras", c.max_loras, 1)?;
+        if let Some(speculation) = &c.speculative_config {
+            at_least("num_speculative_tokens", speculation.num_speculative_tokens, 1)?;
+            let (k, limit) = (speculation.num_speculative_tokens, self.max_model_len);
+            if k >= limit {
+                return Err(ConfigError::TooManyDrafts { k, limit });
+            }
+            let needed = 1 + k + u32::from(speculation.method == SpeculativeMethod::DraftModel);
+            if c.max_num_batched_tokens < needed && !c.upstream_defects {
+                return Err(ConfigError::DraftsLargerThanBudget { budget: c.max_num_batched_tokens, needed });
+            }
+            let (least, most) = (speculation.prompt_lookup_min, speculation.prompt_lookup_max);
+            if most > 0 && !(1..=most).contains(&least) {
+                return Err(ConfigError::PromptLookup { least, most });
+            }
+            if c.async_scheduling && speculation.method == SpeculativeMethod::Ngram {
+                return Err(ConfigError::AsyncNgram);
+            }
+        }
         if !(0.0..1.0).contains(&c.watermark) {
             return Err(ConfigError::Watermark(c.watermark));
         }

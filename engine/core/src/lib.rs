@@ -2,7 +2,7 @@
 //!
 //! No tensors, no clock, no I/O, no threads, no randomness: the same code serves tokens and is simulated.
 //! Reading order: [`request`], [`step`], [`executor`], [`config`] are what the outside sees; then [`sequence`],
-//! [`free_blocks`], [`prefix_cache`], [`block_manager`] keep the books; [`scheduler`] drives a policy over them;
+//! [`free_blocks`], [`prefix_cache`], [`block_manager`] keep the books; [`ngram`] guesses ahead; [`scheduler`] drives a policy over them;
 //! [`engine`] ties a scheduler to an executor and [`stats`] says why a run went as it did.
 
 pub mod block_manager;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod engine;
 pub mod executor;
 pub mod free_blocks;
+pub mod ngram;
 pub mod prefix_cache;
 pub mod request;
 pub mod scheduler;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::request::TokenId;
+use crate::request::{LoraId, TokenId};
 use crate::step::BlockId;
 
 /// Two independent 64-bit SipHashes. A hit is not checked against the tokens again, so the hash must be wide enough
@@ -15,7 +15,12 @@ use crate::step::BlockId;
 pub struct BlockHash(u64, u64);
 
 impl BlockHash {
-    /// `parent` is the hash of the block before, none for the first.
+    /// What stands before the first block of a request with this adapter: its keys and values are nobody else's.
+    pub fn root(lora: LoraId) -> Self {
+        BlockHash(u64::MAX, u64::from(lora.0))
+    }
+
+    /// `parent` is the hash of the block before; for the first, none or that of its adapter.
     pub fn chain(parent: Option<BlockHash>, tokens: &[TokenId]) -> Self {
         let half = |salt: u64| {
             let mut hasher = DefaultHasher::new();
@@ -63,6 +68,8 @@ mod tests {
         assert_eq!(first, BlockHash::chain(None, &[1, 2]));
         assert_ne!(BlockHash::chain(Some(first), &[3, 4]), BlockHash::chain(None, &[3, 4]));
         assert_ne!(first, BlockHash::chain(None, &[2, 1]));
+        let adapted = |lora| BlockHash::chain(Some(BlockHash::root(LoraId(lora))), &[1, 2]);
+        assert!(adapted(0) != first && adapted(0) != adapted(1));
     }
 
     #[test]

@@ -12,6 +12,10 @@ pub type TokenId = u32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
+/// A low-rank adapter that a request is computed with, in the numbering of the executor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LoraId(pub u32);
+
 /// How the next token is picked. `temperature == 0` is greedy and ignores the rest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
@@ -50,6 +54,8 @@ pub struct Request {
     pub stop: StopRules,
     /// Smaller is served earlier, for policies that look at it.
     pub priority: i32,
+    /// None for the model as it is.
+    pub lora: Option<LoraId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,8 +20,22 @@ pub struct Sequence {
     /// Order of enqueueing; breaks the remaining ties.
     pub number: u64,
     pub ever_admitted: bool,
-    /// Aborted or finished; its blocks may still be held, by the step in flight or by a rectangular batch.
+    /// Aborted or finished; its blocks may still be held by a rectangular batch.
     pub left: bool,
+    /// Tokens in steps that were planned and not committed.
+    pub in_flight: usize,
+    /// Generated tokens, accepted or not, that steps in flight will bring. Always 0 unless steps are planned ahead.
+    pub placeholders: usize,
+    /// What is left of the tokens that were in flight when it was preempted. Their outcome still counts, but no longer
+    /// describes what is in the cache.
+    pub stale: usize,
+    /// How many draft tokens the next step should verify.
+    pub draft_count: usize,
+    /// The draft tokens; fewer than `draft_count` when the drafter found less than it was asked for, or while the step
+    /// that will bring them is in flight.
+    pub drafts: Vec<TokenId>,
+    /// Was passed over by an admission since it came to wait.
+    pub deferred: bool,
     /// Hashes of its full blocks, computed when first needed.
     hashes: Vec<BlockHash>,
     /// Blocks at the front of the table that the prefix cache knows.
@@ -40,6 +54,12 @@ impl Sequence {
             number,
             ever_admitted: false,
             left: false,
+            in_flight: 0,
+            placeholders: 0,
+            stale: 0,
+            draft_count: 0,
+            drafts: Vec::new(),
+            deferred: false,
             hashes: Vec::new(),
             registered: 0,
         }
@@ -57,9 +77,20 @@ impl Sequence {
         self.tokens.len() - self.prompt_len()
     }
 
-    /// Known tokens that still have to go through the model. A decode is the case of one.
+    /// Tokens that still have to go through the model: known ones, those that steps in flight will bring, and drafts. A
+    /// decode without drafts is the case of one.
     pub fn uncomputed(&self) -> usize {
-        self.tokens.len() - self.computed
+        self.expected() + self.draft_count - self.computed
+    }
+
+    /// Known tokens and those that steps in flight will bring.
+    pub fn expected(&self) -> usize {
+        self.tokens.len() + self.placeholders
+    }
+
+    /// Blocks whose hash is known; with look-ahead a hash covers the token after the block too.
+    pub fn hashable_blocks(&self, block_size: usize, look_ahead: bool) -> usize {
+        (self.tokens.len() - usize::from(look_ahead)) / block_size
     }
 
     /// Prompt plus output at most.
@@ -67,12 +98,13 @@ impl Sequence {
         longest(&self.request, max_model_len)
     }
 
-    /// Hashes of the first `full_blocks` blocks.
-    pub fn block_hashes(&mut self, full_blocks: usize, block_size: usize) -> &[BlockHash] {
+    /// Hashes of the first `full_blocks` blocks. With `look_ahead` each covers the token after its block too.
+    pub fn block_hashes(&mut self, full_blocks: usize, block_size: usize, look_ahead: bool) -> &[BlockHash] {
         while self.hashes.len() < full_blocks {
             let start = self.hashes.len() * block_size;
-            let tokens = &self.tokens[start..start + block_size];
-            self.hashes.push(BlockHash::chain(self.hashes.last().copied(), tokens));
+            let tokens = &self.tokens[start..start + block_size + usize::from(look_ahead)];
+            let before = self.hashes.last().copied().or(self.request.lora.map(BlockHash::root));
+            self.hashes.push(BlockHash::chain(before, tokens));
         }
         &self.hashes[..full_blocks]
     }
@@ -121,6 +153,7 @@ mod tests {
             sampling: SamplingParams::default(),
             stop,
             priority: 0,
+            lora: None,
         };
         Sequence::new(request, At::ZERO, 0)
     }

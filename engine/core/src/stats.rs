@@ -32,6 +32,9 @@ pub struct Stats {
     /// Tokens that went through the model, recomputed ones included, padding not.
     pub computed_tokens_total: u64,
     pub sampled_tokens_total: u64,
+    /// Drafts that were verified, and how many of them were accepted.
+    pub draft_tokens_total: u64,
+    pub accepted_draft_tokens_total: u64,
     /// Padded rows of prefill in rectangular batches.
     pub prefill_padding_total: u64,
     /// Rows of finished sequences in rectangular batches, one per sequence and decode step.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::request::{RequestId, SamplingParams, TokenId};
+use crate::request::{LoraId, RequestId, SamplingParams, TokenId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId(pub u32);
@@ -15,15 +15,22 @@ pub struct SeqStep {
     pub context: u32,
     /// The tokens to compute, in order. May be empty only when `padding > 0`.
     pub tokens: Vec<TokenId>,
-    /// Blocks covering positions `0..context + tokens.len()`, in order.
+    /// The last so many of `tokens` are guesses to be verified. The outcome has one token for the position before them
+    /// and one more for each that was accepted.
+    pub drafts: u32,
+    /// Blocks covering positions `0..context + tokens.len()`, in order, and those a drafter of its own may write to.
     pub blocks: Vec<BlockId>,
-    /// Sample from the last position's logits. False for all but the last chunk of a prompt.
+    /// Sample from the logits of the last position that is no draft, and of the drafts. False for all but the last chunk
+    /// of a prompt.
     pub sample: bool,
     pub sampling: SamplingParams,
+    /// The adapter its rows are computed with.
+    pub lora: Option<LoraId>,
     /// Generated so far; with `sampling.seed` it fixes the random draw of this step.
     pub generated: u32,
-    /// Token ids that must not be picked in this step (`min_tokens` not yet reached).
+    /// Token ids that must not be picked while fewer than `banned_until` tokens were generated (`min_tokens`).
     pub banned: Vec<TokenId>,
+    pub banned_until: u32,
     /// Rows the executor must also compute and throw away: a rectangular batch (static batching) pays for them.
     pub padding: u32,
 }
@@ -46,7 +53,7 @@ impl StepPlan {
     }
 }
 
-/// One sampled token; `seq` indexes [`StepPlan::seqs`]. Several per sequence, in order, under speculation.
+/// One token; `seq` indexes [`StepPlan::seqs`]. Several per sequence, in order, under speculation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampled {
     pub seq: u32,
@@ -55,7 +62,9 @@ pub struct Sampled {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepOutcome {
-    /// One for every `SeqStep` with `sample`, in plan order.
+    /// For every `SeqStep` with `sample`, in plan order: one token and one more for each accepted draft.
     pub sampled: Vec<Sampled>,
+    /// Guesses at what follows the last token of each sampling sequence, in plan order; empty without speculation.
+    pub drafts: Vec<Sampled>,
     pub elapsed: Duration,
 }

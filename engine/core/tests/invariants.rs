@@ -9,7 +9,8 @@ use std::time::Duration;
 use common::fake::{EOS, FakeExecutor, alone};
 use common::request;
 use llmlab_core::config::{
-    DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig, TgiConfig, VllmConfig,
+    DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, SpeculativeConfig, SpeculativeMethod, StaticConfig,
+    TgiConfig, VllmConfig,
 };
 use llmlab_core::executor::Executor;
 use llmlab_core::request::{At, Event, FinishReason, Request, RequestId, TokenId};
@@ -79,12 +80,15 @@ fn engine(policy: PolicyConfig, sizes: (KvStrategy, u32, u32, u32)) -> EngineCon
 
 fn vllm() -> impl Strategy<Value = EngineConfig> {
     let knobs = (1..6u32, 1..24u32, any::<[bool; 4]>(), 0..6u32, 1..4u32, 0..3u32);
-    (knobs, sizes()).prop_map(
-        |((seqs, budget, [chunked, caching, isl, priority], cap, interval, keep), sizes)| {
+    (knobs, any::<bool>(), speculation(), sizes()).prop_map(
+        |((seqs, budget, [chunked, caching, isl, priority], cap, interval, keep), ahead, speculation, sizes)| {
+            // A step must hold at least one sequence with its drafts.
+            let drafts = speculation.map_or(0, |s| 1 + s.num_speculative_tokens);
+            let by_lookup = speculation.is_some_and(|s| s.method == SpeculativeMethod::Ngram);
             engine(
                 PolicyConfig::Vllm(VllmConfig {
                     max_num_seqs: seqs,
-                    max_num_batched_tokens: if chunked { budget } else { budget + sizes.3 },
+                    max_num_batched_tokens: if chunked { budget + drafts } else { budget + drafts + sizes.3 },
                     enable_chunked_prefill: chunked,
                     enable_prefix_caching: caching && sizes.0 != KvStrategy::Contiguous,
                     long_prefill_token_threshold: cap,
@@ -92,11 +96,33 @@ fn vllm() -> impl Strategy<Value = EngineConfig> {
                     scheduler_reserve_full_isl: isl,
                     watermark: f64::from(keep) / 10.0,
                     priority,
+                    max_loras: 1,
+                    async_scheduling: ahead && !by_lookup,
+                    speculative_config: speculation,
+                    upstream_defects: false,
                 }),
                 sizes,
             )
         },
     )
+}
+
+fn speculation() -> impl Strategy<Value = Option<SpeculativeConfig>> {
+    let methods = vec![
+        SpeculativeMethod::Ngram,
+        SpeculativeMethod::Eagle,
+        SpeculativeMethod::EagleDropLastBlock,
+        SpeculativeMethod::DraftModel,
+    ];
+    let config = (prop::sample::select(methods), 1..5u32, 0..3u32).prop_map(|(method, drafts, lookup)| {
+        SpeculativeConfig {
+            method,
+            num_speculative_tokens: drafts,
+            prompt_lookup_min: 1,
+            prompt_lookup_max: lookup,
+        }
+    });
+    prop::option::of(config)
 }
 
 fn tgi() -> impl Strategy<Value = EngineConfig> {
@@ -147,7 +173,7 @@ fn cases(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(400))]
+    #![proptest_config(cases(600))]
 
     #[test]
     fn vllm_keeps_the_invariants(config in vllm(), clients in clients()) {
@@ -190,9 +216,14 @@ struct Run {
 
 impl Run {
     fn new(config: EngineConfig, clients: Vec<Client>) -> Self {
+        let mut executor = FakeExecutor::new(config.block_size);
+        if let PolicyConfig::Vllm(policy) = &config.policy {
+            executor.drafts = policy.speculative_config.map_or(0, |s| s.num_speculative_tokens as usize);
+            executor.planned_ahead = policy.async_scheduling;
+        }
         Run {
             scheduler: Scheduler::new(config.clone()).unwrap(),
-            executor: FakeExecutor::new(config.block_size),
+            executor,
             config,
             clients,
             now: At::ZERO,
@@ -311,18 +342,24 @@ impl Run {
     /// Limits every plan of a policy keeps, and admissions that were missed.
     fn check_plan(&mut self, plan: &StepPlan) {
         assert!(!plan.seqs.is_empty());
+        let planned_ahead = matches!(&self.config.policy, PolicyConfig::Vllm(c) if c.async_scheduling);
         for (id, waited) in &plan.admitted {
             assert!(self.admitted.insert(*id), "{id:?} was admitted for the first time twice");
             let arrived = Duration::from_millis(self.clients[id.0 as usize].arrives);
-            assert_eq!(*waited, self.now - arrived, "{id:?}");
+            let wait = self.now - arrived;
+            assert!(if planned_ahead { *waited <= wait } else { *waited == wait }, "{id:?} {waited:?} {wait:?}");
         }
         let stats = self.scheduler.stats();
         match &self.config.policy {
             PolicyConfig::Vllm(c) => {
                 assert!(plan.new_tokens() <= c.max_num_batched_tokens as usize);
-                assert!(plan.seqs.len() <= stats.running && stats.running <= c.max_num_seqs as usize);
-                let simple =
-                    !c.enable_prefix_caching && c.prefill_schedule_interval == 1 && c.enable_chunked_prefill;
+                assert!(planned_ahead || plan.seqs.len() <= stats.running);
+                assert!(stats.running <= c.max_num_seqs as usize);
+                let simple = !c.enable_prefix_caching
+                    && c.prefill_schedule_interval == 1
+                    && c.enable_chunked_prefill
+                    && !planned_ahead
+                    && c.speculative_config.is_none();
                 if simple && self.config.kv == KvStrategy::Paged && plan.preempted.is_empty() {
                     self.check_nobody_was_forgotten(c, plan);
                 }

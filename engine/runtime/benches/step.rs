@@ -49,7 +49,10 @@ fn seq(index: u32, context: u32, tokens: u32) -> SeqStep {
         sample: true,
         sampling: SamplingParams::default(),
         generated: 0,
+        lora: None,
         banned: Vec::new(),
+        banned_until: 0,
+        drafts: 0,
         padding: 0,
     }
 }

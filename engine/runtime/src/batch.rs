@@ -1,11 +1,15 @@
 //! A step plan as flat rows: one row per token of any sequence, then the padding rows.
 
+use std::ops::Range;
+
 use llmlab_core::executor::ExecutorError;
+use llmlab_core::request::LoraId;
 use llmlab_core::step::{SeqStep, StepPlan};
 use llmlab_kernels::attention::AttentionSeq;
 use llmlab_models::ModelSpec;
 
 use crate::config::RuntimeConfig;
+use crate::lora::AdaptedRows;
 
 /// What a plan may name.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +18,8 @@ pub struct Limits {
     pub max_model_len: u32,
     pub num_blocks: u32,
     pub block_size: u32,
+    /// Adapters that are loaded.
+    pub adapters: u32,
 }
 
 impl Limits {
@@ -23,6 +29,7 @@ impl Limits {
             max_model_len: config.max_model_len,
             num_blocks: config.num_blocks,
             block_size: config.block_size,
+            adapters: 0,
         }
     }
 }
@@ -48,6 +55,10 @@ pub struct Batch {
     pub logit_rows: Vec<usize>,
     /// How many of `logit_rows` are wanted.
     pub samples: usize,
+    /// Rows that adapters change, and their places among the logit rows. The lists are made anew for each batch that has
+    /// any.
+    pub adapted: Vec<AdaptedRows>,
+    pub adapted_logits: Vec<AdaptedRows>,
 }
 
 /// One sequence with new tokens.
@@ -70,7 +81,7 @@ impl Batch {
         self.positions.len()
     }
 
-    /// Replaces the contents by `plan`. The error names the sequence that asks for the impossible.
+    /// Replaces the contents by `plan`; logits are wanted for what it samples from. The error names the sequence that asks for the impossible.
     pub fn fill(&mut self, plan: &StepPlan, limits: &Limits) -> Result<(), ExecutorError> {
         self.fill_with_logits(plan, limits, 1)
     }
@@ -88,12 +99,15 @@ impl Batch {
         self.seqs.clear();
         self.blocks.clear();
         self.logit_rows.clear();
+        self.adapted.clear();
+        self.adapted_logits.clear();
         for (index, seq) in plan.seqs.iter().enumerate() {
             check(seq, limits).map_err(|problem| {
                 ExecutorError(format!("step {}, request {}: {problem}", plan.step, seq.id.0))
             })?;
             if !seq.tokens.is_empty() {
-                let logits = if seq.sample { tail.min(seq.tokens.len()) } else { 0 };
+                let logits =
+                    if seq.sample { tail.max(1 + seq.drafts as usize).min(seq.tokens.len()) } else { 0 };
                 self.push(index, seq, limits.block_size, logits);
             }
         }
@@ -124,7 +138,13 @@ impl Batch {
             self.positions.push(position);
             self.slots.push(block.0 * block_size + position % block_size);
         }
-        self.logit_rows.extend(self.tokens.len() - logits..self.tokens.len());
+        let rows = self.tokens.len() - seq.tokens.len()..self.tokens.len();
+        if let Some(lora) = seq.lora {
+            let first_logit = self.logit_rows.len();
+            assign(&mut self.adapted, lora, rows.clone());
+            assign(&mut self.adapted_logits, lora, first_logit..first_logit + logits);
+        }
+        self.logit_rows.extend(rows.end - logits..rows.end);
     }
 
     /// The sequences as attention wants them, appended to `out`.
@@ -156,6 +176,13 @@ impl Batch {
     }
 }
 
+fn assign(groups: &mut Vec<AdaptedRows>, lora: LoraId, rows: Range<usize>) {
+    match groups.iter_mut().find(|group| group.lora == lora) {
+        Some(group) => group.rows.extend(rows),
+        None => groups.push(AdaptedRows { lora, rows: rows.collect() }),
+    }
+}
+
 fn check(seq: &SeqStep, limits: &Limits) -> Result<(), String> {
     if let Some(token) = seq.tokens.iter().find(|token| **token >= limits.vocab_size) {
         return Err(format!("token {token} is not below the vocabulary of {}", limits.vocab_size));
@@ -166,6 +193,9 @@ fn check(seq: &SeqStep, limits: &Limits) -> Result<(), String> {
             (_, true) => Err("nothing computed to sample from".into()),
             (_, false) => Ok(()),
         };
+    }
+    if let Some(lora) = seq.lora.filter(|lora| lora.0 >= limits.adapters) {
+        return Err(format!("adapter {} of {}", lora.0, limits.adapters));
     }
     let end = seq.context as usize + seq.tokens.len();
     if end > limits.max_model_len as usize {
@@ -191,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { vocab_size: 100, max_model_len: 20, num_blocks: 10, block_size: 4 };
+    const LIMITS: Limits = Limits { vocab_size: 100, max_model_len: 20, num_blocks: 10, block_size: 4, adapters: 2 };
 
     fn seq(id: u64, context: u32, tokens: &[u32], blocks: &[u32], sample: bool, padding: u32) -> SeqStep {
         SeqStep {
@@ -202,7 +232,10 @@ mod tests {
             sample,
             sampling: SamplingParams::default(),
             generated: 0,
+            lora: None,
             banned: Vec::new(),
+            banned_until: 0,
+            drafts: 0,
             padding,
         }
     }

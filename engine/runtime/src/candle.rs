@@ -323,7 +323,7 @@ impl Executor for CandleExecutor {
         let start = Instant::now();
         let logits = self.run(plan)?;
         let sampled = self.sampler.sample(&self.pool, plan, &logits, self.spec.vocab_size as usize)?;
-        Ok(StepOutcome { sampled, elapsed: start.elapsed() })
+        Ok(StepOutcome { sampled, drafts: Vec::new(), elapsed: start.elapsed() })
     }
 }
 

@@ -1,16 +1,18 @@
 //! The executor on our own kernels and paged cache.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use llmlab_core::executor::{Executor, ExecutorError};
 use llmlab_core::step::{StepOutcome, StepPlan};
 use llmlab_kernels::attention::KvCache;
 use llmlab_kernels::{Isa, ThreadPool};
+use llmlab_models::lora::LoraAdapter;
 use llmlab_models::{LoadedModel, ModelSpec, WeightSource};
 
 use crate::batch::{Batch, Limits};
 use crate::config::{RuntimeConfig, RuntimeError};
+use crate::lora::Adapters;
 use crate::model::{Decoder, Workspace};
 use crate::sampler::Sampler;
 use crate::step_bytes::{self, StepBytes};
@@ -26,7 +28,7 @@ const LOGIT_BYTES: usize = 32 << 20;
 pub struct CpuExecutor {
     model: Decoder,
     kv: KvCache,
-    pool: ThreadPool,
+    pool: Arc<ThreadPool>,
     limits: Limits,
     spec: ModelSpec,
     batch: Batch,
@@ -47,6 +49,26 @@ impl CpuExecutor {
     ) -> Result<Self, RuntimeError> {
         config.validate(spec)?;
         let pool = ThreadPool::try_new(config.threads).map_err(RuntimeError::Threads)?;
+        Self::on_pool(Arc::new(pool), spec, source, config)
+    }
+
+    /// A second model that computes in turns with this one, on the same threads and in blocks of the same numbers.
+    pub(crate) fn companion(
+        &self,
+        spec: &ModelSpec,
+        source: &dyn WeightSource,
+        config: &RuntimeConfig,
+    ) -> Result<Self, RuntimeError> {
+        config.validate(spec)?;
+        Self::on_pool(Arc::clone(&self.pool), spec, source, config)
+    }
+
+    fn on_pool(
+        pool: Arc<ThreadPool>,
+        spec: &ModelSpec,
+        source: &dyn WeightSource,
+        config: &RuntimeConfig,
+    ) -> Result<Self, RuntimeError> {
         let mut kv = KvCache::new(
             config.kv,
             spec.num_layers as usize,
@@ -69,6 +91,17 @@ impl CpuExecutor {
             work: Workspace::default(),
             sampler: Sampler::default(),
         })
+    }
+
+    /// From now on requests may name these adapters, by their place in the list.
+    pub fn load_adapters(&mut self, adapters: &[LoraAdapter]) -> Result<(), RuntimeError> {
+        self.model.adapters = Adapters::new(&self.spec, adapters, &self.pool)?;
+        self.limits.adapters = adapters.len() as u32;
+        Ok(())
+    }
+
+    pub fn vocab_size(&self) -> u32 {
+        self.spec.vocab_size
     }
 
     /// Packed weights in memory.
@@ -152,7 +185,7 @@ impl Executor for CpuExecutor {
         self.batch.fill(plan, &self.limits)?;
         let logits = self.model.forward(&self.pool, &self.batch, &mut self.kv, &mut self.work);
         let sampled = self.sampler.sample(&self.pool, plan, logits, self.spec.vocab_size as usize)?;
-        Ok(StepOutcome { sampled, elapsed: start.elapsed() })
+        Ok(StepOutcome { sampled, drafts: Vec::new(), elapsed: start.elapsed() })
     }
 }
 
@@ -185,7 +218,10 @@ mod tests {
             sample: true,
             sampling: SamplingParams::default(),
             generated: 0,
+            lora: None,
             banned: Vec::new(),
+            banned_until: 0,
+            drafts: 0,
             padding: 0,
         };
         let plan = StepPlan { step: 1, seqs: vec![seq], preempted: Vec::new(), admitted: Vec::new() };

@@ -10,16 +10,18 @@
 //! Greedy tokens do not depend on how the scheduler cut the work: batch mix, chunking, block size, KV strategy, prefix
 //! caching and thread count change no bit of a sequence's logits on [`CpuExecutor`].
 //!
-//! Reading order: [`config`], [`weights`], [`batch`] (a plan as flat rows), [`model`] (the network), [`sampler`],
-//! [`cpu`] (all of it together), [`step_bytes`] (what a step moves), [`perplexity`] (how well a text is predicted), [`candle`].
+//! Reading order: [`config`], [`weights`], [`batch`] (a plan as flat rows), [`model`] (the network), [`lora`] (adapters on it), [`sampler`],
+//! [`cpu`] (all of it together), [`speculative`] (a smaller model guesses ahead), [`step_bytes`] (what a step moves), [`perplexity`] (how well a text is predicted), [`candle`].
 
 pub mod batch;
 pub mod candle;
 pub mod config;
 pub mod cpu;
+pub mod lora;
 pub mod model;
 pub mod perplexity;
 pub mod sampler;
+pub mod speculative;
 pub mod step_bytes;
 pub mod weights;
 
@@ -27,4 +29,5 @@ pub use candle::CandleExecutor;
 pub use config::{RuntimeConfig, RuntimeError};
 pub use cpu::CpuExecutor;
 pub use llmlab_quant::WeightRecipe;
+pub use speculative::DraftModelExecutor;
 pub use step_bytes::StepBytes;

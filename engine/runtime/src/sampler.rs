@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use llmlab_core::executor::ExecutorError;
 use llmlab_core::request::{SamplingParams, TokenId};
-use llmlab_core::step::{Sampled, SeqStep, StepPlan};
+use llmlab_core::step::{Sampled, StepPlan};
 use llmlab_kernels::ThreadPool;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -26,7 +26,9 @@ pub enum SampleError {
 pub struct Sampler {
     /// One per thread.
     pickers: Vec<Mutex<Picker>>,
-    /// One per sampling sequence.
+    /// What is picked from: a sequence of the plan, and how many drafts lie before the place.
+    rows: Vec<(usize, u32)>,
+    /// One per row.
     picked: Vec<Mutex<Result<TokenId, SampleError>>>,
 }
 
@@ -45,7 +47,14 @@ struct Candidate {
 }
 
 impl Sampler {
-    /// One token for each sampling sequence of the plan; `logits` holds their rows first, in plan order.
+    /// Tokens for each sampling sequence of the plan: the next one, and one more for each draft that was accepted. `logits`
+    /// holds first the rows that are sampled from, in plan order: that of the last token that is no draft, then those of
+    /// the drafts.
+    ///
+    /// Every row is picked as it would be without speculation, and a draft is accepted if it is what was picked. Since a
+    /// pick depends on nothing but the request's seed, its place and the logits, speculation changes no token. For a draft
+    /// that was not drawn at random this is rejection sampling (Leviathan et al., 2023): it is accepted with the target's
+    /// probability of it, and what replaces it follows the target's distribution without it.
     pub fn sample(
         &mut self,
         pool: &ThreadPool,
@@ -53,28 +62,43 @@ impl Sampler {
         logits: &[f32],
         vocab: usize,
     ) -> Result<Vec<Sampled>, ExecutorError> {
-        let sampling = || plan.seqs.iter().enumerate().filter(|(_, seq)| seq.sample);
-        let count = sampling().count();
+        self.rows.clear();
+        for (index, seq) in plan.seqs.iter().enumerate().filter(|(_, seq)| seq.sample) {
+            self.rows.extend((0..=seq.drafts).map(|ahead| (index, ahead)));
+        }
+        let count = self.rows.len();
         self.pickers.resize_with(pool.threads().max(self.pickers.len()), Mutex::default);
         self.picked.resize_with(count.max(self.picked.len()), || Mutex::new(Ok(0)));
-        let (pickers, picked) = (&self.pickers, &self.picked);
-        pool.split(count, 1, &|worker, rows| {
+        let (pickers, picked, rows) = (&self.pickers, &self.picked, &self.rows);
+        pool.split(count, 1, &|worker, range| {
             let mut picker = lock(&pickers[worker]);
-            let from = sampling().skip(rows.start);
-            for ((row, (_, seq)), logits) in
-                rows.clone().zip(from).zip(logits[rows.start * vocab..].chunks_exact(vocab))
-            {
-                let SeqStep { sampling, generated, banned, .. } = seq;
-                *lock(&picked[row]) = picker.pick(logits, sampling, *generated, banned);
+            for row in range {
+                let (index, ahead) = rows[row];
+                let seq = &plan.seqs[index];
+                let generated = seq.generated + ahead;
+                let banned: &[TokenId] =
+                    if ahead > 0 && generated >= seq.banned_until { &[] } else { &seq.banned };
+                let logits = &logits[row * vocab..(row + 1) * vocab];
+                *lock(&picked[row]) = picker.pick(logits, &seq.sampling, generated, banned);
             }
         });
-        let tokens = sampling().zip(&self.picked).map(|((index, seq), picked)| {
+        let mut sampled = Vec::with_capacity(count);
+        let mut refused = None;
+        for (&(index, ahead), picked) in self.rows.iter().zip(&self.picked) {
+            if refused == Some(index) {
+                continue;
+            }
+            let seq = &plan.seqs[index];
             let token = (*lock(picked)).map_err(|error| {
                 ExecutorError(format!("step {}, request {}: {error}", plan.step, seq.id.0))
             })?;
-            Ok(Sampled { seq: index as u32, token })
-        });
-        tokens.collect()
+            sampled.push(Sampled { seq: index as u32, token });
+            let draft = seq.tokens[seq.tokens.len() - seq.drafts as usize..].get(ahead as usize);
+            if draft != Some(&token) {
+                refused = Some(index);
+            }
+        }
+        Ok(sampled)
     }
 }
 
@@ -203,6 +227,9 @@ fn sum(candidates: &[Candidate]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use llmlab_core::request::RequestId;
+    use llmlab_core::step::{BlockId, SeqStep};
+
     use super::*;
 
     fn params(temperature: f32, top_k: u32, top_p: f32, seed: u64) -> SamplingParams {
@@ -275,6 +302,60 @@ mod tests {
         // Equal logits at the edge of top-k: the smaller ids stay.
         let ties = counts(&[1.0f32; 6], |seed| params(1.0, 2, 1.0, seed), 200);
         assert!(ties[0] > 0 && ties[1] > 0 && ties[2..].iter().all(|c| *c == 0));
+    }
+
+    /// What a step with these drafts brings, many times with other seeds.
+    fn verified(rows: &[[f32; 3]], drafts: &[TokenId], draws: u64) -> Vec<Vec<TokenId>> {
+        let pool = ThreadPool::new(2);
+        let logits: Vec<f32> = rows.concat();
+        let seq = |seed| SeqStep {
+            id: RequestId(seed),
+            context: 0,
+            tokens: [&[9], drafts].concat(),
+            drafts: drafts.len() as u32,
+            blocks: vec![BlockId(1)],
+            sample: true,
+            sampling: params(1.0, 0, 1.0, seed),
+            generated: 4,
+            lora: None,
+            banned: Vec::new(),
+            banned_until: 0,
+            padding: 0,
+        };
+        let mut sampler = Sampler::default();
+        let mut step = |seed| {
+            let plan = StepPlan { step: 1, seqs: vec![seq(seed)], preempted: vec![], admitted: vec![] };
+            let sampled = sampler.sample(&pool, &plan, &logits, 3).unwrap();
+            sampled.iter().map(|s| s.token).collect()
+        };
+        (0..draws).map(&mut step).collect()
+    }
+
+    /// The first token follows the target's distribution whatever was guessed, the second follows that of its row, and a
+    /// guess is accepted as often as the target would have said it.
+    #[test]
+    fn drafts_change_no_frequency() {
+        let draws = 20_000;
+        let (first, second) = ([0.5f64, 0.3, 0.2], [0.1f64, 0.2, 0.7]);
+        let rows = [first, second].map(|row| row.map(|p| p.ln() as f32));
+        let close = |seen: usize, of: usize, p: f64| {
+            let share = seen as f64 / of as f64;
+            assert!((share - p).abs() < 4.0 * (p * (1.0 - p) / of as f64).sqrt(), "{share} against {p}");
+        };
+        for draft in 0..3 {
+            let steps = verified(&rows, &[draft], draws);
+            for token in 0..3 {
+                let firsts = steps.iter().filter(|tokens| tokens[0] == token).count();
+                close(firsts, steps.len(), first[token as usize]);
+            }
+            let accepted: Vec<_> = steps.iter().filter(|tokens| tokens.len() == 2).collect();
+            assert!(accepted.iter().all(|tokens| tokens[0] == draft));
+            close(accepted.len(), steps.len(), first[draft as usize]);
+            for token in 0..3 {
+                let seconds = accepted.iter().filter(|tokens| tokens[1] == token).count();
+                close(seconds, accepted.len(), second[token as usize]);
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode, header};
-use llmlab_core::request::TokenId;
+use llmlab_core::request::{LoraId, TokenId};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -26,6 +26,8 @@ use crate::prompt::{self, Prompt};
 pub(crate) struct App {
     pub model: Arc<ModelInfo>,
     pub model_name: String,
+    /// Names of adapters, in the executor's order.
+    pub adapters: Vec<String>,
     pub bounds: Bounds,
     pub engine: Arc<Engine>,
     pub metrics: Arc<Metrics>,
@@ -81,7 +83,7 @@ async fn generate(app: &Arc<App>, request: Request, kind: Kind) -> Result<Respon
     }
     let mut parsed = body::read(request, &app.bounds.limits, &app.large_bodies).await?;
     let f = &mut parsed.fields;
-    check_model(app, f)?;
+    let (model, lora) = chosen_model(app, f)?;
     let default_max_tokens = match kind {
         Kind::Completion => MaxTokens::Given(16),
         Kind::Chat => MaxTokens::RestOfContext,
@@ -96,7 +98,7 @@ async fn generate(app: &Arc<App>, request: Request, kind: Kind) -> Result<Respon
     let stop = params.stop_rules(prompt.len(), &app.bounds)?;
 
     let seeded = |id| params.sampling.with_default_seed(id);
-    let updates = app.engine.submit(arrived, prompt.clone(), seeded, stop, params.priority).await?;
+    let updates = app.engine.submit(arrived, prompt.clone(), seeded, stop, params.priority, lora).await?;
     let reply = Reply {
         kind,
         id: match kind {
@@ -104,7 +106,7 @@ async fn generate(app: &Arc<App>, request: Request, kind: Kind) -> Result<Respon
             Kind::Chat => format!("chatcmpl-{}", updates.id.0),
         },
         created: unix_seconds(),
-        model: app.model_name.clone(),
+        model,
         usage: params.usage,
         return_token_ids: params.return_token_ids,
     };
@@ -113,26 +115,33 @@ async fn generate(app: &Arc<App>, request: Request, kind: Kind) -> Result<Respon
     if params.stream { Ok(reply.stream(generation)) } else { reply.whole(generation).await }
 }
 
-/// An absent `model` means the only one there is, as in vLLM.
-fn check_model(app: &App, f: &mut Fields) -> Result<(), ApiError> {
-    match f.string("model")? {
-        Some(name) if name != app.model_name => Err(ApiError::no_such_model(&name)),
-        _ => Ok(()),
+/// The name of the model or of one of its adapters. An absent `model` means the model itself, as in vLLM.
+fn chosen_model(app: &App, f: &mut Fields) -> Result<(String, Option<LoraId>), ApiError> {
+    let Some(name) = f.string("model")?.filter(|name| *name != app.model_name) else {
+        return Ok((app.model_name.clone(), None));
+    };
+    match app.adapters.iter().position(|adapter| *adapter == name) {
+        Some(place) => Ok((name, Some(LoraId(place as u32)))),
+        None => Err(ApiError::no_such_model(&name)),
     }
 }
 
 async fn models(State(app): State<Arc<App>>) -> Response {
-    let model = json!({
-        "id": app.model_name, "object": "model", "created": app.started, "owned_by": "llmlab",
-        "root": app.model.spec.name, "parent": null, "max_model_len": app.bounds.max_model_len,
-    });
-    axum::Json(json!({"object": "list", "data": [model]})).into_response()
+    let model = |id: &str, parent: Option<&str>| {
+        json!({
+            "id": id, "object": "model", "created": app.started, "owned_by": "llmlab",
+            "root": app.model.spec.name, "parent": parent, "max_model_len": app.bounds.max_model_len,
+        })
+    };
+    let adapters = app.adapters.iter().map(|adapter| model(adapter, Some(&app.model_name)));
+    let data: Vec<_> = [model(&app.model_name, None)].into_iter().chain(adapters).collect();
+    axum::Json(json!({"object": "list", "data": data})).into_response()
 }
 
 async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let mut parsed = body::read(request, &app.bounds.limits, &app.large_bodies).await?;
     let f = &mut parsed.fields;
-    check_model(&app, f)?;
+    chosen_model(&app, f)?;
     let with_strings = f.bool("return_token_strs")?;
     let prompt = match f.string("prompt")? {
         Some(text) => Prompt::Text { text, add_special_tokens: f.bool_or("add_special_tokens", true)? },
@@ -150,7 +159,7 @@ async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Respo
 async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let mut parsed = body::read(request, &app.bounds.limits, &app.large_bodies).await?;
     let f = &mut parsed.fields;
-    check_model(&app, f)?;
+    chosen_model(&app, f)?;
     let ids = f.token_ids("tokens", app.bounds.vocab_size, app.bounds.limits.max_body_bytes)?;
     let ids = ids.ok_or_else(|| ApiError::field("tokens", "tokens is required: an array of token ids"))?;
     Ok(axum::Json(json!({"prompt": app.model.tokenizer.decode(&ids)})).into_response())

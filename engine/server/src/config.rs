@@ -15,6 +15,8 @@ pub struct ServerConfig {
     /// Port 0 lets the system choose; `on_listening` reports the choice.
     pub addr: SocketAddr,
     pub served_model_name: String,
+    /// Names under which requests ask for the adapters, in the executor's order.
+    pub lora_modules: Vec<String>,
     /// When set, every endpoint except `/health`, `/ping`, `/version` and `/metrics` wants it as a bearer token.
     pub api_key: Option<String>,
     /// Requests that may wait for their first scheduling; one more is answered with 429.
@@ -34,6 +36,7 @@ impl Default for ServerConfig {
         ServerConfig {
             addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             served_model_name: "model".to_owned(),
+            lora_modules: Vec::new(),
             api_key: None,
             max_queue: 4096,
             max_model_len: 2048,
@@ -65,6 +68,14 @@ impl ServerConfig {
         if self.served_model_name.is_empty() {
             return wrong("served_model_name must not be empty".to_owned());
         }
+        let mut names: Vec<&String> = self.lora_modules.iter().chain([&self.served_model_name]).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return wrong(format!("two models have the name {:?}", pair[0]));
+        }
+        if names.iter().any(|name| name.is_empty()) {
+            return wrong("an adapter needs a name".to_owned());
+        }
         match &self.api_key {
             Some(key) if key.is_empty() || key.len() > MAX_API_KEY_BYTES => {
                 wrong(format!("the API key must have 1 to {MAX_API_KEY_BYTES} bytes; it has {}", key.len()))
@@ -80,6 +91,7 @@ impl fmt::Debug for ServerConfig {
         f.debug_struct("ServerConfig")
             .field("addr", &self.addr)
             .field("served_model_name", &self.served_model_name)
+            .field("lora_modules", &self.lora_modules)
             .field("api_key", &self.api_key.as_ref().map(|_| "<redacted>"))
             .field("max_queue", &self.max_queue)
             .field("max_model_len", &self.max_model_len)

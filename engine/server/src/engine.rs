@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use llmlab_core::request::{At, FinishReason, Request, RequestId, SamplingParams, StopRules, TokenId};
+use llmlab_core::request::{At, FinishReason, LoraId, Request, RequestId, SamplingParams, StopRules, TokenId};
 use tokio::sync::mpsc;
 
 use crate::error::ApiError;
@@ -154,6 +154,7 @@ impl Engine {
         sampling: impl FnOnce(u64) -> SamplingParams,
         stop: StopRules,
         priority: i32,
+        lora: Option<LoraId>,
     ) -> Result<Updates, ApiError> {
         if let Some(error) = self.unavailable() {
             return Err(error);
@@ -163,7 +164,7 @@ impl Engine {
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
         // Room for the acceptance and the end beside the tokens.
         let (sender, receiver) = mpsc::channel(self.max_unread_tokens + 2);
-        let request = Request { id, prompt, sampling: sampling(id.0), stop, priority };
+        let request = Request { id, prompt, sampling: sampling(id.0), stop, priority, lora };
         let submission = Submission { request, arrived, slot, updates: sender };
         if self.commands.send(Command::Submit(submission)).is_err() {
             return Err(self.gone());

@@ -72,6 +72,7 @@ pub async fn serve(
         },
         model,
         model_name: config.served_model_name.clone(),
+        adapters: config.lora_modules.clone(),
         engine: running.engine.clone(),
         metrics: running.metrics.clone(),
         large_bodies: Semaphore::new(config.limits.max_large_bodies),

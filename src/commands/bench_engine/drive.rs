@@ -213,7 +213,10 @@ impl<'a> Driver<'a> {
             sample,
             sampling: SamplingParams::default(),
             generated: 0,
+            lora: None,
             banned: Vec::new(),
+            banned_until: 0,
+            drafts: 0,
             padding: 0,
         }
     }

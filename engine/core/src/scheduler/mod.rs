@@ -1,10 +1,12 @@
 //! Owns queues, blocks and invariants, and asks a policy what to compute next.
 //!
 //! A step is three calls: `plan`, then someone executes it, then `commit`. Between the two, requests may be enqueued and
-//! aborted. Reading order: `state` (the books), [`vllm`], [`tgi`], [`rectangle`] with [`static_batch`] and
-//! [`dynamic_batch`] (the policies), `queue`.
+//! aborted. A policy that plans ahead has planned the step after it too, before the outcome is known; see `flight`.
+//! Reading order: `flight` (steps that were planned and not committed), `state`
+//! (the books), [`vllm`], [`tgi`], [`rectangle`] with [`static_batch`] and [`dynamic_batch`] (the policies), `queue`.
 
 pub mod dynamic_batch;
+mod flight;
 mod queue;
 pub mod rectangle;
 mod state;
@@ -12,14 +14,16 @@ pub mod static_batch;
 pub mod tgi;
 pub mod vllm;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::{ConfigError, EngineConfig, PolicyConfig};
 use crate::request::{At, Event, FinishReason, Request, RequestId};
+use crate::scheduler::flight::Flight;
 use crate::scheduler::state::State;
 use crate::sequence::{Sequence, longest};
 use crate::stats::Stats;
-use crate::step::{BlockId, SeqStep, StepOutcome, StepPlan};
+use crate::step::{BlockId, Sampled, StepOutcome, StepPlan};
 
 /// Why a request was refused. None of these depends on the load: asking again will not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +53,7 @@ pub enum Planned {
 
 /// A rule that orders the queue and fills the next forward pass.
 trait Policy: std::fmt::Debug + Send {
-    /// Called only when no step is in flight. What it returns will be executed.
+    /// What it returns will be executed, after the steps in flight.
     fn plan(&mut self, state: &mut State, now: At) -> Decision;
 
     /// Why this policy could never serve a request of so many prompt tokens, if that is so.
@@ -68,16 +72,18 @@ enum Decision {
     Idle,
 }
 
-/// One sequence's share of a forward pass: its next `tokens` tokens, and rows computed for nothing.
+/// One sequence's share of a forward pass: its next `tokens` tokens, drafts included, and rows computed for nothing.
 struct Work {
     id: RequestId,
     tokens: usize,
     padding: usize,
+    /// Rows that stand for drafts nobody made: computed for nothing, but counted as tokens until the step is committed.
+    dummy_drafts: usize,
 }
 
 impl Work {
     fn tokens(id: RequestId, tokens: usize) -> Self {
-        Work { id, tokens, padding: 0 }
+        Work { id, tokens, padding: 0, dummy_drafts: 0 }
     }
 }
 
@@ -87,10 +93,10 @@ pub struct Scheduler {
     state: State,
     policy: Box<dyn Policy>,
     now: At,
-    /// The step that was planned and not committed.
-    in_flight: Option<u64>,
-    /// Aborted while a step was in flight, in order; retired when it is committed.
-    leaving: Vec<RequestId>,
+    /// Steps that were planned and not committed, oldest first.
+    flights: VecDeque<Flight>,
+    /// Plans of those that nobody was given yet.
+    ahead: VecDeque<StepPlan>,
 }
 
 impl Scheduler {
@@ -103,7 +109,7 @@ impl Scheduler {
             PolicyConfig::Tgi(c) => Box::new(tgi::Tgi::new(c.clone())),
         };
         let state = State::new(&config);
-        Ok(Scheduler { config, state, policy, now: At::ZERO, in_flight: None, leaving: Vec::new() })
+        Ok(Scheduler { config, state, policy, now: At::ZERO, flights: VecDeque::new(), ahead: VecDeque::new() })
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -131,9 +137,9 @@ impl Scheduler {
         Ok(())
     }
 
-    /// The client went away. Its blocks are free when this returns, or once the step in flight is committed; under
-    /// `static` and `dynamic` the slot is kept until its batch ends, as for any sequence that is done. `None` when the
-    /// request is unknown or already over.
+    /// The client went away. Its blocks are free when this returns, since a step that is planned later also runs later;
+    /// under `static` and `dynamic` the slot is kept until its batch ends, as for any sequence that is done. `None` when
+    /// the request is unknown or already over.
     pub fn abort(&mut self, now: At, id: RequestId) -> Option<Event> {
         self.tick(now);
         if self.state.waiting.remove(id) {
@@ -141,69 +147,168 @@ impl Scheduler {
         } else {
             let place = self.state.running.iter().position(|running| *running == id)?;
             self.state.running.remove(place);
-            self.state.seq_mut(id).left = true;
-            match self.in_flight {
-                Some(_) => self.leaving.push(id),
-                None => self.policy.retire(&mut self.state, id),
-            }
+            self.retire(id);
         }
         self.state.stats.aborted_total += 1;
         Some(Event::Finished { id, reason: FinishReason::Abort })
     }
 
-    /// Decides the next forward pass. A step must be committed before the next is planned.
+    /// Decides the next forward pass. A step must be committed before the next is asked for.
     pub fn plan(&mut self, now: At) -> Planned {
-        if let Some(step) = self.in_flight {
-            panic!("plan was called while step {step} is not committed");
+        assert_eq!(self.flights.len(), self.ahead.len(), "plan was called while a step is not committed");
+        let mut nothing = Planned::Idle;
+        while self.flights.len() < self.depth() {
+            match self.plan_one(now) {
+                Planned::Step(mut plan) => {
+                    if self.flights.len() == 1 {
+                        self.resolve(&mut plan);
+                    }
+                    self.ahead.push_back(plan);
+                }
+                planned => {
+                    nothing = planned;
+                    break;
+                }
+            }
         }
+        self.ahead.pop_front().map_or(nothing, Planned::Step)
+    }
+
+    /// Steps that may be planned and not committed.
+    fn depth(&self) -> usize {
+        if self.state.plans_ahead { 2 } else { 1 }
+    }
+
+    /// Plans a step and leaves to the caller which of several in flight is executed when; [`Scheduler::plan`] is the usual
+    /// way. Tokens that only the commit of a step before can know are not in the plan.
+    pub fn plan_one(&mut self, now: At) -> Planned {
+        assert!(self.flights.len() < self.depth(), "too many steps are planned and not committed");
         self.tick(now);
         loop {
             let preempted_before = self.state.preempted.len();
             match self.policy.plan(&mut self.state, self.now) {
                 Decision::Run(work) if !work.is_empty() => return Planned::Step(self.build_plan(work)),
-                // Planning threw requests out but ran nothing; with the memory free it can go on at once.
-                Decision::Run(_) if self.state.preempted.len() > preempted_before => {}
+                // Planning threw requests out but ran nothing; with the memory free it can go on at once. With a step in
+                // flight, its outcome comes first.
+                Decision::Run(_)
+                    if self.flights.is_empty() && self.state.preempted.len() > preempted_before => {}
                 Decision::Run(_) | Decision::Idle => return Planned::Idle,
                 Decision::WaitUntil(at) => return Planned::WaitUntil(at),
             }
         }
     }
 
-    /// Takes in what the executor computed for the plan in flight: tokens first to last, each followed by `Finished` if
-    /// it was the request's last.
+    /// Takes in what the executor computed for the oldest step in flight: tokens first to last, each followed by
+    /// `Finished` if it was the request's last.
     pub fn commit(&mut self, now: At, plan: &StepPlan, outcome: &StepOutcome) -> Vec<Event> {
-        assert_eq!(self.in_flight.take(), Some(plan.step), "commit of a step that is not the one in flight");
+        let flight = self.flights.pop_front();
+        let flight = flight.unwrap_or_else(|| panic!("step {} was committed but not planned", plan.step));
+        assert_eq!(flight.step, plan.step, "steps are committed in the order of their plans");
         self.tick(now);
-        for id in std::mem::take(&mut self.leaving) {
-            self.policy.retire(&mut self.state, id);
+        let mut events = Vec::with_capacity(outcome.sampled.len());
+        let mut sampled = outcome.sampled.as_slice();
+        let mut drafts = outcome.drafts.as_slice();
+        for (index, part) in flight.parts.iter().enumerate() {
+            let tokens = flight::split_off(&mut sampled, index);
+            let next_drafts = flight::split_off(&mut drafts, index);
+            if flight.gone.contains(&part.id) {
+                continue;
+            }
+            let most = if part.emits { 1 + part.drafts } else { 0 };
+            assert!(
+                tokens.len() <= most && (tokens.is_empty() != part.emits),
+                "step {}, request {}: {} tokens where 1 to {most} were asked for",
+                plan.step,
+                part.id.0,
+                tokens.len()
+            );
+            self.take_in(part, tokens, next_drafts, &mut events);
         }
-        let wanted = plan.seqs.iter().enumerate().filter(|(_, s)| s.sample);
-        let expected: Vec<u32> = wanted.map(|(i, _)| i as u32).collect();
-        let got: Vec<u32> = outcome.sampled.iter().map(|s| s.seq).collect();
-        assert_eq!(
-            got, expected,
-            "step {}: one token for each sequence that samples, in plan order",
+        assert!(
+            sampled.is_empty() && drafts.is_empty(),
+            "step {}: tokens for sequences in plan order",
             plan.step
         );
-
-        let mut events = Vec::with_capacity(outcome.sampled.len());
-        for sampled in &outcome.sampled {
-            let id = plan.seqs[sampled.seq as usize].id;
-            let max_model_len = self.state.max_model_len;
-            let Some(seq) = self.state.seqs.get_mut(&id).filter(|seq| !seq.left) else { continue };
-            let index = seq.generated() as u32;
-            let end = seq.append(sampled.token, max_model_len);
-            events.push(Event::Token { id, token: sampled.token, index });
-            self.state.stats.sampled_tokens_total += 1;
-            if let Some(reason) = end {
-                seq.left = true;
-                self.state.running.retain(|running| *running != id);
-                self.state.stats.finished_total += 1;
-                self.policy.retire(&mut self.state, id);
-                events.push(Event::Finished { id, reason });
-            }
+        if let Some(mut next) = self.ahead.pop_front() {
+            self.resolve(&mut next);
+            self.ahead.push_front(next);
         }
         events
+    }
+
+    /// Completes a plan whose turn to be executed has come.
+    fn resolve(&self, plan: &mut StepPlan) {
+        if self.state.plans_ahead {
+            flight::resolve(plan, &self.state);
+        }
+    }
+
+    /// One sequence's part of an outcome.
+    fn take_in(&mut self, part: &flight::Part, tokens: &[Sampled], drafts: &[Sampled], events: &mut Vec<Event>) {
+        let id = part.id;
+        let plans_ahead = self.state.plans_ahead;
+        let max_model_len = self.state.max_model_len;
+        let Some(seq) = self.state.seqs.get_mut(&id).filter(|seq| !seq.left) else { return };
+        seq.in_flight -= part.rows();
+        let stale = seq.stale > 0;
+        if stale {
+            seq.stale -= part.rows();
+        }
+        if !part.emits {
+            return;
+        }
+        let rejected = 1 + part.drafts + part.dummy_drafts - tokens.len();
+        if !stale {
+            self.state.stats.kv_tokens -= seq.take_back(rejected);
+            self.state.stats.draft_tokens_total += part.drafts as u64;
+            self.state.stats.accepted_draft_tokens_total += tokens.len() as u64 - 1;
+        }
+        let mut end = None;
+        for (kept, sampled) in tokens.iter().enumerate() {
+            let index = seq.generated() as u32;
+            end = seq.append(sampled.token, max_model_len);
+            if plans_ahead && !stale {
+                seq.placeholders -= 1;
+            }
+            events.push(Event::Token { id, token: sampled.token, index });
+            self.state.stats.sampled_tokens_total += 1;
+            if end.is_some() {
+                // What was accepted behind the end is not part of the answer.
+                let cut = tokens.len() - 1 - kept;
+                self.state.stats.kv_tokens -= if stale { 0 } else { seq.take_back(cut) };
+                break;
+            }
+        }
+        if end.is_none() {
+            seq.drafts = match self.state.speculation {
+                Some(speculation) if speculation.looks_up() => speculation.look_up(&seq.tokens, max_model_len),
+                _ => drafts.iter().map(|draft| draft.token).collect(),
+            };
+        }
+        if !plans_ahead {
+            seq.draft_count = seq.drafts.len();
+        }
+        if !stale {
+            // Accepted drafts and tokens that were unknown when the step was planned may have filled blocks.
+            let written = seq.computed - seq.in_flight;
+            self.state.register_full_blocks(id, written);
+        }
+        if let Some(reason) = end {
+            self.state.stats.finished_total += 1;
+            self.state.running.retain(|running| *running != id);
+            self.state.waiting.remove(id);
+            self.retire(id);
+            events.push(Event::Finished { id, reason });
+        }
+    }
+
+    /// A sequence that left the running set. Steps in flight that still compute it do so in vain.
+    fn retire(&mut self, id: RequestId) {
+        self.state.seq_mut(id).left = true;
+        for flight in self.flights.iter_mut().filter(|flight| flight.parts.iter().any(|part| part.id == id)) {
+            flight.gone.push(id);
+        }
+        self.policy.retire(&mut self.state, id);
     }
 
     pub fn stats(&self) -> Stats {
@@ -229,6 +334,11 @@ impl Scheduler {
     /// In the order they will be looked at.
     pub fn waiting(&self) -> Vec<RequestId> {
         self.state.waiting.iter().collect()
+    }
+
+    /// Generated tokens, accepted or not, that steps in flight will bring to a request; 0 unless steps are planned ahead.
+    pub fn outstanding(&self, id: RequestId) -> usize {
+        self.state.seqs.get(&id).map_or(0, |seq| seq.placeholders)
     }
 
     /// Blocks a request holds, in token order; none while it waits.
@@ -259,7 +369,8 @@ impl Scheduler {
         if request.stop.max_tokens == 0 {
             return Err(EnqueueError::NoTokensWanted);
         }
-        if self.state.seqs.contains_key(&request.id) {
+        let in_flight = |flight: &Flight| flight.gone.contains(&request.id);
+        if self.state.seqs.contains_key(&request.id) || self.flights.iter().any(in_flight) {
             return Err(EnqueueError::DuplicateId(request.id));
         }
         if prompt + 1 > limit {
@@ -271,46 +382,30 @@ impl Scheduler {
     fn build_plan(&mut self, work: Vec<Work>) -> StepPlan {
         self.state.stats.steps_total += 1;
         let step = self.state.stats.steps_total;
+        let mut flight = Flight { step, parts: Vec::with_capacity(work.len()), gone: Vec::new() };
         let mut admitted = Vec::new();
         let mut seqs = Vec::with_capacity(work.len());
-        for Work { id, tokens, padding } in work {
+        for work in work {
+            let id = work.id;
             let seq =
                 self.state.seqs.get_mut(&id).unwrap_or_else(|| panic!("planned request {} is unknown", id.0));
             if !seq.ever_admitted {
                 seq.ever_admitted = true;
                 admitted.push((id, self.now.saturating_sub(seq.arrived)));
             }
-            seqs.push(seq_step(seq, tokens, padding, self.state.blocks.block_size()));
             let stats = &mut self.state.stats;
-            stats.computed_tokens_total += tokens as u64;
-            stats.kv_tokens += tokens;
+            stats.computed_tokens_total += work.tokens as u64;
+            stats.kv_tokens += work.tokens + work.dummy_drafts;
             let kind =
-                if tokens > 0 { &mut stats.prefill_padding_total } else { &mut stats.decode_padding_total };
-            *kind += padding as u64;
+                if work.tokens > 0 { &mut stats.prefill_padding_total } else { &mut stats.decode_padding_total };
+            *kind += work.padding as u64;
+            let ahead = self.state.plans_ahead.then_some(self.state.speculation);
+            let (part, seq_step) = flight::launch(seq, &work, self.state.blocks.block_size(), ahead);
+            flight.parts.push(part);
+            seqs.push(seq_step);
         }
-        self.in_flight = Some(step);
+        self.flights.push_back(flight);
         StepPlan { step, seqs, preempted: std::mem::take(&mut self.state.preempted), admitted }
-    }
-}
-
-/// Describes the next `tokens` tokens of a sequence to the executor and counts them as computed: from here on planning
-/// takes the step for done.
-fn seq_step(seq: &mut Sequence, tokens: usize, padding: usize, block_size: u32) -> SeqStep {
-    let (context, end) = (seq.computed, seq.computed + tokens);
-    let covering = end.div_ceil(block_size as usize);
-    assert!(covering <= seq.blocks.len(), "request {} has no block for token {end}", seq.id().0);
-    seq.computed = end;
-    seq.prefilling = end < seq.tokens.len();
-    SeqStep {
-        id: seq.id(),
-        context: context as u32,
-        tokens: seq.tokens[context..end].to_vec(),
-        blocks: seq.blocks[..covering].to_vec(),
-        sample: tokens > 0 && !seq.prefilling,
-        sampling: seq.request.sampling.clone(),
-        generated: seq.generated() as u32,
-        banned: seq.banned(),
-        padding: padding as u32,
     }
 }
 

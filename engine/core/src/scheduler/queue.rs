@@ -28,10 +28,6 @@ impl WaitingQueue {
         self.entries.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = RequestId> + '_ {
         self.entries.iter().map(|(_, id)| *id)
     }
@@ -40,8 +36,13 @@ impl WaitingQueue {
         self.entries.front().map(|(_, id)| *id)
     }
 
-    pub fn pop_front(&mut self) -> Option<RequestId> {
-        self.entries.pop_front().map(|(_, id)| id)
+    /// Counted from the front.
+    pub fn get(&self, place: usize) -> Option<RequestId> {
+        self.entries.get(place).map(|(_, id)| *id)
+    }
+
+    pub fn take(&mut self, place: usize) -> Option<RequestId> {
+        self.entries.remove(place).map(|(_, id)| id)
     }
 
     pub fn push_new(&mut self, seq: &Sequence) {

@@ -76,7 +76,7 @@ impl Rectangle {
                 "no block for request {}, though its whole life was admitted",
                 row.id.0
             );
-            work.push(Work { id: row.id, tokens, padding });
+            work.push(Work { padding, ..Work::tokens(row.id, tokens) });
         }
         work
     }

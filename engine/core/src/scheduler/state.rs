@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::block_manager::{BlockManager, Discipline};
-use crate::config::{EngineConfig, KvStrategy, PolicyConfig};
+use crate::config::{EngineConfig, KvStrategy, PolicyConfig, SpeculativeConfig, SpeculativeMethod};
 use crate::request::RequestId;
 use crate::scheduler::queue::WaitingQueue;
 use crate::sequence::Sequence;
@@ -22,6 +22,11 @@ pub struct State {
     pub kv: KvStrategy,
     pub prefix_caching: bool,
     pub max_model_len: usize,
+    pub speculation: Option<SpeculativeConfig>,
+    /// Steps are planned before the one before is known.
+    pub plans_ahead: bool,
+    /// A victim's blocks stay in the prefix cache even if the step that was going to fill them no longer does.
+    keeps_unwritten_blocks: bool,
     /// Thrown out of `running` since the last plan, in order.
     pub preempted: Vec<RequestId>,
     pub stats: Stats,
@@ -51,6 +56,10 @@ impl State {
             }
             _ => (config.num_blocks, discipline(config.kv), false, false),
         };
+        let (speculation, plans_ahead, keeps_unwritten_blocks) = match &config.policy {
+            PolicyConfig::Vllm(c) => (c.speculative_config, c.async_scheduling, c.upstream_defects),
+            _ => (None, false, false),
+        };
         State {
             seqs: HashMap::new(),
             waiting: WaitingQueue::new(by_priority),
@@ -59,6 +68,9 @@ impl State {
             kv: config.kv,
             prefix_caching,
             max_model_len: config.max_model_len as usize,
+            speculation,
+            plans_ahead,
+            keeps_unwritten_blocks,
             preempted: Vec::new(),
             stats: Stats::default(),
         }
@@ -76,10 +88,20 @@ impl State {
     /// sampled and never fed back, so paging needs one token less.
     pub fn life_blocks(&self, longest_tokens: usize) -> usize {
         match self.kv {
-            KvStrategy::Paged => self.blocks.blocks_for(longest_tokens - 1),
-            KvStrategy::Reserve => self.blocks.blocks_for(longest_tokens),
+            KvStrategy::Paged => self.blocks.blocks_for(self.with_look_ahead(longest_tokens - 1)),
+            KvStrategy::Reserve => self.blocks.blocks_for(self.with_overshoot(longest_tokens)),
             KvStrategy::Contiguous => self.blocks.blocks_for(self.max_model_len),
         }
+    }
+
+    /// Slots up to which a sequence of this length may compute: drafts reach beyond its end, and a step planned ahead
+    /// takes all drafts of the step before for accepted.
+    fn with_overshoot(&self, longest_tokens: usize) -> usize {
+        let Some(speculation) = &self.speculation else { return longest_tokens };
+        let drafts = speculation.num_speculative_tokens as usize;
+        let in_flight = if self.plans_ahead { 2 * (1 + drafts) } else { 0 };
+        let slots = longest_tokens + drafts + in_flight + speculation.look_ahead_slots();
+        slots.min(self.max_model_len.max(longest_tokens))
     }
 
     /// Cached blocks a waiting sequence could start from. Its last token is always computed, since its logits are
@@ -89,17 +111,27 @@ impl State {
             return Vec::new();
         }
         let block_size = self.blocks.block_size() as usize;
+        let look_ahead = self.hashes_look_ahead();
         let seq = self.seqs.get_mut(&id).unwrap_or_else(|| panic!("request {} is unknown", id.0));
-        let hashes = seq.block_hashes((seq.tokens.len() - 1) / block_size, block_size);
-        self.blocks.longest_prefix(hashes)
+        let hashes = seq.block_hashes((seq.tokens.len() - 1) / block_size, block_size, look_ahead);
+        let mut found = self.blocks.longest_prefix(hashes);
+        if self.speculates_by(SpeculativeMethod::EagleDropLastBlock) {
+            found.pop();
+        }
+        found
     }
 
     /// Moves the front of the waiting queue to the running set if memory allows, starting from `cached` blocks.
     pub fn admit_front(&mut self, cached: Vec<BlockId>, admission: Admission) -> bool {
-        let Some(id) = self.waiting.front() else { return false };
+        self.admit_at(0, cached, admission)
+    }
+
+    /// The same for the request at this place of the waiting queue.
+    pub fn admit_at(&mut self, place: usize, cached: Vec<BlockId>, admission: Admission) -> bool {
+        let Some(id) = self.waiting.get(place) else { return false };
         let seq = self.seq(id);
         let covers = match self.kv {
-            KvStrategy::Paged => self.blocks.blocks_for(admission.first_step_end),
+            KvStrategy::Paged => self.blocks.blocks_for(self.with_look_ahead(admission.first_step_end)),
             _ => self.life_blocks(seq.longest(self.max_model_len)),
         };
         let known = self.blocks.blocks_for(seq.tokens.len().min(self.max_model_len));
@@ -117,20 +149,25 @@ impl State {
         }
         self.blocks.share(&cached);
         let taken = self.blocks.take(fresh);
-        self.start_front(cached, taken);
+        self.start_at(place, cached, taken);
         self.register_full_blocks(id, admission.first_step_end);
         true
     }
 
-    /// The bookkeeping of an admission whose blocks are already taken.
+    /// The bookkeeping of an admission from the front of the queue whose blocks are already taken.
     pub fn start_front(&mut self, cached: Vec<BlockId>, fresh: Vec<BlockId>) {
-        let Some(id) = self.waiting.pop_front() else { panic!("admission from an empty queue") };
+        self.start_at(0, cached, fresh);
+    }
+
+    fn start_at(&mut self, place: usize, cached: Vec<BlockId>, fresh: Vec<BlockId>) {
+        let Some(id) = self.waiting.take(place) else { panic!("nobody waits at place {place}") };
         let block_size = self.blocks.block_size() as usize;
         let prefix_caching = self.prefix_caching;
         let seq = self.seq_mut(id);
         seq.computed = cached.len() * block_size;
         seq.registered = cached.len();
         seq.prefilling = true;
+        seq.deferred = false;
         seq.blocks = cached;
         seq.blocks.extend(fresh);
         let (hit, looked_up) = (seq.computed as u64, seq.tokens.len() as u64);
@@ -144,7 +181,8 @@ impl State {
 
     /// Makes room for the first `end` tokens of a running sequence. False when the pool is short.
     pub fn grow(&mut self, id: RequestId, end: usize) -> bool {
-        let missing = self.blocks.blocks_for(end).saturating_sub(self.seq(id).blocks.len());
+        let slots = self.with_look_ahead(end);
+        let missing = self.blocks.blocks_for(slots).saturating_sub(self.seq(id).blocks.len());
         if !self.blocks.free().can_take(missing) {
             return false;
         }
@@ -157,11 +195,16 @@ impl State {
     /// Throws a running sequence out; all it has computed is lost. It must not be in the step being planned.
     pub fn preempt(&mut self, id: RequestId) {
         self.running.retain(|running| *running != id);
-        self.forget_unwritten_blocks(id);
+        if !self.keeps_unwritten_blocks {
+            self.forget_unwritten_blocks(id);
+        }
         let seq = self.seq_mut(id);
         let blocks = std::mem::take(&mut seq.blocks);
         let lost = std::mem::take(&mut seq.computed) as u64;
         (seq.registered, seq.prefilling) = (0, true);
+        (seq.stale, seq.placeholders) = (seq.in_flight, 0);
+        seq.draft_count = 0;
+        seq.drafts.clear();
         self.blocks.release(&blocks);
         self.waiting.push_again(&self.seqs[&id]);
         self.preempted.push(id);
@@ -180,21 +223,36 @@ impl State {
 
     /// Tells the cache about every block that is full once the first `end` tokens are computed. Like vLLM this happens
     /// when the step is planned: a later admission in the same step can already share them.
-    fn register_full_blocks(&mut self, id: RequestId, end: usize) {
+    pub fn register_full_blocks(&mut self, id: RequestId, end: usize) {
         if !self.prefix_caching {
             return;
         }
         let block_size = self.blocks.block_size() as usize;
+        let look_ahead = self.hashes_look_ahead();
         let Some(seq) = self.seqs.get_mut(&id) else { return };
-        let full = end.min(seq.tokens.len()) / block_size;
+        let full = (end / block_size).min(seq.hashable_blocks(block_size, look_ahead));
         let known = seq.registered;
         if full > known {
-            let fresh = seq.block_hashes(full, block_size)[known..].to_vec();
+            let fresh = seq.block_hashes(full, block_size, look_ahead)[known..].to_vec();
             seq.registered = full;
             for (&block, hash) in seq.blocks[known..full].iter().zip(fresh) {
                 self.blocks.register(block, hash);
             }
         }
+    }
+
+    fn speculates_by(&self, method: SpeculativeMethod) -> bool {
+        self.speculation.is_some_and(|speculation| speculation.method == method)
+    }
+
+    fn hashes_look_ahead(&self) -> bool {
+        self.speculates_by(SpeculativeMethod::Eagle)
+    }
+
+    /// Slots a sequence must have when it computes up to `end`.
+    fn with_look_ahead(&self, end: usize) -> usize {
+        let slots = self.speculation.map_or(0, |speculation| speculation.look_ahead_slots());
+        if slots == 0 { end } else { (end + slots).min(self.max_model_len.max(end)) }
     }
 
     /// A victim that was already given tokens in the step being planned has blocks in the cache that this step was

@@ -51,6 +51,10 @@ pub struct FakeExecutor {
     history: HashMap<RequestId, Vec<TokenId>>,
     prompts: HashMap<RequestId, usize>,
     last_step: u64,
+    /// Drafts it proposes for each sequence.
+    pub drafts: usize,
+    /// Steps were planned before the ones before were committed.
+    pub planned_ahead: bool,
 }
 
 impl FakeExecutor {
@@ -61,6 +65,8 @@ impl FakeExecutor {
             history: HashMap::new(),
             prompts: HashMap::new(),
             last_step: 0,
+            drafts: 0,
+            planned_ahead: false,
         }
     }
 
@@ -73,13 +79,27 @@ impl FakeExecutor {
         seq.blocks[position / self.block_size].0 as usize * self.block_size + position % self.block_size
     }
 
+    /// What comes next, right up to a place that differs from case to case; sometimes fewer than it might.
+    fn guess(&self, id: RequestId) -> Vec<TokenId> {
+        let mut history = self.history[&id].clone();
+        let known = history.len();
+        let right = (known * 7 + id.0 as usize * 3) % (self.drafts + 1);
+        let count = self.drafts - usize::from(known.is_multiple_of(5) && self.drafts > 0);
+        for place in 0..count {
+            let token = next_token(&history, &[]);
+            history.push(if place < right { token } else { token + 1 });
+        }
+        history.split_off(known)
+    }
+
     fn check_shape(&self, seq: &SeqStep) {
         let history = &self.history[&seq.id];
-        let (start, end) = (seq.context as usize, seq.context as usize + seq.tokens.len());
-        assert_eq!(seq.tokens, history[start..end], "{:?} was given other tokens than its own", seq.id);
-        assert_eq!(
-            seq.blocks.len(),
-            end.div_ceil(self.block_size),
+        let verified = seq.tokens.len() - seq.drafts as usize;
+        let (start, end) = (seq.context as usize, seq.context as usize + verified);
+        assert_eq!(seq.tokens[..verified], history[start..end], "{:?} was given other tokens than its own", seq.id);
+        let covering = (start + seq.tokens.len()).div_ceil(self.block_size);
+        assert!(
+            if self.drafts == 0 && !self.planned_ahead { seq.blocks.len() == covering } else { seq.blocks.len() >= covering },
             "{:?} has the wrong number of blocks",
             seq.id
         );
@@ -87,9 +107,10 @@ impl FakeExecutor {
         // A row that only pads may belong to a client that left while its last token was being computed.
         let generated = history.len() - self.prompts[&seq.id];
         assert!(seq.tokens.is_empty() || seq.generated as usize == generated, "{:?} {generated}", seq.id);
-        assert_eq!(
-            seq.sample,
-            !seq.tokens.is_empty() && end == history.len(),
+        let at_the_end = !seq.tokens.is_empty() && end == history.len();
+        // A request that ended after its step was planned is computed without a sample.
+        assert!(
+            if self.planned_ahead { at_the_end || !seq.sample } else { at_the_end == seq.sample },
             "{:?} samples at the wrong place",
             seq.id
         );
@@ -112,17 +133,28 @@ impl Executor for FakeExecutor {
                 self.slots.insert(slot, token);
             }
         }
-        let mut sampled = Vec::new();
-        for (i, seq) in plan.seqs.iter().enumerate() {
+        let (mut sampled, mut drafts) = (Vec::new(), Vec::new());
+        for (i, seq) in plan.seqs.iter().enumerate().filter(|(_, seq)| !seq.tokens.is_empty()) {
             let end = seq.context as usize + seq.tokens.len();
             let read: Vec<TokenId> = (0..end).map(|p| self.slots[&self.slot(seq, p)]).collect();
-            assert_eq!(read, self.history[&seq.id][..end], "{:?} reads back another history", seq.id);
-            if seq.sample {
-                let token = next_token(&read, &seq.banned);
+            let known = end - seq.drafts as usize;
+            assert_eq!(read[..known], self.history[&seq.id][..known], "{:?} reads back another history", seq.id);
+            if !seq.sample {
+                continue;
+            }
+            for place in known..=end {
+                let ahead = (place - known) as u32;
+                let banned: &[TokenId] =
+                    if ahead > 0 && seq.generated + ahead >= seq.banned_until { &[] } else { &seq.banned };
+                let token = next_token(&read[..place], banned);
                 sampled.push(Sampled { seq: i as u32, token });
                 self.history.entry(seq.id).and_modify(|history| history.push(token));
+                if read.get(place) != Some(&token) {
+                    break;
+                }
             }
+            drafts.extend(self.guess(seq.id).into_iter().map(|token| Sampled { seq: i as u32, token }));
         }
-        Ok(StepOutcome { sampled, elapsed: Duration::from_millis(1) })
+        Ok(StepOutcome { sampled, drafts, elapsed: Duration::from_millis(1) })
     }
 }

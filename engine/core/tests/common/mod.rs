@@ -24,6 +24,7 @@ pub fn request(id: u64, prompt: Vec<TokenId>, max_tokens: u32) -> Request {
             stop_token_ids: [].into(),
         },
         priority: 0,
+        lora: None,
     }
 }
 
@@ -35,7 +36,7 @@ pub fn at(seconds: u64) -> At {
 pub fn outcome(plan: &StepPlan, token: impl Fn(usize) -> TokenId) -> StepOutcome {
     let sampling = plan.seqs.iter().enumerate().filter(|(_, seq)| seq.sample);
     let sampled = sampling.map(|(i, _)| Sampled { seq: i as u32, token: token(i) }).collect();
-    StepOutcome { sampled, elapsed: Duration::from_millis(1) }
+    StepOutcome { sampled, drafts: Vec::new(), elapsed: Duration::from_millis(1) }
 }
 
 /// The lines of a recording, or a clear failure: a missing recording must not pass as agreement.

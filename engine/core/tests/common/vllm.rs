@@ -2,7 +2,9 @@
 
 use super::{at, request};
 use llmlab_core::Scheduler;
-use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};
+use llmlab_core::config::{
+    EngineConfig, KvStrategy, PolicyConfig, SpeculativeConfig, SpeculativeMethod, VllmConfig,
+};
 use llmlab_core::request::{At, Request, RequestId};
 use serde_json::Value;
 
@@ -35,12 +37,32 @@ pub fn config(s: &Value) -> EngineConfig {
             scheduler_reserve_full_isl: flag("reserve_full_isl"),
             watermark: s["watermark"].as_f64().unwrap_or_else(|| panic!("watermark is not a number")),
             priority: s["policy"] == "priority",
+            max_loras: 1,
+            async_scheduling: s["async"] == true,
+            speculative_config: speculation(&s["spec"]),
+            upstream_defects: true,
         }),
         kv: KvStrategy::Paged,
         block_size: int(&s["block_size"]) as u32,
         num_blocks: int(&s["num_blocks"]) as u32,
         max_model_len: int(&s["max_model_len"]) as u32,
     }
+}
+
+fn speculation(spec: &Value) -> Option<SpeculativeConfig> {
+    let method = match spec["mode"].as_str()? {
+        "ngram" => SpeculativeMethod::Ngram,
+        "eagle" => SpeculativeMethod::Eagle,
+        "eagle_drop" => SpeculativeMethod::EagleDropLastBlock,
+        "draft_model" => SpeculativeMethod::DraftModel,
+        other => panic!("unknown way to speculate: {other}"),
+    };
+    Some(SpeculativeConfig {
+        method,
+        num_speculative_tokens: int(&spec["k"]) as u32,
+        prompt_lookup_min: 0,
+        prompt_lookup_max: 0,
+    })
 }
 
 pub fn table(scheduler: &Scheduler, id: RequestId) -> Value {

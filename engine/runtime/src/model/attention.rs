@@ -6,6 +6,7 @@ use llmlab_kernels::ops::{RopeTable, RowsMut, RowsRef, rms_norm_heads};
 use llmlab_models::ModelSpec;
 
 use crate::batch::Batch;
+use crate::lora::AdaptedLayer;
 use crate::model::decoder::Workspace;
 use crate::weights::AttentionWeights;
 
@@ -75,10 +76,12 @@ impl Attention {
         kv: &mut KvCache,
         index: usize,
         weights: &AttentionWeights,
+        adapted: AdaptedLayer<'_>,
         work: &mut Workspace,
     ) {
-        let space = &mut work.attention;
-        weights.qkv.apply(pool, &work.normed, &mut space.qkv, &mut work.projection);
+        let Workspace { attention: space, normed, projection, .. } = work;
+        weights.qkv.apply(pool, normed, &mut space.qkv, projection);
+        adapted.add(pool, |deltas| &deltas.qkv, &weights.qkv, normed, &mut space.qkv, projection);
         let width = self.query_width + 2 * self.kv_width;
         let qkv = &mut space.qkv[..batch.real_rows() * width];
         if let Some(norm) = &weights.q_norm {
@@ -105,9 +108,10 @@ impl Attention {
         index: usize,
         last: bool,
         weights: &AttentionWeights,
+        adapted: AdaptedLayer<'_>,
         work: &mut Workspace,
     ) {
-        let space = &mut work.attention;
+        let Workspace { attention: space, update, projection, .. } = work;
         let real = batch.real_rows();
         let width = self.query_width + 2 * self.kv_width;
         // Attention leaves padding rows alone, so they are zero in every layer.
@@ -128,7 +132,9 @@ impl Attention {
         if last {
             values = super::decoder::keep_rows(&mut space.attended, self.query_width, &batch.logit_rows);
         }
-        weights.o.apply(pool, &space.attended[..values], &mut work.update, &mut work.projection);
+        let attended = &space.attended[..values];
+        weights.o.apply(pool, attended, update, projection);
+        adapted.add(pool, |deltas| &deltas.o, &weights.o, attended, update, projection);
     }
 }
 

@@ -11,6 +11,7 @@ use llmlab_kernels::ops::{add_rms_norm, rms_norm, soft_cap};
 use llmlab_models::ModelSpec;
 
 use crate::batch::Batch;
+use crate::lora::Adapters;
 use crate::model::attention::{Attention, AttentionSpace};
 use crate::model::mlp::{self, MlpSpace};
 use crate::model::moe::{self, MoeSpace};
@@ -18,6 +19,7 @@ use crate::weights::{DecoderWeights, FeedForward, ProjectionScratch};
 
 pub struct Decoder {
     pub weights: DecoderWeights,
+    pub adapters: Adapters,
     attention: Attention,
     feed_forward: mlp::Shape,
     moe: Option<moe::Shape>,
@@ -48,6 +50,7 @@ impl Decoder {
     pub fn new(spec: &ModelSpec, weights: DecoderWeights, max_positions: u32) -> Self {
         Decoder {
             weights,
+            adapters: Adapters::default(),
             attention: Attention::new(spec, max_positions),
             feed_forward: mlp::Shape { activation: spec.activation },
             moe: spec.moe.as_ref().map(|moe| moe::Shape::new(moe, spec)),
@@ -76,16 +79,19 @@ impl Decoder {
         let layers = &self.weights.layers;
         for (index, layer) in layers.iter().enumerate() {
             let last = index + 1 == layers.len();
-            self.attention.keys_and_values(pool, batch, kv, index, &layer.attention, work);
+            let adapted = self.adapters.layer(index, &batch.adapted);
+            self.attention.keys_and_values(pool, batch, kv, index, &layer.attention, adapted, work);
             if last {
                 // Nothing reads the other rows any more: their keys and values are written.
                 let kept = keep_rows(&mut work.residual, self.hidden, &batch.logit_rows);
                 work.residual.truncate(kept);
             }
-            self.attention.attend(pool, batch, kv, index, last, &layer.attention, work);
+            let kept = if last { &batch.adapted_logits } else { &batch.adapted };
+            let adapted = self.adapters.layer(index, kept);
+            self.attention.attend(pool, batch, kv, index, last, &layer.attention, adapted, work);
             self.join(pool, layer.attention.output_norm.as_deref(), &layer.feed_forward_norm, work);
             match &layer.feed_forward {
-                FeedForward::Dense(mlp) => self.feed_forward.compute(pool, mlp, work),
+                FeedForward::Dense(mlp) => self.feed_forward.compute(pool, mlp, adapted, work),
                 FeedForward::Experts(experts) => {
                     let shape = self.moe.as_ref().expect("experts without a mixture in the spec");
                     shape.compute(pool, experts, &self.feed_forward, work);

@@ -4,6 +4,7 @@ use llmlab_kernels::ThreadPool;
 use llmlab_kernels::ops::{gelu_tanh_mul_fused, silu_mul_fused};
 use llmlab_models::Activation;
 
+use crate::lora::AdaptedLayer;
 use crate::model::decoder::Workspace;
 use crate::weights::{Mlp, ProjectionScratch};
 
@@ -22,21 +23,27 @@ pub struct MlpSpace {
 
 impl Shape {
     /// normed -> update
-    pub fn compute(&self, pool: &ThreadPool, mlp: &Mlp, work: &mut Workspace) {
-        self.apply(pool, mlp, &work.normed, &mut work.update, &mut work.mlp, &mut work.projection);
+    pub fn compute(&self, pool: &ThreadPool, mlp: &Mlp, adapted: AdaptedLayer<'_>, work: &mut Workspace) {
+        let Workspace { normed, update, mlp: space, projection, .. } = work;
+        self.apply(pool, mlp, Some(adapted), normed, update, space, projection);
     }
 
     /// `x` is [rows, hidden], `out` becomes [rows, hidden].
+    #[allow(clippy::too_many_arguments, reason = "input, output, weights, what changes them, and buffers")]
     pub fn apply(
         &self,
         pool: &ThreadPool,
         mlp: &Mlp,
+        adapted: Option<AdaptedLayer<'_>>,
         x: &[f32],
         out: &mut Vec<f32>,
         space: &mut MlpSpace,
         scratch: &mut ProjectionScratch,
     ) {
         mlp.gate_up.apply(pool, x, &mut space.gate_up, scratch);
+        if let Some(adapted) = adapted {
+            adapted.add(pool, |deltas| &deltas.gate_up, &mlp.gate_up, x, &mut space.gate_up, scratch);
+        }
         let width = mlp.down.cols();
         space.activated.resize(space.gate_up.len() / 2, 0.0);
         match self.activation {
@@ -44,5 +51,8 @@ impl Shape {
             Activation::GeluTanh => gelu_tanh_mul_fused(pool, &space.gate_up, width, &mut space.activated),
         }
         mlp.down.apply(pool, &space.activated, out, scratch);
+        if let Some(adapted) = adapted {
+            adapted.add(pool, |deltas| &deltas.down, &mlp.down, &space.activated, out, scratch);
+        }
     }
 }

@@ -68,7 +68,7 @@ impl Shape {
             for choice in chosen {
                 space.gathered.extend_from_slice(self.row(normed, *choice));
             }
-            mlp.apply(pool, expert, &space.gathered, &mut space.computed, mlp_space, projection);
+            mlp.apply(pool, expert, None, &space.gathered, &mut space.computed, mlp_space, projection);
             for (choice, computed) in chosen.iter().zip(space.computed.chunks_exact(self.hidden)) {
                 let row = *choice as usize / self.per_token * self.hidden;
                 add_scaled(
@@ -79,7 +79,7 @@ impl Shape {
             }
         }
         if let Some(shared) = &layer.shared {
-            mlp.apply(pool, shared, normed, &mut space.computed, mlp_space, projection);
+            mlp.apply(pool, shared, None, normed, &mut space.computed, mlp_space, projection);
             let rows = update.chunks_exact_mut(self.hidden).zip(space.computed.chunks_exact(self.hidden));
             for ((update, computed), router) in rows.zip(space.router.chunks_exact(self.experts + 1)) {
                 add_scaled(update, computed, 1.0 / (1.0 + (-router[self.experts]).exp()));

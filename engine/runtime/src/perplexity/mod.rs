@@ -133,7 +133,10 @@ impl<'a> Scorer<'a> {
             sample,
             sampling: SamplingParams::default(),
             generated: 0,
+            lora: None,
             banned: Vec::new(),
+            banned_until: 0,
+            drafts: 0,
             padding: 0,
         };
         StepPlan { step: window as u64, seqs: vec![seq], preempted: Vec::new(), admitted: Vec::new() }

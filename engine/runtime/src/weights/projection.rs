@@ -3,6 +3,8 @@
 use llmlab_kernels::ops::{RowsMut, add_bias};
 use llmlab_kernels::{Activations, PackedMatrix, ThreadPool, matmul_many};
 
+use crate::lora::LoraScratch;
+
 /// At most query, key and value.
 const MAX_PARTS: usize = 3;
 
@@ -29,6 +31,7 @@ pub struct ProjectionScratch {
     pub activations: Activations,
     reordered: Vec<f32>,
     separate: Vec<f32>,
+    pub lora: LoraScratch,
 }
 
 impl Projection {

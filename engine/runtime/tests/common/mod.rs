@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod fixture;
+pub mod serving;
 
 use llmlab_core::request::{RequestId, SamplingParams, TokenId};
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
@@ -72,7 +73,10 @@ pub fn seq(id: u64, context: u32, tokens: &[TokenId], blocks: &[u32]) -> SeqStep
         sample: true,
         sampling: SamplingParams::default(),
         generated: 0,
+        lora: None,
         banned: Vec::new(),
+        banned_until: 0,
+        drafts: 0,
         padding: 0,
     }
 }

@@ -108,7 +108,7 @@ impl Executor for FakeExecutor {
             let token = if s.banned.contains(&wanted) { u32::from(b'?') } else { wanted };
             Sampled { seq: index as u32, token }
         });
-        Ok(StepOutcome { sampled: sampled.collect(), elapsed: self.step_time })
+        Ok(StepOutcome { sampled: sampled.collect(), drafts: Vec::new(), elapsed: self.step_time })
     }
 }
 
