@@ -121,6 +121,7 @@ mod tests {
             sampling: SamplingParams::default(),
             stop,
             priority: 0,
+            skip_prefix_cache: false,
         };
         Sequence::new(request, At::ZERO, 0)
     }

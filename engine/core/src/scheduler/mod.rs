@@ -43,7 +43,8 @@ pub enum Planned {
     Step(StepPlan),
     /// A batching policy waits for company until this time; an arrival may change its mind.
     WaitUntil(At),
-    /// Nothing to do until a request arrives.
+    /// Nothing to do until a request arrives. Only under `tgi-3.3.6` can requests be waiting then, for memory that will
+    /// never be there: a driver that runs to the end must stop here and not ask again.
     Idle,
 }
 
@@ -58,6 +59,23 @@ trait Policy: std::fmt::Debug + Send {
     /// A running request finished or was aborted. Its blocks go back now, unless the policy still needs its slot.
     fn retire(&mut self, state: &mut State, id: RequestId) {
         state.release(id);
+    }
+
+    /// The client of a running request left. `token_due`: the step that is being committed sampled a token for it, which
+    /// [`Policy::token_for_nobody`] will hear of.
+    fn client_left(&mut self, state: &mut State, id: RequestId, _token_due: bool) {
+        self.retire(state, id);
+    }
+
+    /// A token was sampled for a request that has left and still holds its blocks.
+    fn token_for_nobody(&mut self, _state: &mut State, _id: RequestId) {}
+
+    /// A request left the waiting queue before its turn.
+    fn left_the_queue(&mut self, _place: usize) {}
+
+    /// A sequence got a token, with which it is over if `end` says so. The policy has the last word.
+    fn ends(&mut self, _state: &mut State, _id: RequestId, end: Option<FinishReason>) -> Option<FinishReason> {
+        end
     }
 }
 
@@ -100,7 +118,7 @@ impl Scheduler {
             PolicyConfig::Static(c) => Box::new(static_batch::StaticBatch::new(c.clone())),
             PolicyConfig::Dynamic(c) => Box::new(dynamic_batch::DynamicBatch::new(c.clone())),
             PolicyConfig::Vllm(c) => Box::new(vllm::Vllm::new(c.clone(), config.num_blocks)),
-            PolicyConfig::Tgi(c) => Box::new(tgi::Tgi::new(c.clone())),
+            PolicyConfig::Tgi(c) => Box::new(tgi::Tgi::new(c.clone(), &config)),
         };
         let state = State::new(&config);
         Ok(Scheduler { config, state, policy, now: At::ZERO, in_flight: None, leaving: Vec::new() })
@@ -136,15 +154,17 @@ impl Scheduler {
     /// request is unknown or already over.
     pub fn abort(&mut self, now: At, id: RequestId) -> Option<Event> {
         self.tick(now);
-        if self.state.waiting.remove(id) {
+        if let Some(place) = self.state.waiting.place(id) {
+            self.state.waiting.remove(place);
             self.state.seqs.remove(&id);
+            self.policy.left_the_queue(place);
         } else {
             let place = self.state.running.iter().position(|running| *running == id)?;
             self.state.running.remove(place);
             self.state.seq_mut(id).left = true;
             match self.in_flight {
                 Some(_) => self.leaving.push(id),
-                None => self.policy.retire(&mut self.state, id),
+                None => self.policy.client_left(&mut self.state, id, false),
             }
         }
         self.state.stats.aborted_total += 1;
@@ -175,7 +195,8 @@ impl Scheduler {
         assert_eq!(self.in_flight.take(), Some(plan.step), "commit of a step that is not the one in flight");
         self.tick(now);
         for id in std::mem::take(&mut self.leaving) {
-            self.policy.retire(&mut self.state, id);
+            let token_due = plan.seqs.iter().any(|s| s.id == id && s.sample);
+            self.policy.client_left(&mut self.state, id, token_due);
         }
         let wanted = plan.seqs.iter().enumerate().filter(|(_, s)| s.sample);
         let expected: Vec<u32> = wanted.map(|(i, _)| i as u32).collect();
@@ -190,20 +211,53 @@ impl Scheduler {
         for sampled in &outcome.sampled {
             let id = plan.seqs[sampled.seq as usize].id;
             let max_model_len = self.state.max_model_len;
-            let Some(seq) = self.state.seqs.get_mut(&id).filter(|seq| !seq.left) else { continue };
+            let Some(seq) = self.state.seqs.get_mut(&id) else { continue };
+            if seq.left {
+                self.policy.token_for_nobody(&mut self.state, id);
+                continue;
+            }
             let index = seq.generated() as u32;
             let end = seq.append(sampled.token, max_model_len);
             events.push(Event::Token { id, token: sampled.token, index });
             self.state.stats.sampled_tokens_total += 1;
-            if let Some(reason) = end {
-                seq.left = true;
-                self.state.running.retain(|running| *running != id);
+            if let Some(reason) = self.policy.ends(&mut self.state, id, end) {
                 self.state.stats.finished_total += 1;
-                self.policy.retire(&mut self.state, id);
-                events.push(Event::Finished { id, reason });
+                events.push(self.finish(id, reason));
             }
         }
         events
+    }
+
+    /// Instead of `commit`, when the plan in flight could not be computed: every request in it ends with
+    /// [`FinishReason::Error`], the others go on. For drivers whose executor is sound after a failed step.
+    pub fn fail(&mut self, now: At, plan: &StepPlan) -> Vec<Event> {
+        assert_eq!(self.in_flight.take(), Some(plan.step), "failure of a step that is not the one in flight");
+        self.tick(now);
+        let mut events = Vec::with_capacity(plan.seqs.len());
+        let leaving = std::mem::take(&mut self.leaving);
+        for failed in &plan.seqs {
+            // The last row of a rectangular batch takes the batch with it.
+            let Some(seq) = self.state.seqs.get(&failed.id) else { continue };
+            let left = seq.left;
+            self.state.roll_back(failed.id, failed.context as usize);
+            if left {
+                self.policy.retire(&mut self.state, failed.id);
+            } else {
+                self.state.stats.failed_total += 1;
+                events.push(self.finish(failed.id, FinishReason::Error));
+            }
+        }
+        for id in leaving.into_iter().filter(|id| plan.seqs.iter().all(|s| s.id != *id)) {
+            self.policy.client_left(&mut self.state, id, false);
+        }
+        events
+    }
+
+    fn finish(&mut self, id: RequestId, reason: FinishReason) -> Event {
+        self.state.seq_mut(id).left = true;
+        self.state.running.retain(|running| *running != id);
+        self.policy.retire(&mut self.state, id);
+        Event::Finished { id, reason }
     }
 
     pub fn stats(&self) -> Stats {
@@ -214,9 +268,11 @@ impl Scheduler {
             running: running.len(),
             total_blocks: blocks.usable(),
             free_blocks: blocks.free().len(),
+            cached_blocks: blocks.cached(),
             largest_free_run_blocks: blocks.free().largest_run(),
             external_fragmentation: blocks.external_fragmentation(need),
-            kv_held_tokens: (blocks.usable() - blocks.free().len()) * blocks.block_size() as usize,
+            kv_held_tokens: (blocks.usable() - blocks.free().len() - blocks.cached())
+                * blocks.block_size() as usize,
             ..self.state.stats.clone()
         }
     }

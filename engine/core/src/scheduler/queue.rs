@@ -40,6 +40,14 @@ impl WaitingQueue {
         self.entries.front().map(|(_, id)| *id)
     }
 
+    pub fn get(&self, place: usize) -> Option<RequestId> {
+        self.entries.get(place).map(|(_, id)| *id)
+    }
+
+    pub fn place(&self, id: RequestId) -> Option<usize> {
+        self.entries.iter().position(|(_, waiting)| *waiting == id)
+    }
+
     pub fn pop_front(&mut self) -> Option<RequestId> {
         self.entries.pop_front().map(|(_, id)| id)
     }
@@ -61,10 +69,8 @@ impl WaitingQueue {
         }
     }
 
-    /// Whether the request waited here.
-    pub fn remove(&mut self, id: RequestId) -> bool {
-        let position = self.entries.iter().position(|(_, waiting)| *waiting == id);
-        position.and_then(|i| self.entries.remove(i)).is_some()
+    pub fn remove(&mut self, place: usize) {
+        self.entries.remove(place);
     }
 
     fn insert_in_order(&mut self, seq: &Sequence) {

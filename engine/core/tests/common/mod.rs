@@ -24,6 +24,7 @@ pub fn request(id: u64, prompt: Vec<TokenId>, max_tokens: u32) -> Request {
             stop_token_ids: [].into(),
         },
         priority: 0,
+        skip_prefix_cache: false,
     }
 }
 
