@@ -104,7 +104,12 @@ fn tgi(upstream_defects: bool) -> impl Strategy<Value = EngineConfig> {
     let loop_ = (0.0..2.0f64, 0..5u32, prop::option::of(1..5u32));
     let mode = (any::<[bool; 2]>(), prop::bool::weighted(0.2));
     (limits, loop_, mode, sizes()).prop_map(
-        move |((prefill, spare, input, speculate, leg), (ratio, patience, most), ([chunking, caching], padding), sizes)| {
+        move |(
+            (prefill, spare, input, speculate, leg),
+            (ratio, patience, most),
+            ([chunking, caching], padding),
+            sizes,
+        )| {
             engine(
                 PolicyConfig::Tgi(TgiConfig {
                     max_batch_prefill_tokens: prefill,
@@ -246,7 +251,10 @@ impl Run {
                     let stats = self.scheduler.stats();
                     // Work conserving: whatever was accepted fits an empty pool.
                     let wedged = self.is_wedged();
-                    assert!(stats.running == 0 && (stats.waiting == 0 || wedged), "idle with work left: {stats:?}");
+                    assert!(
+                        stats.running == 0 && (stats.waiting == 0 || wedged),
+                        "idle with work left: {stats:?}"
+                    );
                     match self.next_arrival() {
                         Some(at) => self.now = at,
                         None => return self.check_the_end(),
@@ -324,7 +332,10 @@ impl Run {
             Err(EnqueueError::TooLong { tokens, limit }) => {
                 // Only a padded batch of tgi has no other memory than a limit of tokens.
                 let padded = matches!(&self.config.policy, PolicyConfig::Tgi(c) if c.requires_padding);
-                assert!(tokens > limit && (tokens <= prompt + 1 || padded), "{tokens} of {limit} for {prompt}");
+                assert!(
+                    tokens > limit && (tokens <= prompt + 1 || padded),
+                    "{tokens} of {limit} for {prompt}"
+                );
                 Fate::Rejected
             }
             Err(EnqueueError::NeverFits { blocks, total }) => {
@@ -417,8 +428,7 @@ impl Run {
         assert_eq!((stats.aborted_total, stats.failed_total), (aborted, failed));
         assert_eq!(stats.finished_total, over - aborted - failed);
         assert_eq!((stats.waiting + stats.running) as u64, live, "{stats:?}");
-        let gone =
-            stats.finished_total + stats.aborted_total + stats.failed_total + stats.rejected_total;
+        let gone = stats.finished_total + stats.aborted_total + stats.failed_total + stats.rejected_total;
         assert_eq!(stats.submitted_total, gone + live);
 
         let mut holders: HashMap<u32, u32> = HashMap::new();
@@ -447,7 +457,8 @@ impl Run {
 
     /// Under tgi with its defects the first in the queue may need more than there will ever be.
     fn is_wedged(&self) -> bool {
-        let (PolicyConfig::Tgi(c), Some(first)) = (&self.config.policy, self.scheduler.waiting().first().copied())
+        let (PolicyConfig::Tgi(c), Some(first)) =
+            (&self.config.policy, self.scheduler.waiting().first().copied())
         else {
             return false;
         };
@@ -457,7 +468,10 @@ impl Run {
         let wanted = self.clients[first.0 as usize].max_tokens.min(c.leg_tokens) as usize;
         let tokens = prompt + wanted.min(room) + c.speculate as usize;
         let blocks = (tokens - 1).div_ceil(self.config.block_size as usize);
-        let pool = blocks > self.scheduler.stats().total_blocks;
+        let stats = self.scheduler.stats();
+        // Or its own prefix, the only one that is still cached, pins more than it uses.
+        let pinned = stats.cached_blocks > 0 && blocks > stats.free_blocks;
+        let pool = blocks > stats.total_blocks || pinned;
         c.upstream_defects && (pool || (c.requires_padding && tokens > c.max_batch_total_tokens as usize))
     }
 
@@ -492,8 +506,7 @@ impl Run {
         let PolicyConfig::Tgi(c) = &self.config.policy else { return alone(request, max_model_len) };
         let (prompt, leg, wanted) =
             (request.prompt.len(), c.leg_tokens as usize, request.stop.max_tokens as usize);
-        let prefill =
-            c.max_batch_prefill_tokens.div_ceil(self.config.block_size) * self.config.block_size;
+        let prefill = c.max_batch_prefill_tokens.div_ceil(self.config.block_size) * self.config.block_size;
         let longest = c.max_input_tokens.unwrap_or(self.config.max_model_len - 1);
         let longest = if c.prefill_chunking { longest } else { longest.min(prefill) } as usize;
         let mut length = 0;

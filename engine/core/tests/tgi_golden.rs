@@ -26,7 +26,8 @@ fn the_exact_twin_reproduces_every_recorded_forward() {
 fn the_rules_without_defects_are_the_same_rules() {
     let lines = golden_lines("tgi_router_golden.jsonl");
     let harmless = |line: &&Value| {
-        let random = ["plain", "chunk", "padding"].iter().any(|f| line["family"].as_str().unwrap().starts_with(f));
+        let random =
+            ["plain", "chunk", "padding"].iter().any(|f| line["family"].as_str().unwrap().starts_with(f));
         let leaves = array(&line["events"]).iter().any(|event| event["ev"] == "cancel");
         random && line["shard"]["use_prefix_caching"] == false && !leaves
     };
@@ -153,17 +154,23 @@ impl<'a> Replay<'a> {
     /// What a request enters with: its blocks for life, the cached part of its prompt, and the first piece of the rest.
     fn admission(&mut self, plan: &StepPlan, recorded: &Value, place: &str) {
         let id = int(&recorded["req"]);
-        let seq = plan.seqs.iter().find(|s| s.id.0 == id).unwrap_or_else(|| panic!("{place}: {id} is not fed"));
+        let seq =
+            plan.seqs.iter().find(|s| s.id.0 == id).unwrap_or_else(|| panic!("{place}: {id} is not fed"));
         let table: Vec<u64> =
             self.scheduler.block_table(seq.id).iter().map(|block| u64::from(block.0)).collect();
         let (input, cached) = (int(&recorded["input_tokens"]), u64::from(seq.context));
         assert_eq!(cached, int(&recorded["cached"]), "{place}: cached tokens of {id}");
-        let chunk = if cached + seq.tokens.len() as u64 == input { json!(null) } else { json!(seq.tokens.len()) };
+        let chunk =
+            if cached + seq.tokens.len() as u64 == input { json!(null) } else { json!(seq.tokens.len()) };
         assert_eq!(chunk, recorded["chunk"], "{place}: chunk of {id}");
         let reserved = int(&recorded["max_new_tokens"]);
         let speculate = self.line["shard"]["speculate"].as_u64().unwrap_or(0);
         let tokens = input + reserved + speculate - 1;
-        assert_eq!(table.len() as u64, tokens.div_ceil(int(&self.line["shard"]["block_size"])), "{place}: {id}");
+        assert_eq!(
+            table.len() as u64,
+            tokens.div_ceil(int(&self.line["shard"]["block_size"])),
+            "{place}: {id}"
+        );
         // A padded batch has no blocks in the product; a sliding window uses its few in turn.
         let blocks: Vec<u64> = array(&recorded["blocks"]).iter().map(int).collect();
         if !blocks.is_empty() {
@@ -203,7 +210,10 @@ impl<'a> Replay<'a> {
     fn elided_decode(&mut self, place: &str) {
         let running = self.scheduler.running().to_vec();
         let plan = self.plan(place);
-        assert!(plan.seqs.iter().map(|s| (s.id, s.tokens.len())).eq(running.iter().map(|id| (*id, 1))), "{place}");
+        assert!(
+            plan.seqs.iter().map(|s| (s.id, s.tokens.len())).eq(running.iter().map(|id| (*id, 1))),
+            "{place}"
+        );
         let emitted = self.commit(&plan, place);
         assert!(emitted.len() == running.len() && emitted.iter().all(|(_, _, end)| end.is_none()), "{place}");
     }
@@ -228,7 +238,8 @@ impl<'a> Replay<'a> {
                 }
                 Event::Finished { id, reason } => {
                     self.requests[id.0 as usize].end = Some(reason);
-                    let last = emitted.last_mut().unwrap_or_else(|| panic!("{place}: an end without a token"));
+                    let last =
+                        emitted.last_mut().unwrap_or_else(|| panic!("{place}: an end without a token"));
                     assert_eq!(last.0, id.0, "{place}");
                     last.2 = Some(reason == FinishReason::Stop);
                 }

@@ -11,7 +11,13 @@ use llmlab_core::{EnqueueError, Planned, Scheduler};
 
 fn engine(config: TgiConfig, block_size: u32, max_model_len: u32) -> EngineConfig {
     let num_blocks = config.max_batch_total_tokens / block_size;
-    EngineConfig { policy: PolicyConfig::Tgi(config), kv: KvStrategy::Paged, block_size, num_blocks, max_model_len }
+    EngineConfig {
+        policy: PolicyConfig::Tgi(config),
+        kv: KvStrategy::Paged,
+        block_size,
+        num_blocks,
+        max_model_len,
+    }
 }
 
 /// The rules without defects, and the twin.

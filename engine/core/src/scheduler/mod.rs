@@ -74,7 +74,12 @@ trait Policy: std::fmt::Debug + Send {
     fn left_the_queue(&mut self, _place: usize) {}
 
     /// A sequence got a token, with which it is over if `end` says so. The policy has the last word.
-    fn ends(&mut self, _state: &mut State, _id: RequestId, end: Option<FinishReason>) -> Option<FinishReason> {
+    fn ends(
+        &mut self,
+        _state: &mut State,
+        _id: RequestId,
+        end: Option<FinishReason>,
+    ) -> Option<FinishReason> {
         end
     }
 }

@@ -133,7 +133,9 @@ impl Executor for FakeExecutor {
             let read: Vec<TokenId> = if self.blind {
                 self.history[&seq.id][..end].to_vec()
             } else {
-                (0..end).map(|p| stored(p).unwrap_or_else(|| panic!("{:?} reads an empty slot", seq.id))).collect()
+                (0..end)
+                    .map(|p| stored(p).unwrap_or_else(|| panic!("{:?} reads an empty slot", seq.id)))
+                    .collect()
             };
             assert_eq!(read, self.history[&seq.id][..end], "{:?} reads back another history", seq.id);
             if seq.sample {

@@ -89,7 +89,13 @@ impl Tgi {
         taken
     }
 
-    fn take_paged(&mut self, state: &mut State, id: RequestId, used: &mut Used, budget: usize) -> Option<Candidate> {
+    fn take_paged(
+        &mut self,
+        state: &mut State,
+        id: RequestId,
+        used: &mut Used,
+        budget: usize,
+    ) -> Option<Candidate> {
         let leg = Leg::of(&self.config, state.seq(id), state.max_model_len);
         let allocation = self.allocate(state, id, leg)?;
         // The last token of a prompt is computed even if it is known, since its logits are needed.

@@ -3,6 +3,7 @@
 //! same time share nothing with each other.
 
 use crate::block_manager::BlockManager;
+use crate::config::TgiConfig;
 use crate::request::TokenId;
 use crate::scheduler::tgi::radix::{NodeId, RadixTrie};
 use crate::step::BlockId;
@@ -12,6 +13,8 @@ pub(super) struct Allocator {
     /// None without prefix caching.
     trie: Option<RadixTrie>,
     window_size: Option<usize>,
+    /// A hit that ends within a stretch of cached blocks keeps all of the stretch from being evicted, also for itself.
+    pins_whole_nodes: bool,
 }
 
 /// What one request holds.
@@ -25,10 +28,11 @@ pub(super) struct Allocation {
 }
 
 impl Allocator {
-    pub fn new(use_prefix_caching: bool, block_size: usize, window_size: Option<u32>) -> Self {
+    pub fn new(config: &TgiConfig, block_size: u32) -> Self {
         Allocator {
-            trie: use_prefix_caching.then(|| RadixTrie::new(block_size)),
-            window_size: window_size.map(|w| w as usize),
+            trie: config.use_prefix_caching.then(|| RadixTrie::new(block_size as usize)),
+            window_size: config.window_size.map(|w| w as usize),
+            pins_whole_nodes: config.upstream_defects,
         }
     }
 
@@ -45,7 +49,7 @@ impl Allocator {
         tokens: usize,
         prompt: Option<&[TokenId]>,
     ) -> Option<Allocation> {
-        let (cached, node) = match (&mut self.trie, prompt) {
+        let (cached, mut node) = match (&mut self.trie, prompt) {
             (Some(trie), Some(prompt)) => {
                 let (cached, node) = trie.find(prompt);
                 trie.hold(node);
@@ -54,8 +58,10 @@ impl Allocator {
             _ => (Vec::new(), None),
         };
         let fresh = self.blocks_for(blocks, tokens) - cached.len();
-        if let (Some(trie), Some(missing)) = (&mut self.trie, fresh.checked_sub(blocks.free().len())) {
-            blocks.drop_kept(&trie.evict(missing));
+        self.evict(blocks, fresh);
+        if !blocks.free().can_take(fresh) && !self.pins_whole_nodes {
+            node = self.narrow(node, cached.len());
+            self.evict(blocks, fresh);
         }
         if !blocks.free().can_take(fresh) {
             self.unhold(node);
@@ -80,6 +86,22 @@ impl Allocator {
             blocks.keep(&allocation.blocks[known..whole]);
         }
         blocks.release(&allocation.blocks);
+    }
+
+    /// Until `wanted` blocks are free, if there is so much that nobody holds.
+    fn evict(&mut self, blocks: &mut BlockManager, wanted: usize) {
+        let missing = wanted.saturating_sub(blocks.free().len());
+        if let Some(trie) = &mut self.trie {
+            blocks.drop_kept(&trie.evict(missing));
+        }
+    }
+
+    fn narrow(&mut self, node: Option<NodeId>, known: usize) -> Option<NodeId> {
+        let (Some(trie), Some(node)) = (&mut self.trie, node) else { return node };
+        let before = trie.narrow(node, known);
+        trie.hold(before);
+        trie.unhold(node);
+        Some(before)
     }
 
     fn unhold(&mut self, node: Option<NodeId>) {
@@ -111,7 +133,7 @@ mod tests {
         fn new(block_size: u32, num_blocks: u32) -> Self {
             Pool {
                 blocks: BlockManager::new(Discipline::Tail, num_blocks, block_size),
-                allocator: Allocator::new(true, block_size as usize, None),
+                allocator: Allocator::new(&TgiConfig::new(0), block_size),
             }
         }
 
@@ -216,10 +238,26 @@ mod tests {
         pool.give(second, &prompt);
     }
 
+    /// All of the pool for a prompt of which the cache knows the first of two blocks in one stretch: the second can only
+    /// be had by cutting the stretch.
+    #[test]
+    fn a_hit_within_a_stretch_pins_the_rest_of_it_only_with_the_defect() {
+        for upstream_defects in [false, true] {
+            let mut pool = Pool::new(1, 5);
+            pool.allocator.pins_whole_nodes = upstream_defects;
+            let first = pool.take(2, &[0, 1]);
+            pool.give(first, &[0, 1]);
+            let whole = pool.allocator.allocate(&mut pool.blocks, 4, Some(&[0, 8, 9]));
+            let whole = whole.map(|allocation| (ids(&allocation), allocation.cached_blocks));
+            assert_eq!(whole, (!upstream_defects).then_some((vec![3, 1, 2, 4], 1)));
+        }
+    }
+
     #[test]
     fn a_window_uses_its_blocks_again() {
         let mut blocks = BlockManager::new(Discipline::Tail, 32, 16);
-        let mut allocator = Allocator::new(false, 16, Some(32));
+        let window = TgiConfig { use_prefix_caching: false, window_size: Some(32), ..TgiConfig::new(0) };
+        let mut allocator = Allocator::new(&window, 16);
         let allocation = allocator.allocate(&mut blocks, 69, None).unwrap();
         assert_eq!(ids(&allocation), [30, 31]);
         assert_eq!(allocation.table(69, 16).iter().map(|b| b.0).collect::<Vec<_>>(), [30, 31, 30, 31, 30]);

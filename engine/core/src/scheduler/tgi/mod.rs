@@ -14,6 +14,7 @@
 //! |---|---|
 //! | a request that needs more memory than there is waits for ever, and all behind it | refused when it arrives |
 //! | memory given back before anything was computed puts the prompt into the prefix cache, so a later request starts from blocks nobody wrote: right for a simulation, wrong text from a real model | only what was computed is cached |
+//! | a prompt that begins like a part of one in the cache keeps all of that one from being evicted, so that a request that needs nearly all the memory can wait for ever | only the part it uses, when memory is short |
 //! | a client that leaves during a chunked prefill is dropped at its first token | dropped at once |
 //! | a client that leaves the queue counts as waiting until its turn | does not |
 //! | `max_tokens` above 1024 is overrun to whole legs, or cut at 1024 when the next leg fails validation | honoured; cut only at a leg whose prompt is longer than `max_input_tokens`, or without chunking than a prefill |
@@ -73,14 +74,10 @@ impl Tgi {
         let longest = config.max_input_tokens.unwrap_or(engine.max_model_len - 1) as usize;
         // Without chunking a prompt must fit into one prefill, whose budget counts in whole blocks. TGI's launcher refuses
         // a configuration that allows longer ones.
-        let one_prefill = config.max_batch_prefill_tokens.div_ceil(engine.block_size) as usize
-            * engine.block_size as usize;
+        let one_prefill =
+            config.max_batch_prefill_tokens.div_ceil(engine.block_size) as usize * engine.block_size as usize;
         Tgi {
-            allocator: Allocator::new(
-                config.use_prefix_caching,
-                engine.block_size as usize,
-                config.window_size,
-            ),
+            allocator: Allocator::new(&config, engine.block_size),
             max_input_tokens: if config.prefill_chunking { longest } else { longest.min(one_prefill) },
             config,
             batch: Vec::new(),

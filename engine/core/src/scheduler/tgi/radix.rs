@@ -87,6 +87,14 @@ impl RadixTrie {
         known
     }
 
+    /// Cuts the node where a lookup ended behind the last of the `known` blocks it found, and returns the part before.
+    pub fn narrow(&mut self, id: NodeId, known: usize) -> NodeId {
+        let path =
+            std::iter::successors(Some(id), |at| Some(self.node(*at).parent)).take_while(|at| *at != ROOT);
+        let beyond = path.map(|at| self.node(at).blocks.len()).sum::<usize>() - known;
+        if beyond == 0 { id } else { self.split(id, self.node(id).blocks.len() - beyond) }
+    }
+
     /// Takes `wanted` blocks out, or as many as there are that nobody holds.
     pub fn evict(&mut self, wanted: usize) -> Vec<BlockId> {
         let mut evicted = Vec::new();
@@ -250,8 +258,23 @@ mod tests {
     }
 
     #[test]
+    fn narrowing_a_lookup_frees_what_it_did_not_use() {
+        let mut trie = trie(&[(&[0, 1], &[10, 11]), (&[0, 1, 2, 3], &[10, 11, 12, 13])]);
+        let (blocks, end) = trie.find(&[0, 1, 2, 9]);
+        trie.hold(end);
+        assert_eq!(evicted(&mut trie, 9), []);
+        let before = trie.narrow(end, blocks.len());
+        trie.hold(before);
+        trie.unhold(end);
+        assert_eq!(evicted(&mut trie, 9), [13]);
+        assert_eq!(trie.narrow(before, blocks.len()), before);
+        assert_eq!(found(&mut trie, &[0, 1, 2, 9]), [10, 11, 12]);
+    }
+
+    #[test]
     fn the_least_recently_used_leaf_goes_first_and_may_lose_only_its_tail() {
-        let mut trie = trie(&[(&[0, 1, 2], &[10, 11, 12]), (&[5, 6], &[15, 16]), (&[0, 1, 8], &[10, 11, 18])]);
+        let mut trie =
+            trie(&[(&[0, 1, 2], &[10, 11, 12]), (&[5, 6], &[15, 16]), (&[0, 1, 8], &[10, 11, 18])]);
         found(&mut trie, &[0, 1, 2]);
         // 5 6 is the oldest; then 8, used before 2; their parent only when both are gone.
         assert_eq!(evicted(&mut trie, 1), [16]);
