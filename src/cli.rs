@@ -109,7 +109,7 @@ pub struct ServeArgs {
     /// Name clients use in `model`; default: the model source
     #[arg(long)]
     pub served_model_name: Option<String>,
-    /// static, dynamic, vllm, tgi
+    /// static, dynamic, vllm, tgi, tgi-3.3.6
     #[arg(long, default_value = "vllm")]
     pub policy: String,
     /// A knob of the policy or engine, as in a scenario: --set max_num_seqs=32 --set kv_strategy=reserve

@@ -172,6 +172,7 @@ fn num_blocks(spec: &EngineSpec, kv_bytes_per_token: u64) -> Result<u32, String>
         (None, None) => None,
     };
     let blocks = match &spec.policy {
+        // A padded batch has no blocks in TGI, only a number of tokens; here both bound it.
         PolicySpec::Tgi { max_batch_total_tokens, .. } => {
             let budget = u64::from(max_batch_total_tokens / spec.block_size);
             wanted.map_or(budget, |blocks| blocks.min(budget))
@@ -223,14 +224,22 @@ fn policy(spec: &PolicySpec) -> PolicyConfig {
             waiting_served_ratio,
             max_waiting_tokens,
             max_batch_size,
+            max_input_tokens,
             prefill_chunking,
+            use_prefix_caching,
+            requires_padding,
+            upstream_defects,
         } => PolicyConfig::Tgi(TgiConfig {
             max_batch_prefill_tokens,
-            max_batch_total_tokens,
             waiting_served_ratio,
             max_waiting_tokens,
             max_batch_size,
+            max_input_tokens,
             prefill_chunking,
+            use_prefix_caching,
+            requires_padding,
+            upstream_defects,
+            ..TgiConfig::new(max_batch_total_tokens)
         }),
     }
 }
@@ -242,7 +251,8 @@ fn policy_label(spec: &PolicySpec) -> String {
             format!("dynamic (Triton rules, up to {max_batch_size})")
         }
         PolicySpec::Vllm { .. } => "vllm (V1, 0.33 rules)".into(),
-        PolicySpec::Tgi { .. } => "tgi (v3 rules)".into(),
+        PolicySpec::Tgi { upstream_defects: false, .. } => "tgi (v3 rules)".into(),
+        PolicySpec::Tgi { upstream_defects: true, .. } => "tgi-3.3.6 (v3 rules, defects included)".into(),
     }
 }
 

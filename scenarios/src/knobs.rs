@@ -4,11 +4,12 @@
 //! and default of the system their policy imitates (vLLM 0.33, TGI v3, Triton's dynamic batcher); where this engine
 //! deviates, because it runs on CPUs, the description says so.
 
-pub const POLICIES: [&str; 4] = ["vllm", "tgi", "static", "dynamic"];
+pub const POLICIES: [&str; 5] = ["vllm", "tgi", "tgi-3.3.6", "static", "dynamic"];
 
 const ALL: &[&str] = &POLICIES;
 const VLLM: &[&str] = &["vllm"];
-const TGI: &[&str] = &["tgi"];
+/// The rules without the product's defects, and the exact twin.
+const TGI: &[&str] = &["tgi", "tgi-3.3.6"];
 const STATIC: &[&str] = &["static"];
 const DYNAMIC: &[&str] = &["dynamic"];
 const BATCHERS: &[&str] = &["static", "dynamic"];
@@ -258,11 +259,33 @@ pub const KNOBS: &[Knob] = &[
         description: "Most requests running at once. TGI sets no limit by default.",
     },
     Knob {
+        name: "max_input_tokens",
+        policies: TGI,
+        kind: AT_LEAST_1,
+        default: Default::Unset,
+        description: "Longest prompt. Default: the context less one token.",
+    },
+    Knob {
         name: "prefill_chunking",
         policies: TGI,
         kind: Kind::Switch,
         default: Default::Switch(true),
-        description: "Split prompts that do not fit into a prefill's budget, as TGI v3 does.",
+        description: "Split prompts that do not fit into a prefill's budget, as TGI v3 does. Off with requires_padding.",
+    },
+    Knob {
+        name: "use_prefix_caching",
+        policies: TGI,
+        kind: Kind::Switch,
+        default: Default::Switch(true),
+        description: "Reuse KV blocks of equal prompt beginnings once their request is over. Off with requires_padding and \
+                      executor candle, which have none to share. Under tgi-3.3.6 it can serve blocks that were never computed.",
+    },
+    Knob {
+        name: "requires_padding",
+        policies: TGI,
+        kind: Kind::Switch,
+        default: Default::Switch(false),
+        description: "Pad prefills to rectangles and count a batch by its rectangle, as TGI does without flash attention.",
     },
     // Static batching and Triton's dynamic batcher.
     Knob {

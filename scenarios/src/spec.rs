@@ -211,7 +211,12 @@ pub enum PolicySpec {
         waiting_served_ratio: f64,
         max_waiting_tokens: u32,
         max_batch_size: Option<u32>,
+        max_input_tokens: Option<u32>,
         prefill_chunking: bool,
+        use_prefix_caching: bool,
+        requires_padding: bool,
+        /// `tgi-3.3.6`, the exact twin of the product.
+        upstream_defects: bool,
     },
 }
 

@@ -115,6 +115,11 @@ fn impossible_values_are_refused_at_their_line() {
         ("max_num_seqs = 32", "kv_memory = \"1GiB\", num_blocks = 9", 11),
         ("max_num_seqs = 32", "kv_strategy = \"contiguous\", enable_prefix_caching = true", 11),
         ("max_num_seqs = 32", "executor = \"candle\", enable_prefix_caching = true", 11),
+        (
+            "policy = \"vllm\", max_num_seqs = 32",
+            "policy = \"tgi\", requires_padding = true, use_prefix_caching = true",
+            11,
+        ),
         ("policy = \"vllm\", max_num_seqs = 32", "policy = \"dynamic\", preferred_batch_size = [16]", 11),
         ("policy = \"vllm\", max_num_seqs = 32", "policy = \"dynamic\", preferred_batch_size = [0]", 11),
         ("name = \"vllm\"", "name = \"../up\"", 10),

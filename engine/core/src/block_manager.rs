@@ -1,5 +1,8 @@
 //! Who owns which KV block. Reference counts are the truth: a block is used while someone counts it, else it is free;
 //! a free block may still be known to the prefix cache until it is handed out again.
+//!
+//! A policy with a cache of its own can keep blocks instead: those are cached, neither used nor free, when nobody holds
+//! them, until the policy drops them.
 
 use crate::free_blocks::{FreeBlocks, FreeQueue, FreeRuns, FreeTail};
 use crate::prefix_cache::{BlockHash, PrefixCache};
@@ -20,6 +23,10 @@ pub struct BlockManager {
     refs: Vec<u32>,
     /// Known content of full blocks, by id.
     hashes: Vec<Option<BlockHash>>,
+    /// Blocks the policy's own cache wants, by id.
+    kept: Vec<bool>,
+    /// Kept blocks that nobody holds.
+    cached: usize,
     free: FreeBlocks,
     cache: PrefixCache,
 }
@@ -31,6 +38,8 @@ impl BlockManager {
             block_size,
             refs: vec![0; num_blocks as usize],
             hashes: vec![None; num_blocks as usize],
+            kept: vec![false; num_blocks as usize],
+            cached: 0,
             free: match discipline {
                 Discipline::Queue => FreeBlocks::Queue(FreeQueue::new(num_blocks)),
                 Discipline::Tail => FreeBlocks::Tail(FreeTail::new(num_blocks)),
@@ -51,6 +60,11 @@ impl BlockManager {
 
     pub fn free(&self) -> &FreeBlocks {
         &self.free
+    }
+
+    /// Blocks that nobody holds and the policy's own cache keeps.
+    pub fn cached(&self) -> usize {
+        self.cached
     }
 
     /// Blocks that hold `tokens` tokens.
@@ -75,10 +89,11 @@ impl BlockManager {
     /// One more holder for each of these cached blocks.
     pub fn share(&mut self, blocks: &[BlockId]) {
         for &block in blocks {
-            if self.references(block) == 0
-                && let FreeBlocks::Queue(queue) = &mut self.free
-            {
-                queue.remove(block);
+            if self.references(block) == 0 {
+                match &mut self.free {
+                    FreeBlocks::Queue(queue) => queue.remove(block),
+                    _ => self.cached -= 1,
+                }
             }
             self.refs[block.0 as usize] += 1;
         }
@@ -108,6 +123,28 @@ impl BlockManager {
         }
     }
 
+    /// The policy's cache wants these blocks, which someone still holds, when they are given back.
+    pub fn keep(&mut self, blocks: &[BlockId]) {
+        for &block in blocks {
+            assert!(self.references(block) > 0, "block {} was free when the cache took it", block.0);
+            self.kept[block.0 as usize] = true;
+        }
+    }
+
+    /// The policy's cache gives these blocks up, in this order.
+    pub fn drop_kept(&mut self, blocks: &[BlockId]) {
+        for &block in blocks {
+            let kept = std::mem::replace(&mut self.kept[block.0 as usize], false);
+            assert!(kept, "block {} was not in the cache", block.0);
+            if self.references(block) == 0
+                && let FreeBlocks::Tail(tail) = &mut self.free
+            {
+                self.cached -= 1;
+                tail.give(&[block]);
+            }
+        }
+    }
+
     /// A sequence gives back its blocks, in the order of its table. In the queue, blocks with known content go to the
     /// far end, last block first, so that the beginning of a prompt survives longest; the others are reused at once.
     pub fn release(&mut self, table: &[BlockId]) {
@@ -117,7 +154,14 @@ impl BlockManager {
             *refs -= 1;
         }
         match &mut self.free {
-            FreeBlocks::Tail(tail) => tail.give(table),
+            FreeBlocks::Tail(tail) => {
+                for &block in table.iter().filter(|block| self.refs[block.0 as usize] == 0) {
+                    match self.kept[block.0 as usize] {
+                        true => self.cached += 1,
+                        false => tail.give(&[block]),
+                    }
+                }
+            }
             FreeBlocks::Runs(runs) => runs.give(table),
             FreeBlocks::Queue(queue) => {
                 let unheld = |block: &&BlockId| self.refs[block.0 as usize] == 0;

@@ -154,8 +154,7 @@ impl Default for VllmConfig {
     }
 }
 
-/// TGI v3 router. Without its prefix cache and without the split of a generation after 1024 tokens, see
-/// [`crate::scheduler::tgi`].
+/// TGI v3 router, rules of 3.3.6, see [`crate::scheduler::tgi`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TgiConfig {
     pub max_batch_prefill_tokens: u32,
@@ -163,7 +162,21 @@ pub struct TgiConfig {
     pub waiting_served_ratio: f64,
     pub max_waiting_tokens: u32,
     pub max_batch_size: Option<u32>,
+    /// Longest prompt; None is the context less one.
+    pub max_input_tokens: Option<u32>,
     pub prefill_chunking: bool,
+    pub use_prefix_caching: bool,
+    /// Batches are padded to rectangles, as for models without flash attention.
+    pub requires_padding: bool,
+    /// Blocks for a sliding window of so many tokens, used again and again. Only for virtual executors: one that attends
+    /// to the whole history would read what was overwritten.
+    pub window_size: Option<u32>,
+    /// Tokens speculated per step, for which memory is reserved.
+    pub speculate: u32,
+    /// Output tokens reserved at a time. 1024, a constant of the router (`DEFAULT_GENERATION_LENGTH`).
+    pub leg_tokens: u32,
+    /// The exact twin of the product, what is wrong with it included.
+    pub upstream_defects: bool,
 }
 
 impl TgiConfig {
@@ -175,7 +188,14 @@ impl TgiConfig {
             waiting_served_ratio: 0.3,
             max_waiting_tokens: 20,
             max_batch_size: None,
+            max_input_tokens: None,
             prefill_chunking: true,
+            use_prefix_caching: true,
+            requires_padding: false,
+            window_size: None,
+            speculate: 0,
+            leg_tokens: 1024,
+            upstream_defects: false,
         }
     }
 }
@@ -211,6 +231,8 @@ pub enum ConfigError {
     ContiguousNeverFits { blocks: usize, usable: u32 },
     #[error("max_batch_total_tokens ({total}) must hold at least two blocks of {block_size} tokens")]
     TotalTokens { total: u32, block_size: u32 },
+    #[error("{first} = true excludes {second}: TGI has no such models")]
+    TgiExcludes { first: &'static str, second: &'static str },
 }
 
 impl EngineConfig {
@@ -280,6 +302,18 @@ impl EngineConfig {
 
     fn validate_tgi(&self, c: &TgiConfig) -> Result<(), ConfigError> {
         at_least("max_batch_prefill_tokens", c.max_batch_prefill_tokens, 1)?;
+        at_least("max_input_tokens", c.max_input_tokens.unwrap_or(1), 1)?;
+        at_least("window_size", c.window_size.unwrap_or(1), 1)?;
+        at_least("leg_tokens", c.leg_tokens, 1)?;
+        let excluded = [
+            ("requires_padding", c.requires_padding, "prefill_chunking", c.prefill_chunking),
+            ("requires_padding", c.requires_padding, "use_prefix_caching", c.use_prefix_caching),
+            ("requires_padding", c.requires_padding, "a sliding window", c.window_size.is_some()),
+            ("use_prefix_caching", c.use_prefix_caching, "a sliding window", c.window_size.is_some()),
+        ];
+        if let Some(&(first, _, second, _)) = excluded.iter().find(|(_, a, _, b)| *a && *b) {
+            return Err(ConfigError::TgiExcludes { first, second });
+        }
         if c.max_batch_size.is_some() {
             at_least("max_batch_size", c.max_batch_size.unwrap_or(1), 1)?;
         }

@@ -36,13 +36,18 @@ impl Default for SamplingParams {
 /// When generation ends. Checked after every token in the order vLLM uses: eos, stop ids, length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StopRules {
-    /// New tokens at most; at least 1.
+    /// New tokens at most; at least 1. The context length ends an answer in any case.
     pub max_tokens: u32,
     /// Eos and stop ids are masked out until this many tokens were generated.
     pub min_tokens: u32,
     pub ignore_eos: bool,
     pub eos_ids: Arc<[TokenId]>,
     pub stop_token_ids: Arc<[TokenId]>,
+}
+
+impl StopRules {
+    /// As `max_tokens`: the client named no limit. Policy `tgi-3.3.6` treats this differently from the same limit named.
+    pub const NO_LIMIT: u32 = u32::MAX;
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +61,8 @@ pub struct Request {
     pub priority: i32,
     /// None for the model as it is.
     pub lora: Option<LoraId>,
+    /// Compute the whole prompt, whatever the prefix cache has of it: for clients that want to see into their prompt.
+    pub skip_prefix_cache: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +74,8 @@ pub enum FinishReason {
     Length,
     /// The client went away or asked for it.
     Abort,
+    /// A step it was part of could not be computed.
+    Error,
 }
 
 /// What the outside learns from a step.

@@ -154,6 +154,7 @@ mod tests {
             stop,
             priority: 0,
             lora: None,
+            skip_prefix_cache: false,
         };
         Sequence::new(request, At::ZERO, 0)
     }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// A snapshot. Fields in `_total` only grow; the others are the state now.
-/// `submitted_total = waiting + running + finished_total + aborted_total + rejected_total` always holds.
+/// `submitted_total = waiting + running + finished_total + aborted_total + failed_total + rejected_total` always
+/// holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     pub submitted_total: u64,
@@ -11,6 +12,8 @@ pub struct Stats {
     pub rejected_total: u64,
     pub finished_total: u64,
     pub aborted_total: u64,
+    /// Ended by a step that could not be computed.
+    pub failed_total: u64,
     pub waiting: usize,
     /// Admitted and not yet finished.
     pub running: usize,
@@ -18,6 +21,9 @@ pub struct Stats {
     /// Blocks that can be handed out at all; the null block is not among them.
     pub total_blocks: usize,
     pub free_blocks: usize,
+    /// Neither free nor held: kept for their content by a policy that frees them only when it must (`tgi`). Blocks in the
+    /// cache of `vllm` are free.
+    pub cached_blocks: usize,
     /// Longest stretch of consecutive free blocks under the contiguous strategy, else `free_blocks`.
     pub largest_free_run_blocks: usize,
     /// Share of the free blocks in stretches too short for one request, 0..=1; only the contiguous strategy has any.

@@ -113,6 +113,11 @@ fn contradictions_in_the_configuration_are_named() {
     assert_eq!(refusal, ConfigError::TooSmall { key: "batch_size", least: 1 });
     let tgi = invalid(paged(PolicyConfig::Tgi(TgiConfig::new(7))));
     assert_eq!(tgi, ConfigError::TotalTokens { total: 7, block_size: 4 });
+    let padded = TgiConfig { requires_padding: true, ..TgiConfig::new(64) };
+    assert_eq!(
+        invalid(paged(PolicyConfig::Tgi(padded))).to_string(),
+        "requires_padding = true excludes prefill_chunking: TGI has no such models"
+    );
     let ratio = TgiConfig { waiting_served_ratio: -0.1, ..TgiConfig::new(64) };
     assert_eq!(invalid(paged(PolicyConfig::Tgi(ratio))), ConfigError::WaitingServedRatio(-0.1));
 }

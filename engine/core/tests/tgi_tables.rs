@@ -28,7 +28,12 @@ fn check(config: TgiConfig, block_size: u32, arrivals: Vec<Arrival>, table: &str
 }
 
 fn knobs(prefill: u32, total: u32) -> TgiConfig {
-    TgiConfig { max_batch_prefill_tokens: prefill, prefill_chunking: false, ..TgiConfig::new(total) }
+    TgiConfig {
+        max_batch_prefill_tokens: prefill,
+        prefill_chunking: false,
+        use_prefix_caching: false,
+        ..TgiConfig::new(total)
+    }
 }
 
 /// floor(3 * 1.2) = 3 requests must wait, or three forwards pass.

@@ -43,7 +43,11 @@ fn everything() -> Vec<EngineConfig> {
         {
             all.push(engine_config(vllm(budget, chunking, caching), KvStrategy::Paged, block_size, 1024));
         }
-        all.push(engine_config(PolicyConfig::Tgi(TgiConfig::new(600)), KvStrategy::Paged, block_size, 1024));
+        // Legs of four tokens: a request comes back with what it generated as prompt.
+        for use_prefix_caching in [false, true] {
+            let tgi = TgiConfig { use_prefix_caching, leg_tokens: 4, ..TgiConfig::new(600) };
+            all.push(engine_config(PolicyConfig::Tgi(tgi), KvStrategy::Paged, block_size, 1024));
+        }
     }
     for kv in [KvStrategy::Paged, KvStrategy::Reserve, KvStrategy::Contiguous] {
         let batch = StaticConfig { batch_size: 3, max_queue_delay: Duration::from_millis(2) };
@@ -59,6 +63,13 @@ fn everything() -> Vec<EngineConfig> {
     let small_prefills =
         TgiConfig { max_batch_prefill_tokens: 20, waiting_served_ratio: 0.0, ..TgiConfig::new(400) };
     all.push(engine_config(PolicyConfig::Tgi(small_prefills), KvStrategy::Paged, 16, 1024));
+    let padded = TgiConfig {
+        requires_padding: true,
+        prefill_chunking: false,
+        use_prefix_caching: false,
+        ..TgiConfig::new(600)
+    };
+    all.push(engine_config(PolicyConfig::Tgi(padded), KvStrategy::Paged, 16, 1024));
     all
 }
 

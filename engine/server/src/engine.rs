@@ -164,7 +164,8 @@ impl Engine {
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
         // Room for the acceptance and the end beside the tokens.
         let (sender, receiver) = mpsc::channel(self.max_unread_tokens + 2);
-        let request = Request { id, prompt, sampling: sampling(id.0), stop, priority, lora };
+        let request =
+            Request { id, prompt, sampling: sampling(id.0), stop, priority, lora, skip_prefix_cache: false };
         let submission = Submission { request, arrived, slot, updates: sender };
         if self.commands.send(Command::Submit(submission)).is_err() {
             return Err(self.gone());

@@ -113,14 +113,16 @@ impl EngineThread {
 
     fn accept(&mut self, Submission { request, arrived, slot, updates }: Submission) {
         let id = request.id;
+        let prompt_tokens = request.prompt.len() as u32;
+        let rest_of_context = self.scheduler.config().max_model_len.saturating_sub(prompt_tokens);
         let timeline = Timeline {
             arrived,
             scheduled: None,
             first_token: None,
             last_token: None,
-            prompt_tokens: request.prompt.len() as u32,
+            prompt_tokens,
             generated: 0,
-            max_tokens: request.stop.max_tokens,
+            max_tokens: request.stop.max_tokens.min(rest_of_context),
             preemptions: 0,
         };
         let answer = match self.scheduler.enqueue_arrived(self.clock.now(), arrived, request) {

@@ -121,6 +121,7 @@ impl Generation {
             (FinishReason::Stop, _) => ("stop", None),
             (FinishReason::Length, _) => ("length", None),
             (FinishReason::Abort, _) => ("abort", None),
+            (FinishReason::Error, _) => ("error", None),
         };
         Piece { token, text, finish: Some(Finish { reason, stop_reason }) }
     }

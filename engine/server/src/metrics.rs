@@ -264,6 +264,7 @@ impl Metrics {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Abort => "abort",
+            FinishReason::Error => "error",
         };
         self.finished.get_or_create(&Finished { finished_reason }).inc();
         self.request_prompt_tokens.observe(f64::from(t.prompt_tokens));

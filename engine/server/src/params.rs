@@ -126,7 +126,10 @@ impl GenerationParams {
             return Err(ApiError::field("stop_token_ids", message));
         }
         Ok(StopRules {
-            max_tokens,
+            max_tokens: match self.max_tokens {
+                MaxTokens::RestOfContext => StopRules::NO_LIMIT,
+                MaxTokens::Given(n) => n,
+            },
             min_tokens: self.min_tokens,
             ignore_eos: self.ignore_eos,
             eos_ids: bounds.eos_ids.clone(),

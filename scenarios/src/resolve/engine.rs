@@ -58,14 +58,7 @@ fn policy(knobs: &Knobs, kv_strategy: &str) -> Result<PolicySpec, Finding> {
             watermark: knobs.number("watermark")?,
             priority: knobs.choice("scheduling_policy")? == "priority",
         },
-        "tgi" => PolicySpec::Tgi {
-            max_batch_prefill_tokens: knobs.count("max_batch_prefill_tokens")?,
-            max_batch_total_tokens: knobs.count("max_batch_total_tokens")?,
-            waiting_served_ratio: knobs.number("waiting_served_ratio")?,
-            max_waiting_tokens: knobs.count("max_waiting_tokens")?,
-            max_batch_size: knobs.optional_count("max_batch_size")?,
-            prefill_chunking: knobs.switch("prefill_chunking")?,
-        },
+        "tgi" | "tgi-3.3.6" => tgi(knobs)?,
         "static" => PolicySpec::Static {
             batch_size: knobs.count("batch_size")?,
             max_queue_delay: knobs.time("max_queue_delay")?,
@@ -96,6 +89,33 @@ fn prefix_caching(knobs: &Knobs, kv_strategy: &str) -> Result<bool, Finding> {
         }
         (cannot, _) => Ok(on && cannot.is_none()),
     }
+}
+
+/// A batch that is padded has neither chunks nor blocks to share, and candle keeps each request's keys and values to
+/// itself.
+fn tgi(knobs: &Knobs) -> Result<PolicySpec, Finding> {
+    let requires_padding = knobs.switch("requires_padding")?;
+    let padding = requires_padding.then_some("requires_padding = true");
+    let candle = (knobs.choice("executor")? == "candle").then_some("executor \"candle\"");
+    let unless = |name: &str, excluded_by: Option<&str>| match (excluded_by, knobs.written(name)) {
+        (Some(reason), Some(value)) if knobs.switch(name)? => {
+            let finding = Finding::new(value.span(), format!("{name} = true does not go with {reason}"));
+            Err(finding.help("remove one of them"))
+        }
+        (excluded_by, _) => Ok(knobs.switch(name)? && excluded_by.is_none()),
+    };
+    Ok(PolicySpec::Tgi {
+        max_batch_prefill_tokens: knobs.count("max_batch_prefill_tokens")?,
+        max_batch_total_tokens: knobs.count("max_batch_total_tokens")?,
+        waiting_served_ratio: knobs.number("waiting_served_ratio")?,
+        max_waiting_tokens: knobs.count("max_waiting_tokens")?,
+        max_batch_size: knobs.optional_count("max_batch_size")?,
+        max_input_tokens: knobs.optional_count("max_input_tokens")?,
+        prefill_chunking: unless("prefill_chunking", padding)?,
+        use_prefix_caching: unless("use_prefix_caching", padding.or(candle))?,
+        requires_padding,
+        upstream_defects: knobs.policy == "tgi-3.3.6",
+    })
 }
 
 fn preferred_sizes(knobs: &Knobs) -> Result<Vec<u32>, Finding> {

@@ -229,7 +229,11 @@ impl PlannedTarget {
                 let pool = (resolved.engine.num_blocks - 1).saturating_mul(resolved.engine.block_size);
                 let whole_prompt = match &resolved.engine.policy {
                     // Without chunking a prompt must fit into one prefill.
-                    PolicyConfig::Tgi(tgi) if !tgi.prefill_chunking => tgi.max_batch_prefill_tokens,
+                    PolicyConfig::Tgi(tgi) => {
+                        let prefill =
+                            if tgi.prefill_chunking { u32::MAX } else { tgi.max_batch_prefill_tokens };
+                        prefill.min(tgi.max_input_tokens.unwrap_or(u32::MAX))
+                    }
                     _ => u32::MAX,
                 };
                 Some(resolved.engine.max_model_len.min(pool).min(whole_prompt))

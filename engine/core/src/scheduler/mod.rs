@@ -47,7 +47,8 @@ pub enum Planned {
     Step(StepPlan),
     /// A batching policy waits for company until this time; an arrival may change its mind.
     WaitUntil(At),
-    /// Nothing to do until a request arrives.
+    /// Nothing to do until a request arrives. Only under `tgi-3.3.6` can requests be waiting then, for memory that will
+    /// never be there: a driver that runs to the end must stop here and not ask again.
     Idle,
 }
 
@@ -62,6 +63,28 @@ trait Policy: std::fmt::Debug + Send {
     /// A running request finished or was aborted. Its blocks go back now, unless the policy still needs its slot.
     fn retire(&mut self, state: &mut State, id: RequestId) {
         state.release(id);
+    }
+
+    /// The client of a running request left. `token_due`: the step that is being committed sampled a token for it, which
+    /// [`Policy::token_for_nobody`] will hear of.
+    fn client_left(&mut self, state: &mut State, id: RequestId, _token_due: bool) {
+        self.retire(state, id);
+    }
+
+    /// A token was sampled for a request that has left and still holds its blocks.
+    fn token_for_nobody(&mut self, _state: &mut State, _id: RequestId) {}
+
+    /// A request left the waiting queue before its turn.
+    fn left_the_queue(&mut self, _place: usize) {}
+
+    /// A sequence got a token, with which it is over if `end` says so. The policy has the last word.
+    fn ends(
+        &mut self,
+        _state: &mut State,
+        _id: RequestId,
+        end: Option<FinishReason>,
+    ) -> Option<FinishReason> {
+        end
     }
 }
 
@@ -97,6 +120,9 @@ pub struct Scheduler {
     flights: VecDeque<Flight>,
     /// Plans of those that nobody was given yet.
     ahead: VecDeque<StepPlan>,
+    /// Left while a step was in flight, in order; the policy hears of it when the step is over. Planning ahead it hears at
+    /// once: a step planned later also runs later.
+    leaving: Vec<RequestId>,
 }
 
 impl Scheduler {
@@ -106,10 +132,10 @@ impl Scheduler {
             PolicyConfig::Static(c) => Box::new(static_batch::StaticBatch::new(c.clone())),
             PolicyConfig::Dynamic(c) => Box::new(dynamic_batch::DynamicBatch::new(c.clone())),
             PolicyConfig::Vllm(c) => Box::new(vllm::Vllm::new(c.clone(), config.num_blocks)),
-            PolicyConfig::Tgi(c) => Box::new(tgi::Tgi::new(c.clone())),
+            PolicyConfig::Tgi(c) => Box::new(tgi::Tgi::new(c.clone(), &config)),
         };
         let state = State::new(&config);
-        Ok(Scheduler { config, state, policy, now: At::ZERO, flights: VecDeque::new(), ahead: VecDeque::new() })
+        Ok(Scheduler { config, state, policy, now: At::ZERO, flights: VecDeque::new(), ahead: VecDeque::new(), leaving: Vec::new() })
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -142,12 +168,20 @@ impl Scheduler {
     /// the request is unknown or already over.
     pub fn abort(&mut self, now: At, id: RequestId) -> Option<Event> {
         self.tick(now);
-        if self.state.waiting.remove(id) {
+        if let Some(place) = self.state.waiting.place(id) {
+            self.state.waiting.take(place);
             self.state.seqs.remove(&id);
+            self.policy.left_the_queue(place);
         } else {
             let place = self.state.running.iter().position(|running| *running == id)?;
             self.state.running.remove(place);
-            self.retire(id);
+            self.state.seq_mut(id).left = true;
+            if self.flights.is_empty() || self.state.plans_ahead {
+                self.forget(id);
+                self.policy.client_left(&mut self.state, id, false);
+            } else {
+                self.leaving.push(id);
+            }
         }
         self.state.stats.aborted_total += 1;
         Some(Event::Finished { id, reason: FinishReason::Abort })
@@ -201,10 +235,11 @@ impl Scheduler {
     /// Takes in what the executor computed for the oldest step in flight: tokens first to last, each followed by
     /// `Finished` if it was the request's last.
     pub fn commit(&mut self, now: At, plan: &StepPlan, outcome: &StepOutcome) -> Vec<Event> {
-        let flight = self.flights.pop_front();
-        let flight = flight.unwrap_or_else(|| panic!("step {} was committed but not planned", plan.step));
-        assert_eq!(flight.step, plan.step, "steps are committed in the order of their plans");
-        self.tick(now);
+        let flight = self.land(now, plan);
+        for id in std::mem::take(&mut self.leaving) {
+            let token_due = flight.parts.iter().any(|part| part.id == id && part.emits);
+            self.policy.client_left(&mut self.state, id, token_due);
+        }
         let mut events = Vec::with_capacity(outcome.sampled.len());
         let mut sampled = outcome.sampled.as_slice();
         let mut drafts = outcome.drafts.as_slice();
@@ -236,6 +271,47 @@ impl Scheduler {
         events
     }
 
+    /// Instead of `commit`, when the plan in flight could not be computed: every request in it ends with
+    /// [`FinishReason::Error`], the others go on. What was planned ahead of it counted on it and is dropped, its requests
+    /// end likewise. For drivers whose executor is sound after a failed step.
+    pub fn fail(&mut self, now: At, plan: &StepPlan) -> Vec<Event> {
+        let flight = self.land(now, plan);
+        let dropped = std::mem::take(&mut self.flights);
+        self.ahead.clear();
+        let leaving = std::mem::take(&mut self.leaving);
+        let mut events = Vec::with_capacity(plan.seqs.len());
+        let mut failed = Vec::new();
+        for (flight, part) in [flight].iter().chain(&dropped).flat_map(|f| f.parts.iter().map(move |part| (f, part))) {
+            if flight.gone.contains(&part.id) || failed.contains(&part.id) {
+                continue;
+            }
+            failed.push(part.id);
+            // The last row of a rectangular batch takes the batch with it.
+            let Some(seq) = self.state.seqs.get(&part.id) else { continue };
+            let left = seq.left;
+            self.state.roll_back(part.id);
+            if left {
+                self.policy.retire(&mut self.state, part.id);
+            } else {
+                self.state.stats.failed_total += 1;
+                events.push(self.finish(part.id, FinishReason::Error));
+            }
+        }
+        for id in leaving.into_iter().filter(|id| !failed.contains(id)) {
+            self.policy.client_left(&mut self.state, id, false);
+        }
+        events
+    }
+
+    /// The oldest step in flight is over.
+    fn land(&mut self, now: At, plan: &StepPlan) -> Flight {
+        let flight = self.flights.pop_front();
+        let flight = flight.unwrap_or_else(|| panic!("step {} is over but was not planned", plan.step));
+        assert_eq!(flight.step, plan.step, "steps end in the order of their plans");
+        self.tick(now);
+        flight
+    }
+
     /// Completes a plan whose turn to be executed has come.
     fn resolve(&self, plan: &mut StepPlan) {
         if self.state.plans_ahead {
@@ -248,7 +324,13 @@ impl Scheduler {
         let id = part.id;
         let plans_ahead = self.state.plans_ahead;
         let max_model_len = self.state.max_model_len;
-        let Some(seq) = self.state.seqs.get_mut(&id).filter(|seq| !seq.left) else { return };
+        let Some(seq) = self.state.seqs.get_mut(&id) else { return };
+        if seq.left {
+            if part.emits {
+                self.policy.token_for_nobody(&mut self.state, id);
+            }
+            return;
+        }
         seq.in_flight -= part.rows();
         let stale = seq.stale > 0;
         if stale {
@@ -293,22 +375,29 @@ impl Scheduler {
             let written = seq.computed - seq.in_flight;
             self.state.register_full_blocks(id, written);
         }
-        if let Some(reason) = end {
+        if let Some(reason) = self.policy.ends(&mut self.state, id, end) {
             self.state.stats.finished_total += 1;
-            self.state.running.retain(|running| *running != id);
-            self.state.waiting.remove(id);
-            self.retire(id);
-            events.push(Event::Finished { id, reason });
+            // It may have been thrown out while its last token was computed.
+            if let Some(place) = stale.then(|| self.state.waiting.place(id)).flatten() {
+                self.state.waiting.take(place);
+            }
+            events.push(self.finish(id, reason));
         }
     }
 
-    /// A sequence that left the running set. Steps in flight that still compute it do so in vain.
-    fn retire(&mut self, id: RequestId) {
+    fn finish(&mut self, id: RequestId, reason: FinishReason) -> Event {
         self.state.seq_mut(id).left = true;
+        self.state.running.retain(|running| *running != id);
+        self.forget(id);
+        self.policy.retire(&mut self.state, id);
+        Event::Finished { id, reason }
+    }
+
+    /// Steps in flight that still compute the sequence do so in vain.
+    fn forget(&mut self, id: RequestId) {
         for flight in self.flights.iter_mut().filter(|flight| flight.parts.iter().any(|part| part.id == id)) {
             flight.gone.push(id);
         }
-        self.policy.retire(&mut self.state, id);
     }
 
     pub fn stats(&self) -> Stats {
@@ -319,9 +408,11 @@ impl Scheduler {
             running: running.len(),
             total_blocks: blocks.usable(),
             free_blocks: blocks.free().len(),
+            cached_blocks: blocks.cached(),
             largest_free_run_blocks: blocks.free().largest_run(),
             external_fragmentation: blocks.external_fragmentation(need),
-            kv_held_tokens: (blocks.usable() - blocks.free().len()) * blocks.block_size() as usize,
+            kv_held_tokens: (blocks.usable() - blocks.free().len() - blocks.cached())
+                * blocks.block_size() as usize,
             ..self.state.stats.clone()
         }
     }

@@ -45,6 +45,10 @@ impl WaitingQueue {
         self.entries.remove(place).map(|(_, id)| id)
     }
 
+    pub fn place(&self, id: RequestId) -> Option<usize> {
+        self.entries.iter().position(|(_, waiting)| *waiting == id)
+    }
+
     pub fn push_new(&mut self, seq: &Sequence) {
         if self.by_priority {
             self.insert_in_order(seq)
@@ -60,12 +64,6 @@ impl WaitingQueue {
         } else {
             self.entries.push_front((key(seq), seq.id()))
         }
-    }
-
-    /// Whether the request waited here.
-    pub fn remove(&mut self, id: RequestId) -> bool {
-        let position = self.entries.iter().position(|(_, waiting)| *waiting == id);
-        position.and_then(|i| self.entries.remove(i)).is_some()
     }
 
     fn insert_in_order(&mut self, seq: &Sequence) {

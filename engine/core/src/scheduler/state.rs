@@ -47,9 +47,11 @@ impl State {
     pub fn new(config: &EngineConfig) -> Self {
         let (num_blocks, discipline, prefix_caching, by_priority) = match &config.policy {
             PolicyConfig::Tgi(c) => {
-                // TGI sizes its pool by tokens; the smaller of the two is what is really there.
-                let pool = config.num_blocks.min(c.max_batch_total_tokens / config.block_size);
-                (pool, Discipline::Tail, false, false)
+                // TGI sizes its pool by tokens; the smaller of the two is what is really there. A batch that is padded
+                // has no pool in TGI, so all of ours.
+                let by_tokens = c.max_batch_total_tokens / config.block_size;
+                let pool = if c.requires_padding { u32::MAX } else { by_tokens };
+                (config.num_blocks.min(pool), Discipline::Tail, false, false)
             }
             PolicyConfig::Vllm(c) => {
                 (config.num_blocks, discipline(config.kv), c.enable_prefix_caching, c.priority)
@@ -107,7 +109,7 @@ impl State {
     /// Cached blocks a waiting sequence could start from. Its last token is always computed, since its logits are
     /// needed.
     pub fn longest_prefix(&mut self, id: RequestId) -> Vec<BlockId> {
-        if !self.prefix_caching {
+        if !self.prefix_caching || self.seq(id).request.skip_prefix_cache {
             return Vec::new();
         }
         let block_size = self.blocks.block_size() as usize;
@@ -255,8 +257,40 @@ impl State {
         if slots == 0 { end } else { (end + slots).min(self.max_model_len.max(end)) }
     }
 
-    /// A victim that was already given tokens in the step being planned has blocks in the cache that this step was
-    /// going to fill. It will not, so nobody may find them.
+    /// Admits the front of the queue on a table that the policy's own allocator filled; the first `computed` tokens are
+    /// there already.
+    pub fn start_front_on(&mut self, table: Vec<BlockId>, computed: usize) {
+        let Some(id) = self.waiting.take(0) else { panic!("admission from an empty queue") };
+        let seq = self.seq_mut(id);
+        (seq.blocks, seq.computed, seq.prefilling) = (table, computed, true);
+        self.running.push(id);
+        self.stats.kv_tokens += computed;
+    }
+
+    /// Queues a running sequence once more, last, with all its tokens so far as prompt. Its blocks are the policy's to
+    /// give back.
+    pub fn requeue(&mut self, id: RequestId) {
+        self.running.retain(|running| *running != id);
+        let seq = self.seq_mut(id);
+        seq.blocks.clear();
+        seq.prefilling = true;
+        let computed = std::mem::take(&mut seq.computed);
+        self.stats.kv_tokens -= computed;
+        self.waiting.push_new(&self.seqs[&id]);
+    }
+
+    /// The steps in flight did not compute their tokens of a sequence.
+    pub fn roll_back(&mut self, id: RequestId) {
+        let seq = self.seq_mut(id);
+        // What was in flight when it was preempted is not in its count.
+        let lost = std::mem::take(&mut seq.in_flight).min(seq.computed);
+        seq.computed -= lost;
+        self.stats.kv_tokens -= lost;
+        self.forget_unwritten_blocks(id);
+    }
+
+    /// A sequence that loses the step it was part of has blocks in the cache that this step was going to fill. It will
+    /// not, so nobody may find them.
     fn forget_unwritten_blocks(&mut self, id: RequestId) {
         let block_size = self.blocks.block_size() as usize;
         let seq = &self.seqs[&id];

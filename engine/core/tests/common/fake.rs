@@ -55,6 +55,11 @@ pub struct FakeExecutor {
     pub drafts: usize,
     /// Steps were planned before the ones before were committed.
     pub planned_ahead: bool,
+    /// Takes histories from the requests, not from the slots: for a policy that starts from blocks nobody wrote.
+    pub blind: bool,
+    /// Several sequences may compute the same token at the same place: a prompt that is cached whole computes its last
+    /// token once more.
+    pub may_rewrite: bool,
 }
 
 impl FakeExecutor {
@@ -67,12 +72,19 @@ impl FakeExecutor {
             last_step: 0,
             drafts: 0,
             planned_ahead: false,
+            blind: false,
+            may_rewrite: false,
         }
     }
 
     pub fn expect(&mut self, request: &Request) {
         self.history.insert(request.id, request.prompt.to_vec());
         self.prompts.insert(request.id, request.prompt.len());
+    }
+
+    /// A step that is planned and not executed.
+    pub fn fail(&mut self, plan: &StepPlan) {
+        self.last_step = plan.step;
     }
 
     fn slot(&self, seq: &SeqStep, position: usize) -> usize {
@@ -123,21 +135,30 @@ impl Executor for FakeExecutor {
         assert_eq!(plan.step, self.last_step + 1, "steps are counted without gaps");
         self.last_step = plan.step;
         let mut ids = HashSet::new();
-        let mut written = HashSet::new();
+        let mut written = HashMap::new();
         for seq in &plan.seqs {
             assert!(ids.insert(seq.id), "{:?} is in the plan twice", seq.id);
             self.check_shape(seq);
             for (i, &token) in seq.tokens.iter().enumerate() {
                 let slot = self.slot(seq, seq.context as usize + i);
-                assert!(written.insert(slot), "slot {slot} is written twice in step {}", plan.step);
+                let before = written.insert(slot, token);
+                let fine = before.is_none() || (self.may_rewrite && before == Some(token));
+                assert!(fine, "slot {slot} is written twice in step {}", plan.step);
                 self.slots.insert(slot, token);
             }
         }
         let (mut sampled, mut drafts) = (Vec::new(), Vec::new());
         for (i, seq) in plan.seqs.iter().enumerate().filter(|(_, seq)| !seq.tokens.is_empty()) {
             let end = seq.context as usize + seq.tokens.len();
-            let read: Vec<TokenId> = (0..end).map(|p| self.slots[&self.slot(seq, p)]).collect();
+            let stored = |p: usize| self.slots.get(&self.slot(seq, p)).copied();
             let known = end - seq.drafts as usize;
+            let read: Vec<TokenId> = if self.blind {
+                self.history[&seq.id][..end].to_vec()
+            } else {
+                (0..end)
+                    .map(|p| stored(p).unwrap_or_else(|| panic!("{:?} reads an empty slot", seq.id)))
+                    .collect()
+            };
             assert_eq!(read[..known], self.history[&seq.id][..known], "{:?} reads back another history", seq.id);
             if !seq.sample {
                 continue;

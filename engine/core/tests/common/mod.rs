@@ -25,6 +25,7 @@ pub fn request(id: u64, prompt: Vec<TokenId>, max_tokens: u32) -> Request {
         },
         priority: 0,
         lora: None,
+        skip_prefix_cache: false,
     }
 }
 

@@ -42,6 +42,7 @@ pub fn requests() -> Vec<Request> {
             },
             priority: 0,
         lora: None,
+        skip_prefix_cache: false,
         })
         .collect()
 }
