@@ -22,6 +22,10 @@ pub struct BlockManager {
     hashes: Vec<Option<BlockHash>>,
     free: FreeBlocks,
     cache: PrefixCache,
+    /// Whether a policy's own cache is one of the holders, by id.
+    kept: Vec<bool>,
+    /// Kept blocks that no sequence holds.
+    cached: usize,
 }
 
 impl BlockManager {
@@ -37,6 +41,8 @@ impl BlockManager {
                 Discipline::Runs => FreeBlocks::Runs(FreeRuns::new(num_blocks)),
             },
             cache: PrefixCache::default(),
+            kept: vec![false; num_blocks as usize],
+            cached: 0,
         }
     }
 
@@ -75,6 +81,8 @@ impl BlockManager {
     /// One more holder for each of these cached blocks.
     pub fn share(&mut self, blocks: &[BlockId]) {
         for &block in blocks {
+            let cached = self.is_cached(block);
+            self.cached -= usize::from(cached);
             if self.references(block) == 0
                 && let FreeBlocks::Queue(queue) = &mut self.free
             {
@@ -115,6 +123,8 @@ impl BlockManager {
             let refs = &mut self.refs[block.0 as usize];
             assert!(*refs > 0, "block {} was given back by a sequence that did not hold it", block.0);
             *refs -= 1;
+            let cached = self.is_cached(block);
+            self.cached += usize::from(cached);
         }
         match &mut self.free {
             FreeBlocks::Tail(tail) => tail.give(table),
@@ -127,6 +137,41 @@ impl BlockManager {
                 table.iter().filter(unheld).filter(|b| !known(b)).for_each(|&b| queue.push_front(b));
             }
         }
+    }
+
+    /// A cache of the policy becomes one more holder of blocks that a sequence holds.
+    pub fn keep(&mut self, blocks: &[BlockId]) {
+        for &block in blocks {
+            let i = block.0 as usize;
+            assert!(self.refs[i] > 0 && !self.kept[i], "block {} cannot enter the cache", block.0);
+            self.kept[i] = true;
+            self.refs[i] += 1;
+        }
+    }
+
+    /// The cache lets go of these blocks; those that no sequence holds are free now.
+    pub fn let_go(&mut self, blocks: &[BlockId]) {
+        for &block in blocks {
+            let cached = self.is_cached(block);
+            self.cached -= usize::from(cached);
+            let kept = std::mem::replace(&mut self.kept[block.0 as usize], false);
+            assert!(kept, "block {} is not in the cache", block.0);
+        }
+        self.release(blocks);
+    }
+
+    /// Blocks that only a policy's cache holds: neither free nor of use to a running sequence.
+    pub fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// Whether a policy's cache is among the holders.
+    pub fn is_kept(&self, block: BlockId) -> bool {
+        self.kept[block.0 as usize]
+    }
+
+    fn is_cached(&self, block: BlockId) -> bool {
+        self.is_kept(block) && self.references(block) == 1
     }
 
     /// Share of the free blocks that a request of `need` consecutive blocks cannot use; 0 where blocks are paged.
@@ -161,6 +206,22 @@ mod tests {
         blocks.release(&[BlockId(1)]);
         blocks.take(7);
         assert!(blocks.longest_prefix(&[hash]).is_empty());
+    }
+
+    #[test]
+    fn a_kept_block_is_cached_while_no_sequence_holds_it() {
+        let mut blocks = BlockManager::new(Discipline::Queue, 4, 4);
+        let table = blocks.take(2);
+        blocks.keep(&table);
+        assert_eq!(blocks.cached(), 0);
+        blocks.release(&table);
+        assert_eq!((blocks.cached(), blocks.free().len()), (2, 1));
+        blocks.share(&table[..1]);
+        assert_eq!(blocks.cached(), 1);
+        blocks.let_go(&table);
+        assert_eq!((blocks.cached(), blocks.free().len()), (0, 2));
+        blocks.release(&table[..1]);
+        assert_eq!((blocks.cached(), blocks.free().len()), (0, 3));
     }
 
     #[test]

@@ -1,20 +1,27 @@
 //! Owns queues, blocks and invariants, and asks a policy what to compute next.
 //!
 //! A step is three calls: `plan`, then someone executes it, then `commit`. Between the two, requests may be enqueued and
-//! aborted. Reading order: `state` (the books), [`vllm`], [`tgi`], [`rectangle`] with [`static_batch`] and
-//! [`dynamic_batch`] (the policies), `queue`.
+//! aborted. Reading order: [`state`] (the books) and [`queue`]; then the policies, simple ones first: [`orca`],
+//! [`rectangle`] with [`static_batch`] and [`dynamic_batch`], [`vllm`], [`sarathi`], [`fastgen`], [`tgi`], [`trtllm`],
+//! [`llamacpp`], [`sglang`]. A new policy is a file here and a line in the table of [`crate::config`].
 
 pub mod dynamic_batch;
-mod queue;
+pub mod fastgen;
+pub mod llamacpp;
+pub mod orca;
+pub mod queue;
 pub mod rectangle;
-mod state;
+pub mod sarathi;
+pub mod sglang;
+pub mod state;
 pub mod static_batch;
 pub mod tgi;
+pub mod trtllm;
 pub mod vllm;
 
 use std::time::Duration;
 
-use crate::config::{ConfigError, EngineConfig, PolicyConfig};
+use crate::config::{ConfigError, EngineConfig};
 use crate::request::{At, Event, FinishReason, Request, RequestId};
 use crate::scheduler::state::State;
 use crate::sequence::{Sequence, longest};
@@ -48,7 +55,7 @@ pub enum Planned {
 }
 
 /// A rule that orders the queue and fills the next forward pass.
-trait Policy: std::fmt::Debug + Send {
+pub trait Policy: std::fmt::Debug + Send {
     /// Called only when no step is in flight. What it returns will be executed.
     fn plan(&mut self, state: &mut State, now: At) -> Decision;
 
@@ -61,7 +68,9 @@ trait Policy: std::fmt::Debug + Send {
     }
 }
 
-enum Decision {
+/// What a policy wants next.
+#[derive(Debug)]
+pub enum Decision {
     /// In batch order. Empty when planning only preempted.
     Run(Vec<Work>),
     WaitUntil(At),
@@ -69,14 +78,16 @@ enum Decision {
 }
 
 /// One sequence's share of a forward pass: its next `tokens` tokens, and rows computed for nothing.
-struct Work {
-    id: RequestId,
-    tokens: usize,
-    padding: usize,
+#[derive(Debug, Clone)]
+pub struct Work {
+    pub id: RequestId,
+    pub tokens: usize,
+    pub padding: usize,
 }
 
 impl Work {
-    fn tokens(id: RequestId, tokens: usize) -> Self {
+    /// Without padding.
+    pub fn tokens(id: RequestId, tokens: usize) -> Self {
         Work { id, tokens, padding: 0 }
     }
 }
@@ -96,12 +107,7 @@ pub struct Scheduler {
 impl Scheduler {
     pub fn new(config: EngineConfig) -> Result<Self, ConfigError> {
         config.validate()?;
-        let policy: Box<dyn Policy> = match &config.policy {
-            PolicyConfig::Static(c) => Box::new(static_batch::StaticBatch::new(c.clone())),
-            PolicyConfig::Dynamic(c) => Box::new(dynamic_batch::DynamicBatch::new(c.clone())),
-            PolicyConfig::Vllm(c) => Box::new(vllm::Vllm::new(c.clone(), config.num_blocks)),
-            PolicyConfig::Tgi(c) => Box::new(tgi::Tgi::new(c.clone())),
-        };
+        let policy = config.policy.knobs().build(&config);
         let state = State::new(&config);
         Ok(Scheduler { config, state, policy, now: At::ZERO, in_flight: None, leaving: Vec::new() })
     }
@@ -169,6 +175,13 @@ impl Scheduler {
         }
     }
 
+    /// The ends of requests that the policy did not let wait any longer, since this was last asked. To be asked after
+    /// every `plan`.
+    pub fn take_expired(&mut self) -> Vec<Event> {
+        let end = |id| Event::Finished { id, reason: FinishReason::Abort };
+        std::mem::take(&mut self.state.expired).into_iter().map(end).collect()
+    }
+
     /// Takes in what the executor computed for the plan in flight: tokens first to last, each followed by `Finished` if
     /// it was the request's last.
     pub fn commit(&mut self, now: At, plan: &StepPlan, outcome: &StepOutcome) -> Vec<Event> {
@@ -214,9 +227,11 @@ impl Scheduler {
             running: running.len(),
             total_blocks: blocks.usable(),
             free_blocks: blocks.free().len(),
+            cached_blocks: blocks.cached(),
             largest_free_run_blocks: blocks.free().largest_run(),
             external_fragmentation: blocks.external_fragmentation(need),
-            kv_held_tokens: (blocks.usable() - blocks.free().len()) * blocks.block_size() as usize,
+            kv_held_tokens: (blocks.usable() - blocks.free().len() - blocks.cached())
+                * blocks.block_size() as usize,
             ..self.state.stats.clone()
         }
     }
@@ -244,6 +259,11 @@ impl Scheduler {
     /// How many sequences hold a block.
     pub fn block_references(&self, block: BlockId) -> u32 {
         self.state.blocks.references(block)
+    }
+
+    /// Whether the policy's own cache is one of them.
+    pub fn is_kept(&self, block: BlockId) -> bool {
+        self.state.blocks.is_kept(block)
     }
 
     /// Time never goes back here, even if two threads of the driver stamped their calls in the other order.
@@ -316,17 +336,17 @@ fn seq_step(seq: &mut Sequence, tokens: usize, padding: usize, block_size: u32) 
 
 /// The refusal every policy shares: a request whose whole life takes more blocks than there are could only wait or be
 /// preempted for ever.
-fn refuse_never_fits(state: &State, longest_tokens: usize) -> Option<EnqueueError> {
+pub fn refuse_never_fits(state: &State, longest_tokens: usize) -> Option<EnqueueError> {
     let (blocks, total) = (state.life_blocks(longest_tokens), state.blocks.usable());
     (blocks > total).then_some(EnqueueError::NeverFits { blocks, total })
 }
 
 /// When the front of the queue arrived.
-fn oldest_arrival(state: &State) -> Option<At> {
+pub fn oldest_arrival(state: &State) -> Option<At> {
     state.waiting.front().map(|id| state.seq(id).arrived)
 }
 
 /// The end of a wait that began at `since`; never, if that is beyond what a `Duration` can hold.
-fn deadline(since: At, delay: Duration) -> At {
+pub fn deadline(since: At, delay: Duration) -> At {
     since.checked_add(delay).unwrap_or(At::MAX)
 }

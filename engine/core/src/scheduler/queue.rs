@@ -61,6 +61,11 @@ impl WaitingQueue {
         }
     }
 
+    /// A new order, for policies that sort; equal keys keep theirs.
+    pub fn sort_by_key<K: Ord>(&mut self, mut key: impl FnMut(RequestId) -> K) {
+        self.entries.make_contiguous().sort_by_key(|(_, id)| key(*id));
+    }
+
     /// Whether the request waited here.
     pub fn remove(&mut self, id: RequestId) -> bool {
         let position = self.entries.iter().position(|(_, waiting)| *waiting == id);
