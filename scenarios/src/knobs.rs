@@ -554,14 +554,17 @@ pub fn find(policy: &str, name: &str) -> Option<&'static Knob> {
 
 /// Knobs of the policy itself: those that not every policy has, and that are not about memory.
 pub fn own(policy: &str) -> impl Iterator<Item = &'static Knob> {
-    let is_shared = |k: &Knob| k.policies.len() == ALL.len() || k.name == "kv_strategy";
-    KNOBS.iter().filter(move |k| k.policies.contains(&policy) && !is_shared(k))
+    KNOBS.iter().filter(move |k| k.policies.contains(&policy) && !is_engine_setting(k))
+}
+
+fn is_engine_setting(knob: &Knob) -> bool {
+    knob.policies.len() == ALL.len() || knob.name == "kv_strategy"
 }
 
 /// `policy` first, then its own knobs, then the engine settings.
 pub fn names_of(policy: &str) -> Vec<&'static str> {
     let (shared, own): (Vec<_>, Vec<_>) =
-        KNOBS.iter().filter(|k| k.policies.contains(&policy)).partition(|k| k.policies.len() == ALL.len());
+        KNOBS.iter().filter(|k| k.policies.contains(&policy)).partition(|k| is_engine_setting(k));
     ["policy"].into_iter().chain(own.into_iter().chain(shared).map(|k| k.name)).collect()
 }
 

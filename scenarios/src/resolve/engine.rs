@@ -102,7 +102,7 @@ fn knob_values(knobs: &Knobs) -> Result<KnobValues, Finding> {
             && written.get_ref().as_bool() != Some(off)
         {
             let message = "reused beginnings share KV blocks, executor \"candle\" has none";
-            let finding = Finding::new(written.span(), message.into());
+            let finding = Finding::new(written.span(), message);
             return Err(finding.help(format!("set it to {off}, or choose executor \"cpu\"")));
         }
         values.insert(name.into(), KnobValue::Switch(off));
@@ -301,6 +301,14 @@ fn wrong_type(value: &Spanned<Value>, name: &str, accepted: String) -> Finding {
         .label(format!("accepted: {accepted}"))
 }
 
+/// `a`, `a and b`, `a, b and c`.
+fn enumeration(names: &[&str]) -> String {
+    match names {
+        [before @ .., a, b] => [before, &[&format!("{a} and {b}")]].concat().join(", "),
+        _ => names.concat(),
+    }
+}
+
 /// A key of another policy deserves another answer than a misspelt one.
 fn not_a_knob(key: &Spanned<String>, policy: &str) -> Finding {
     let name = key.get_ref().as_str();
@@ -311,7 +319,7 @@ fn not_a_knob(key: &Spanned<String>, policy: &str) -> Finding {
     }
     Finding::new(
         key.span(),
-        format!("`{name}` is a knob of policy {}, not of {policy}", owners.join(" and ")),
+        format!("`{name}` is a knob of policy {}, not of {policy}", enumeration(&owners)),
     )
     .label(format!("policy {policy} has no such knob"))
     .help(format!("accepted keys of policy {policy}: {}", names.join(", ")))
