@@ -1,8 +1,6 @@
 //! Where the vocabularies of the crates meet: scenario words become engine, workload and manifest types.
 
-use llmlab_core::config::{
-    DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig, TgiConfig, VllmConfig,
-};
+use llmlab_core::config::{EngineConfig, KvStrategy, Memory, PolicyConfig, TgiConfig, VllmConfig};
 use llmlab_core::executor::Executor;
 use llmlab_kernels::attention::KvFormat;
 use llmlab_models::{LoadedModel, ModelSpec};
@@ -44,11 +42,10 @@ impl ResolvedEngine {
             ExecutorKind::Cpu => "",
             ExecutorKind::Candle => ", candle executor",
         };
-        let kv = match (&self.engine.policy, self.engine.kv) {
-            // TGI reserves a request's whole life at admission, whatever the strategy.
-            (PolicyConfig::Tgi(_), _) | (_, KvStrategy::Reserve) => "reserved",
-            (_, KvStrategy::Paged) => "paged",
-            (_, KvStrategy::Contiguous) => "contiguous",
+        let kv = match (self.engine.policy.knobs().memory(), self.engine.kv) {
+            (Memory::Reserved, _) | (Memory::Strategy, KvStrategy::Reserve) => "reserved",
+            (Memory::Paged, _) | (Memory::Strategy, KvStrategy::Paged) => "paged",
+            (Memory::Strategy, KvStrategy::Contiguous) => "contiguous",
         };
         format!(
             "engine, policy {}{executor}, {} weights, {} KV {kv} in {} blocks of {}, {} thread(s)",
@@ -113,29 +110,30 @@ pub fn resolve_engine(
     let positions = model.spec.max_position_embeddings;
     let max_model_len = max_model_len.unwrap_or(positions).min(positions);
     let num_blocks = num_blocks(spec, kv_bytes_per_token)?;
-    let pool_tokens = (num_blocks - 1).saturating_mul(spec.block_size);
-    // No request can be longer than the pool. Contiguous memory is the exception: it must hold whole contexts or none.
-    let max_model_len = match kv_strategy {
-        KvStrategy::Contiguous => max_model_len,
-        KvStrategy::Paged | KvStrategy::Reserve => max_model_len.min(pool_tokens),
-    };
-    let threads = spec.threads.unwrap_or_else(host::default_threads) as usize;
-    let runtime =
-        RuntimeConfig { weights, kv, threads, num_blocks, block_size: spec.block_size, max_model_len };
-    let footprint = fits_this_machine(model, &runtime)?;
-    let engine = EngineConfig {
-        policy: policy(&spec.policy),
+    let mut engine = EngineConfig {
+        policy: policy(&spec.policy)?,
         kv: kv_strategy,
         block_size: spec.block_size,
         num_blocks,
         max_model_len,
     };
+    // No request can be longer than what the policy lets it have of the pool. Contiguous memory is the exception: it must
+    // hold whole contexts or none.
+    if engine.kv_in_use() != KvStrategy::Contiguous {
+        engine.max_model_len = engine.longest_request();
+    }
+    engine.validate().map_err(|error| error.to_string())?;
+    let max_model_len = engine.max_model_len;
+    let threads = spec.threads.unwrap_or_else(host::default_threads) as usize;
+    let runtime =
+        RuntimeConfig { weights, kv, threads, num_blocks, block_size: spec.block_size, max_model_len };
+    let footprint = fits_this_machine(model, &runtime)?;
     Ok(ResolvedEngine {
+        policy_label: engine.policy.knobs().rules(),
+        max_num_seqs: engine.policy.knobs().max_num_seqs(),
         engine,
         runtime,
         executor,
-        policy_label: policy_label(&spec.policy),
-        max_num_seqs: max_num_seqs(&spec.policy),
         footprint,
         kv_bytes_per_token,
     })
@@ -189,14 +187,8 @@ fn num_blocks(spec: &EngineSpec, kv_bytes_per_token: u64) -> Result<u32, String>
         .map_err(|_| format!("kv_memory gives {blocks} blocks; accepted are at most {}", u32::MAX))
 }
 
-fn policy(spec: &PolicySpec) -> PolicyConfig {
-    match spec.clone() {
-        PolicySpec::Static { batch_size, max_queue_delay } => {
-            PolicyConfig::Static(StaticConfig { batch_size, max_queue_delay })
-        }
-        PolicySpec::Dynamic { max_batch_size, preferred_batch_size, max_queue_delay } => {
-            PolicyConfig::Dynamic(DynamicConfig { max_batch_size, preferred_batch_size, max_queue_delay })
-        }
+fn policy(spec: &PolicySpec) -> Result<PolicyConfig, String> {
+    Ok(match spec.clone() {
         PolicySpec::Vllm {
             max_num_seqs,
             max_num_batched_tokens,
@@ -241,28 +233,11 @@ fn policy(spec: &PolicySpec) -> PolicyConfig {
             upstream_defects,
             ..TgiConfig::new(max_batch_total_tokens)
         }),
-    }
-}
-
-fn policy_label(spec: &PolicySpec) -> String {
-    match spec {
-        PolicySpec::Static { batch_size, .. } => format!("static (batches of {batch_size})"),
-        PolicySpec::Dynamic { max_batch_size, .. } => {
-            format!("dynamic (Triton rules, up to {max_batch_size})")
-        }
-        PolicySpec::Vllm { .. } => "vllm (V1, 0.33 rules)".into(),
-        PolicySpec::Tgi { upstream_defects: false, .. } => "tgi (v3 rules)".into(),
-        PolicySpec::Tgi { upstream_defects: true, .. } => "tgi-3.3.6 (v3 rules, defects included)".into(),
-    }
-}
-
-fn max_num_seqs(spec: &PolicySpec) -> Option<u32> {
-    match spec {
-        PolicySpec::Static { batch_size, .. } => Some(*batch_size),
-        PolicySpec::Dynamic { max_batch_size, .. } => Some(*max_batch_size),
-        PolicySpec::Vllm { max_num_seqs, .. } => Some(*max_num_seqs),
-        PolicySpec::Tgi { max_batch_size, .. } => *max_batch_size,
-    }
+        // The knobs have the same names on both sides.
+        PolicySpec::Other(values) => serde_json::to_value(&values)
+            .and_then(serde_json::from_value)
+            .map_err(|error| format!("policy {}: {error}", values.policy))?,
+    })
 }
 
 pub fn build_executor(model: &LoadedModel, resolved: &ResolvedEngine) -> Result<Box<dyn Executor>, Failure> {
@@ -302,4 +277,41 @@ pub fn slo(spec: &SloSpec) -> Slo {
         pairs.iter().map(|(percentile, limit)| (*percentile, limit.as_nanos() as u64)).collect()
     };
     Slo { ttft: limits(&spec.ttft), tpot: limits(&spec.tpot), itl: limits(&spec.itl), e2e: limits(&spec.e2e) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llmlab_scenarios::knobs::POLICIES;
+
+    /// Every knob of the table is one the scheduler has, under the same name and with the same default.
+    #[test]
+    fn the_table_of_knobs_and_the_scheduler_agree() {
+        for name in POLICIES {
+            let spec = llmlab_scenarios::engine_from_knobs(name, &[]).unwrap();
+            let PolicySpec::Other(_) = &spec.policy else { continue };
+            let table = policy(&spec.policy).unwrap();
+            let default = match &table {
+                PolicyConfig::Static(_) => PolicyConfig::Static(Default::default()),
+                PolicyConfig::Dynamic(_) => PolicyConfig::Dynamic(Default::default()),
+                PolicyConfig::Orca(_) => PolicyConfig::Orca(Default::default()),
+                PolicyConfig::Sarathi(_) => PolicyConfig::Sarathi(Default::default()),
+                PolicyConfig::Fastgen(_) => PolicyConfig::Fastgen(Default::default()),
+                PolicyConfig::Trtllm(_) => PolicyConfig::Trtllm(Default::default()),
+                PolicyConfig::Llamacpp(_) => PolicyConfig::Llamacpp(Default::default()),
+                PolicyConfig::Sglang(_) => PolicyConfig::Sglang(Default::default()),
+                other => panic!("{other:?} has its own words in a scenario"),
+            };
+            assert_eq!(table, default, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_knob_reaches_the_scheduler() {
+        let knobs = ["schedule_policy=lpm".to_string(), "enable_mixed_chunk=true".to_string()];
+        let spec = llmlab_scenarios::engine_from_knobs("sglang", &knobs).unwrap();
+        let PolicyConfig::Sglang(sglang) = policy(&spec.policy).unwrap() else { panic!("{spec:?}") };
+        assert_eq!(sglang.schedule_policy, llmlab_core::config::SchedulePolicy::Lpm);
+        assert!(sglang.enable_mixed_chunk);
+    }
 }

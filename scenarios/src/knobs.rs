@@ -1,10 +1,22 @@
 //! Every key of `engine = { ... }`: which policy knows it, what it accepts and what it is when not written.
 //!
 //! One table drives the parser, the error messages and the JSON schema, so they cannot disagree. Knobs carry the name
-//! and default of the system their policy imitates (vLLM 0.33, TGI v3, Triton's dynamic batcher); where this engine
-//! deviates, because it runs on CPUs, the description says so.
+//! and default of the system their policy imitates (`docs/policies.md` names the versions); where this engine deviates,
+//! because it runs on CPUs, the description says so.
 
-pub const POLICIES: [&str; 5] = ["vllm", "tgi", "tgi-3.3.6", "static", "dynamic"];
+pub const POLICIES: [&str; 11] = [
+    "vllm",
+    "tgi",
+    "tgi-3.3.6",
+    "static",
+    "dynamic",
+    "orca",
+    "sarathi",
+    "fastgen",
+    "trtllm",
+    "llamacpp",
+    "sglang",
+];
 
 const ALL: &[&str] = &POLICIES;
 const VLLM: &[&str] = &["vllm"];
@@ -13,6 +25,13 @@ const TGI: &[&str] = &["tgi", "tgi-3.3.6"];
 const STATIC: &[&str] = &["static"];
 const DYNAMIC: &[&str] = &["dynamic"];
 const BATCHERS: &[&str] = &["static", "dynamic"];
+const SARATHI: &[&str] = &["sarathi"];
+const FASTGEN: &[&str] = &["fastgen"];
+const TRTLLM: &[&str] = &["trtllm"];
+const LLAMACPP: &[&str] = &["llamacpp"];
+const SGLANG: &[&str] = &["sglang"];
+/// The others hand out memory by their own rule.
+const WITH_KV_STRATEGY: &[&str] = &["vllm", "tgi", "static", "dynamic"];
 
 #[derive(Debug)]
 pub struct Knob {
@@ -117,7 +136,7 @@ pub const KNOBS: &[Knob] = &[
     },
     Knob {
         name: "kv_strategy",
-        policies: ALL,
+        policies: WITH_KV_STRATEGY,
         kind: Kind::Choice(&["paged", "reserve", "contiguous"]),
         default: Default::Text("paged"),
         description: "How KV memory is handed out: a block at a time; prompt plus output up front; or the model's whole \
@@ -316,16 +335,270 @@ pub const KNOBS: &[Knob] = &[
         default: Default::Text("0ms"),
         description: "How long the oldest request may wait for its batch to fill.",
     },
+    Knob {
+        name: "priority_levels",
+        policies: DYNAMIC,
+        kind: Kind::Count { min: 0, max: u32::MAX },
+        default: Default::Count(0),
+        description: "Priorities requests may have, 1 (first) to this; 0 is none.",
+    },
+    Knob {
+        name: "default_priority_level",
+        policies: DYNAMIC,
+        kind: Kind::Count { min: 0, max: u32::MAX },
+        default: Default::Count(0),
+        description: "Priority of requests that name none of the levels.",
+    },
+    Knob {
+        name: "timeout_action",
+        policies: DYNAMIC,
+        kind: Kind::Choice(&["reject", "delay"]),
+        default: Default::Text("reject"),
+        description: "What happens to a request that waited for default_timeout: it ends, or goes behind the others of \
+                      its level.",
+    },
+    Knob {
+        name: "default_timeout",
+        policies: DYNAMIC,
+        kind: Kind::Time,
+        default: Default::Text("0ms"),
+        description: "Longest wait before timeout_action, Triton's default_timeout_microseconds; 0ms is for ever.",
+    },
+    // Orca and Sarathi as in sarathi-serve.
+    Knob {
+        name: "max_num_seqs",
+        policies: &["orca", "sarathi"],
+        kind: BATCH,
+        default: Default::Count(128),
+        description: "Most sequences running at once.",
+    },
+    Knob {
+        name: "chunk_size",
+        policies: SARATHI,
+        kind: AT_LEAST_1,
+        default: Default::Count(512),
+        description: "Token budget of one iteration, decodes included.",
+    },
+    Knob {
+        name: "enable_dynamic_chunking_schedule",
+        policies: SARATHI,
+        kind: Kind::Switch,
+        default: Default::Switch(false),
+        description: "Let chunk sizes fall from high_chunk_size to low_chunk_size as a prompt progresses; the other four knobs must be set.",
+    },
+    Knob {
+        name: "low_chunk_size",
+        policies: SARATHI,
+        kind: Kind::Count { min: 32, max: u32::MAX },
+        default: Default::Unset,
+        description: "Last chunk size of the dynamic schedule, a multiple of 32.",
+    },
+    Knob {
+        name: "high_chunk_size",
+        policies: SARATHI,
+        kind: Kind::Count { min: 32, max: u32::MAX },
+        default: Default::Unset,
+        description: "First chunk size of the dynamic schedule, a multiple of 32.",
+    },
+    Knob {
+        name: "chunk_schedule_max_tokens",
+        policies: SARATHI,
+        kind: AT_LEAST_1,
+        default: Default::Unset,
+        description: "Prompt length over which the dynamic schedule is spread.",
+    },
+    Knob {
+        name: "chunk_schedule_stages",
+        policies: SARATHI,
+        kind: Kind::Count { min: 1, max: 1024 },
+        default: Default::Unset,
+        description: "Steps of the dynamic schedule.",
+    },
+    // DeepSpeed-FastGen, DeepSpeed-MII 0.3.
+    Knob {
+        name: "max_ragged_batch_size",
+        policies: FASTGEN,
+        kind: AT_LEAST_1,
+        default: Default::Count(768),
+        description: "Tokens of one forward pass.",
+    },
+    Knob {
+        name: "max_ragged_sequence_count",
+        policies: FASTGEN,
+        kind: BATCH,
+        default: Default::Count(512),
+        description: "Most sequences in one forward pass.",
+    },
+    Knob {
+        name: "max_tracked_sequences",
+        policies: FASTGEN,
+        kind: BATCH,
+        default: Default::Count(2048),
+        description: "Most sequences that hold KV memory.",
+    },
+    // TensorRT-LLM.
+    Knob {
+        name: "capacity_scheduler_policy",
+        policies: TRTLLM,
+        kind: Kind::Choice(&["guaranteed_no_evict", "max_utilization", "static_batch"]),
+        default: Default::Text("guaranteed_no_evict"),
+        description: "Who may run: whoever fits to completion; whoever fits for one more iteration; or nobody new while \
+                      anybody generates.",
+    },
+    Knob {
+        name: "enable_chunked_context",
+        policies: TRTLLM,
+        kind: Kind::Switch,
+        default: Default::Switch(false),
+        description: "Split prompts that do not fit into max_num_tokens, into whole blocks.",
+    },
+    Knob {
+        name: "context_chunking_policy",
+        policies: TRTLLM,
+        kind: Kind::Choice(&["first_come_first_served", "equal_progress"]),
+        default: Default::Text("first_come_first_served"),
+        description: "How prompts share a budget that is too small for all of them.",
+    },
+    Knob {
+        name: "max_batch_size",
+        policies: TRTLLM,
+        kind: BATCH,
+        default: Default::Count(2048),
+        description: "Most requests in one iteration.",
+    },
+    Knob {
+        name: "max_num_tokens",
+        policies: TRTLLM,
+        kind: AT_LEAST_1,
+        default: Default::Count(8192),
+        description: "Tokens of one iteration.",
+    },
+    Knob {
+        name: "enable_block_reuse",
+        policies: TRTLLM,
+        kind: Kind::Switch,
+        default: Default::Switch(true),
+        description: "Reuse KV blocks of equal beginnings. Off with executor candle, which has none to share.",
+    },
+    // llama-server.
+    Knob {
+        name: "n_parallel",
+        policies: LLAMACPP,
+        kind: BATCH,
+        default: Default::Count(4),
+        description: "Slots, llama-server's --parallel; 4 is what its -1 (auto) comes to.",
+    },
+    Knob {
+        name: "kv_unified",
+        policies: LLAMACPP,
+        kind: Kind::Switch,
+        default: Default::Switch(true),
+        description: "One KV pool for all slots instead of an equal share for each.",
+    },
+    Knob {
+        name: "n_batch",
+        policies: LLAMACPP,
+        kind: AT_LEAST_1,
+        default: Default::Count(2048),
+        description: "Tokens of one batch.",
+    },
+    Knob {
+        name: "n_ubatch",
+        policies: LLAMACPP,
+        kind: AT_LEAST_1,
+        default: Default::Count(512),
+        description: "Tokens of one forward pass; a batch is computed in such pieces.",
+    },
+    Knob {
+        name: "cont_batching",
+        policies: LLAMACPP,
+        kind: Kind::Switch,
+        default: Default::Switch(true),
+        description: "Let prompts join a batch in which others generate.",
+    },
+    Knob {
+        name: "cache_prompt",
+        policies: LLAMACPP,
+        kind: Kind::Switch,
+        default: Default::Switch(true),
+        description: "Continue after what a slot still knows of a prompt. Off with executor candle.",
+    },
+    Knob {
+        name: "slot_prompt_similarity",
+        policies: LLAMACPP,
+        kind: Kind::Number { min: 0.0, max: 1.0 },
+        default: Default::Number(0.1),
+        description: "Share of a prompt that a slot must know to be chosen for that; 0 always takes the one idle for longest.",
+    },
+    // SGLang 0.5.
+    Knob {
+        name: "schedule_policy",
+        policies: SGLANG,
+        kind: Kind::Choice(&["fcfs", "lpm"]),
+        default: Default::Text("fcfs"),
+        description: "Order of the waiting queue: arrival, or longest cached prefix first.",
+    },
+    Knob {
+        name: "max_running_requests",
+        policies: SGLANG,
+        kind: BATCH,
+        default: Default::Count(2048),
+        description: "Most sequences running at once. SGLang derives it from the memory.",
+    },
+    Knob {
+        name: "max_prefill_tokens",
+        policies: SGLANG,
+        kind: AT_LEAST_1,
+        default: Default::Count(16_384),
+        description: "Prompt tokens of one batch.",
+    },
+    Knob {
+        name: "chunked_prefill_size",
+        policies: SGLANG,
+        kind: Kind::Count { min: 0, max: u32::MAX },
+        default: Default::Count(2048),
+        description: "Split prompts beyond so many tokens of a batch; 0 never does. SGLang takes 2048 to 16384 by the size of the GPU.",
+    },
+    Knob {
+        name: "enable_mixed_chunk",
+        policies: SGLANG,
+        kind: Kind::Switch,
+        default: Default::Switch(false),
+        description: "Decode in the same batch as a prefill.",
+    },
+    Knob {
+        name: "disable_radix_cache",
+        policies: SGLANG,
+        kind: Kind::Switch,
+        default: Default::Switch(false),
+        description: "Do not reuse KV blocks of equal beginnings. On with executor candle, which has none to share.",
+    },
+    Knob {
+        name: "schedule_conservativeness",
+        policies: SGLANG,
+        kind: Kind::Number { min: 0.0, max: 100.0 },
+        default: Default::Number(1.0),
+        description: "Factor on the memory kept for the outputs of running sequences.",
+    },
 ];
 
 pub fn find(policy: &str, name: &str) -> Option<&'static Knob> {
     KNOBS.iter().find(|k| k.name == name && k.policies.contains(&policy))
 }
 
+/// Knobs of the policy itself: those that not every policy has, and that are not about memory.
+pub fn own(policy: &str) -> impl Iterator<Item = &'static Knob> {
+    KNOBS.iter().filter(move |k| k.policies.contains(&policy) && !is_engine_setting(k))
+}
+
+fn is_engine_setting(knob: &Knob) -> bool {
+    knob.policies.len() == ALL.len() || knob.name == "kv_strategy"
+}
+
 /// `policy` first, then its own knobs, then the engine settings.
 pub fn names_of(policy: &str) -> Vec<&'static str> {
     let (shared, own): (Vec<_>, Vec<_>) =
-        KNOBS.iter().filter(|k| k.policies.contains(&policy)).partition(|k| k.policies.len() == ALL.len());
+        KNOBS.iter().filter(|k| k.policies.contains(&policy)).partition(|k| is_engine_setting(k));
     ["policy"].into_iter().chain(own.into_iter().chain(shared).map(|k| k.name)).collect()
 }
 

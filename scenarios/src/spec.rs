@@ -1,6 +1,7 @@
 //! What a scenario resolves to. `Scenario` (see `scenario.rs`) is what a person typed; `RunSpec` has every default
 //! filled in, every unit converted and every name checked, and goes into the manifest as it is.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -185,15 +186,6 @@ pub struct EngineSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "policy")]
 pub enum PolicySpec {
-    Static {
-        batch_size: u32,
-        max_queue_delay: Duration,
-    },
-    Dynamic {
-        max_batch_size: u32,
-        preferred_batch_size: Vec<u32>,
-        max_queue_delay: Duration,
-    },
     Vllm {
         max_num_seqs: u32,
         max_num_batched_tokens: u32,
@@ -218,6 +210,29 @@ pub enum PolicySpec {
         /// `tgi-3.3.6`, the exact twin of the product.
         upstream_defects: bool,
     },
+    /// Every other policy of the table of knobs.
+    #[serde(untagged)]
+    Other(KnobValues),
+}
+
+/// A policy whose knobs need no more than the table says about them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KnobValues {
+    pub policy: String,
+    /// By name. Those that are unset and have no default are absent.
+    #[serde(flatten)]
+    pub knobs: BTreeMap<String, KnobValue>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum KnobValue {
+    Switch(bool),
+    Count(u32),
+    Number(f64),
+    Choice(String),
+    Time(Duration),
+    Counts(Vec<u32>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

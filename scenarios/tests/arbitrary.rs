@@ -71,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn knobs(policy in "vllm|tgi|tgi-3\\.3\\.6|static|dynamic|\\PC{0,8}", knobs in proptest::collection::vec("[a-z_]{0,24}=?\\PC{0,12}", 0..3)) {
+    fn knobs(policy in "vllm|tgi|tgi-3\\.3\\.6|static|dynamic|orca|sarathi|fastgen|trtllm|llamacpp|sglang|\\PC{0,8}", knobs in proptest::collection::vec("[a-z_]{0,24}=?\\PC{0,12}", 0..3)) {
         let _ = engine_from_knobs(&policy, &knobs);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use llmlab_scenarios::spec::{
-    ArrivalSpec, LengthSpec, PolicySpec, RateSpec, RunSpec, TargetChoice, WarmupSpec,
+    ArrivalSpec, KnobValue, LengthSpec, PolicySpec, RateSpec, RunSpec, TargetChoice, WarmupSpec,
 };
 use serde_json::Value;
 
@@ -222,7 +222,36 @@ fn serve_takes_the_same_knobs_as_a_scenario() {
     for bad in ["max_batch_size=3", "max_num_seqs", "=", "max_num_seqs=\"x\ny\"", "a]\n[b=1", "weights=q3"] {
         assert!(llmlab_scenarios::engine_from_knobs("vllm", &[bad.into()]).is_err(), "{bad}");
     }
-    assert!(llmlab_scenarios::engine_from_knobs("orca\"", &[]).is_err());
+    assert!(llmlab_scenarios::engine_from_knobs("orca2\"", &[]).is_err());
+}
+
+#[test]
+fn every_policy_of_the_table_is_offered_by_the_schema_and_survives_the_manifest() {
+    for policy in llmlab_scenarios::knobs::POLICIES {
+        let engine = llmlab_scenarios::engine_from_knobs(policy, &[]).unwrap();
+        let json = serde_json::to_value(&engine).unwrap();
+        assert_eq!(json["policy"]["policy"], policy);
+        assert_eq!(serde_json::from_value::<llmlab_scenarios::spec::EngineSpec>(json).unwrap(), engine);
+        assert!(llmlab_scenarios::json_schema().contains(&format!("\"const\": \"{policy}\"")), "{policy}");
+    }
+    let own = |policy: &str, knobs: &[&str]| {
+        let knobs: Vec<String> = knobs.iter().map(|knob| knob.to_string()).collect();
+        let engine = llmlab_scenarios::engine_from_knobs(policy, &knobs)?;
+        let PolicySpec::Other(values) = engine.policy else { panic!("{:?}", engine.policy) };
+        Ok::<_, llmlab_scenarios::ScenarioError>(values.knobs)
+    };
+    let sglang = own("sglang", &["schedule_policy=lpm", "schedule_conservativeness=2.0"]).unwrap();
+    assert_eq!(sglang["schedule_policy"], KnobValue::Choice("lpm".into()));
+    assert_eq!(sglang["schedule_conservativeness"], KnobValue::Number(2.0));
+    assert_eq!(sglang["chunked_prefill_size"], KnobValue::Count(2048));
+    assert!(!own("sarathi", &[]).unwrap().contains_key("low_chunk_size"));
+    let dynamic = own("dynamic", &["preferred_batch_size=[2, 4]", "default_timeout=5ms"]).unwrap();
+    assert_eq!(dynamic["preferred_batch_size"], KnobValue::Counts(vec![2, 4]));
+    assert_eq!(dynamic["default_timeout"], KnobValue::Time(Duration::from_millis(5)));
+    // Memory is theirs to hand out, and candle has nothing to share.
+    assert!(own("orca", &["kv_strategy=paged"]).is_err());
+    assert!(own("sglang", &["executor=candle", "disable_radix_cache=false"]).is_err());
+    assert_eq!(own("llamacpp", &["executor=candle"]).unwrap()["cache_prompt"], KnobValue::Switch(false));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Who owns which KV block. Reference counts are the truth: a block is used while someone counts it, else it is free;
 //! a free block may still be known to the prefix cache until it is handed out again.
 //!
-//! A policy with a cache of its own can keep blocks instead: those are cached, neither used nor free, when nobody holds
-//! them, until the policy drops them.
+//! A policy with a cache of its own keeps blocks by being one of their holders: those that no sequence holds are cached,
+//! neither used nor free, until the policy lets go of them.
 
 use crate::free_blocks::{FreeBlocks, FreeQueue, FreeRuns, FreeTail};
 use crate::prefix_cache::{BlockHash, PrefixCache};
@@ -23,12 +23,12 @@ pub struct BlockManager {
     refs: Vec<u32>,
     /// Known content of full blocks, by id.
     hashes: Vec<Option<BlockHash>>,
-    /// Blocks the policy's own cache wants, by id.
-    kept: Vec<bool>,
-    /// Kept blocks that nobody holds.
-    cached: usize,
     free: FreeBlocks,
     cache: PrefixCache,
+    /// Whether a policy's own cache is one of the holders, by id.
+    kept: Vec<bool>,
+    /// Kept blocks that no sequence holds.
+    cached: usize,
 }
 
 impl BlockManager {
@@ -38,14 +38,14 @@ impl BlockManager {
             block_size,
             refs: vec![0; num_blocks as usize],
             hashes: vec![None; num_blocks as usize],
-            kept: vec![false; num_blocks as usize],
-            cached: 0,
             free: match discipline {
                 Discipline::Queue => FreeBlocks::Queue(FreeQueue::new(num_blocks)),
                 Discipline::Tail => FreeBlocks::Tail(FreeTail::new(num_blocks)),
                 Discipline::Runs => FreeBlocks::Runs(FreeRuns::new(num_blocks)),
             },
             cache: PrefixCache::default(),
+            kept: vec![false; num_blocks as usize],
+            cached: 0,
         }
     }
 
@@ -60,11 +60,6 @@ impl BlockManager {
 
     pub fn free(&self) -> &FreeBlocks {
         &self.free
-    }
-
-    /// Blocks that nobody holds and the policy's own cache keeps.
-    pub fn cached(&self) -> usize {
-        self.cached
     }
 
     /// Blocks that hold `tokens` tokens.
@@ -89,11 +84,12 @@ impl BlockManager {
     /// One more holder for each of these cached blocks.
     pub fn share(&mut self, blocks: &[BlockId]) {
         for &block in blocks {
-            if self.references(block) == 0 {
-                match &mut self.free {
-                    FreeBlocks::Queue(queue) => queue.remove(block),
-                    _ => self.cached -= 1,
-                }
+            let cached = self.is_cached(block);
+            self.cached -= usize::from(cached);
+            if self.references(block) == 0
+                && let FreeBlocks::Queue(queue) = &mut self.free
+            {
+                queue.remove(block);
             }
             self.refs[block.0 as usize] += 1;
         }
@@ -123,28 +119,6 @@ impl BlockManager {
         }
     }
 
-    /// The policy's cache wants these blocks, which someone still holds, when they are given back.
-    pub fn keep(&mut self, blocks: &[BlockId]) {
-        for &block in blocks {
-            assert!(self.references(block) > 0, "block {} was free when the cache took it", block.0);
-            self.kept[block.0 as usize] = true;
-        }
-    }
-
-    /// The policy's cache gives these blocks up, in this order.
-    pub fn drop_kept(&mut self, blocks: &[BlockId]) {
-        for &block in blocks {
-            let kept = std::mem::replace(&mut self.kept[block.0 as usize], false);
-            assert!(kept, "block {} was not in the cache", block.0);
-            if self.references(block) == 0
-                && let FreeBlocks::Tail(tail) = &mut self.free
-            {
-                self.cached -= 1;
-                tail.give(&[block]);
-            }
-        }
-    }
-
     /// A sequence gives back its blocks, in the order of its table. In the queue, blocks with known content go to the
     /// far end, last block first, so that the beginning of a prompt survives longest; the others are reused at once.
     pub fn release(&mut self, table: &[BlockId]) {
@@ -152,14 +126,13 @@ impl BlockManager {
             let refs = &mut self.refs[block.0 as usize];
             assert!(*refs > 0, "block {} was given back by a sequence that did not hold it", block.0);
             *refs -= 1;
+            let cached = self.is_cached(block);
+            self.cached += usize::from(cached);
         }
         match &mut self.free {
             FreeBlocks::Tail(tail) => {
                 for &block in table.iter().filter(|block| self.refs[block.0 as usize] == 0) {
-                    match self.kept[block.0 as usize] {
-                        true => self.cached += 1,
-                        false => tail.give(&[block]),
-                    }
+                    tail.give(&[block]);
                 }
             }
             FreeBlocks::Runs(runs) => runs.give(table),
@@ -171,6 +144,41 @@ impl BlockManager {
                 table.iter().filter(unheld).filter(|b| !known(b)).for_each(|&b| queue.push_front(b));
             }
         }
+    }
+
+    /// A cache of the policy becomes one more holder of blocks that a sequence holds.
+    pub fn keep(&mut self, blocks: &[BlockId]) {
+        for &block in blocks {
+            let i = block.0 as usize;
+            assert!(self.refs[i] > 0 && !self.kept[i], "block {} cannot enter the cache", block.0);
+            self.kept[i] = true;
+            self.refs[i] += 1;
+        }
+    }
+
+    /// The cache lets go of these blocks; those that no sequence holds are free now.
+    pub fn let_go(&mut self, blocks: &[BlockId]) {
+        for &block in blocks {
+            let cached = self.is_cached(block);
+            self.cached -= usize::from(cached);
+            let kept = std::mem::replace(&mut self.kept[block.0 as usize], false);
+            assert!(kept, "block {} is not in the cache", block.0);
+        }
+        self.release(blocks);
+    }
+
+    /// Blocks that only a policy's cache holds: neither free nor of use to a running sequence.
+    pub fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// Whether a policy's cache is among the holders.
+    pub fn is_kept(&self, block: BlockId) -> bool {
+        self.kept[block.0 as usize]
+    }
+
+    fn is_cached(&self, block: BlockId) -> bool {
+        self.is_kept(block) && self.references(block) == 1
     }
 
     /// Share of the free blocks that a request of `need` consecutive blocks cannot use; 0 where blocks are paged.
@@ -205,6 +213,22 @@ mod tests {
         blocks.release(&[BlockId(1)]);
         blocks.take(7);
         assert!(blocks.longest_prefix(&[hash]).is_empty());
+    }
+
+    #[test]
+    fn a_kept_block_is_cached_while_no_sequence_holds_it() {
+        let mut blocks = BlockManager::new(Discipline::Queue, 4, 4);
+        let table = blocks.take(2);
+        blocks.keep(&table);
+        assert_eq!(blocks.cached(), 0);
+        blocks.release(&table);
+        assert_eq!((blocks.cached(), blocks.free().len()), (2, 1));
+        blocks.share(&table[..1]);
+        assert_eq!(blocks.cached(), 1);
+        blocks.let_go(&table);
+        assert_eq!((blocks.cached(), blocks.free().len()), (0, 2));
+        blocks.release(&table[..1]);
+        assert_eq!((blocks.cached(), blocks.free().len()), (0, 3));
     }
 
     #[test]

@@ -1,11 +1,21 @@
 //! What a user can choose about scheduling and KV memory, and which choices contradict each other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ngram;
 use crate::request::TokenId;
+use crate::scheduler::Policy;
+pub use crate::scheduler::dynamic_batch::{DynamicConfig, TimeoutAction};
+pub use crate::scheduler::fastgen::FastgenConfig;
+pub use crate::scheduler::llamacpp::LlamacppConfig;
+pub use crate::scheduler::orca::OrcaConfig;
+pub use crate::scheduler::sarathi::SarathiConfig;
+pub use crate::scheduler::sglang::{SchedulePolicy, SglangConfig};
+pub use crate::scheduler::trtllm::{CapacitySchedulerPolicy, ContextChunkingPolicy, TrtllmConfig};
+use crate::scheduler::{static_batch, tgi, vllm};
 
 /// Sizes shared by every policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,7 +32,8 @@ pub struct EngineConfig {
 
 /// How blocks are handed out. Separate from the policy so that the cost of each shows.
 ///
-/// Policy `tgi` reserves by its own rule (prompt + `max_tokens` - 1 up front) and does not look at this.
+/// Only policies whose [`PolicyKnobs::memory`] says so look at this (`vllm`, `static`, `dynamic`); the others are named
+/// after systems for which the way they hand out memory is part of the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KvStrategy {
@@ -34,31 +45,159 @@ pub enum KvStrategy {
     Contiguous,
 }
 
-/// Each policy with the knob names and defaults of the system it is named after.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "snake_case")]
-pub enum PolicyConfig {
+/// What a policy's configuration says about itself. Implemented next to the policy, on the struct of its knobs.
+pub trait PolicyKnobs: std::fmt::Debug + Send + Sync {
+    /// Name and version of the rules, for reports.
+    fn rules(&self) -> String;
+
+    /// The scheduler that follows these knobs.
+    fn build(&self, engine: &EngineConfig) -> Box<dyn Policy>;
+
+    /// Checks everything that does not depend on a request.
+    fn validate(&self, engine: &EngineConfig) -> Result<(), ConfigError>;
+
+    /// Most sequences running at once, where the policy bounds them.
+    fn max_num_seqs(&self) -> Option<u32> {
+        None
+    }
+
+    /// Who decides how blocks are handed out.
+    fn memory(&self) -> Memory {
+        Memory::Strategy
+    }
+
+    /// Prompt plus output of the longest request this policy serves from the engine's pool; the context length of the
+    /// model is another limit. At most what the pool holds.
+    fn longest_request(&self, engine: &EngineConfig) -> u32 {
+        engine.pool_tokens()
+    }
+
+    /// The waiting queue is ordered by (priority, arrival) instead of arrival.
+    fn queue_by_priority(&self) -> bool {
+        false
+    }
+}
+
+/// Who decides how blocks are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// The engine's [`KvStrategy`].
+    Strategy,
+    /// The policy, a block when a token needs it.
+    Paged,
+    /// The policy, for a request's whole life at admission.
+    Reserved,
+}
+
+/// Declares the policies. A new one is a file under `scheduler/` and a line here.
+macro_rules! policies {
+    ($($(#[$about:meta])* $name:ident($config:ty),)*) => {
+        /// Each policy with the knob names and defaults of the system it is named after.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "policy", rename_all = "snake_case")]
+        pub enum PolicyConfig {
+            $($(#[$about])* $name($config),)*
+        }
+
+        impl PolicyConfig {
+            pub fn knobs(&self) -> &dyn PolicyKnobs {
+                match self {
+                    $(PolicyConfig::$name(config) => config,)*
+                }
+            }
+        }
+    };
+}
+
+policies! {
     Static(StaticConfig),
     Dynamic(DynamicConfig),
+    Orca(OrcaConfig),
     Vllm(VllmConfig),
+    Sarathi(SarathiConfig),
+    Fastgen(FastgenConfig),
     Tgi(TgiConfig),
+    Trtllm(TrtllmConfig),
+    Llamacpp(LlamacppConfig),
+    Sglang(SglangConfig),
+    /// A policy from outside this crate. It has no name in a file.
+    #[serde(skip)]
+    Own(OwnPolicy),
+}
+
+/// A policy of one's own, see `docs/policies.md`.
+#[derive(Debug, Clone)]
+pub struct OwnPolicy(pub Arc<dyn PolicyKnobs>);
+
+impl PartialEq for OwnPolicy {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl PolicyKnobs for OwnPolicy {
+    fn rules(&self) -> String {
+        self.0.rules()
+    }
+
+    fn build(&self, engine: &EngineConfig) -> Box<dyn Policy> {
+        self.0.build(engine)
+    }
+
+    fn validate(&self, engine: &EngineConfig) -> Result<(), ConfigError> {
+        self.0.validate(engine)
+    }
+
+    fn max_num_seqs(&self) -> Option<u32> {
+        self.0.max_num_seqs()
+    }
+
+    fn memory(&self) -> Memory {
+        self.0.memory()
+    }
+
+    fn longest_request(&self, engine: &EngineConfig) -> u32 {
+        self.0.longest_request(engine)
+    }
+
+    fn queue_by_priority(&self) -> bool {
+        self.0.queue_by_priority()
+    }
 }
 
 /// Request-level batching as in a Hugging Face pipeline or FasterTransformer: a batch is formed, padded to a rectangle,
 /// and runs until its longest request ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StaticConfig {
     pub batch_size: u32,
     /// Wait this long for a full batch, counted from the oldest waiting request.
     pub max_queue_delay: Duration,
 }
 
-/// Triton's dynamic batcher over a batch that runs to completion.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DynamicConfig {
-    pub max_batch_size: u32,
-    pub preferred_batch_size: Vec<u32>,
-    pub max_queue_delay: Duration,
+impl Default for StaticConfig {
+    /// There is no conventional batch size.
+    fn default() -> Self {
+        StaticConfig { batch_size: 8, max_queue_delay: Duration::ZERO }
+    }
+}
+
+impl PolicyKnobs for StaticConfig {
+    fn rules(&self) -> String {
+        format!("static (batches of {})", self.batch_size)
+    }
+
+    fn build(&self, _engine: &EngineConfig) -> Box<dyn Policy> {
+        Box::new(static_batch::StaticBatch::new(self.clone()))
+    }
+
+    fn validate(&self, _engine: &EngineConfig) -> Result<(), ConfigError> {
+        at_least("batch_size", self.batch_size, 1)
+    }
+
+    fn max_num_seqs(&self) -> Option<u32> {
+        Some(self.batch_size)
+    }
 }
 
 /// vLLM V1, rules as of 0.33, one full-attention cache group.
@@ -154,6 +293,24 @@ impl Default for VllmConfig {
     }
 }
 
+impl PolicyKnobs for VllmConfig {
+    fn rules(&self) -> String {
+        "vllm (V1, 0.33 rules)".into()
+    }
+
+    fn build(&self, engine: &EngineConfig) -> Box<dyn Policy> {
+        Box::new(vllm::Vllm::new(self.clone(), engine.num_blocks))
+    }
+
+    fn validate(&self, engine: &EngineConfig) -> Result<(), ConfigError> {
+        engine.validate_vllm(self)
+    }
+
+    fn max_num_seqs(&self) -> Option<u32> {
+        Some(self.max_num_seqs)
+    }
+}
+
 /// TGI v3 router, rules of 3.3.6, see [`crate::scheduler::tgi`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TgiConfig {
@@ -200,6 +357,29 @@ impl TgiConfig {
     }
 }
 
+impl PolicyKnobs for TgiConfig {
+    fn rules(&self) -> String {
+        let rules = if self.upstream_defects { "tgi-3.3.6 (v3 rules, defects included)" } else { "tgi (v3 rules)" };
+        rules.into()
+    }
+
+    fn build(&self, engine: &EngineConfig) -> Box<dyn Policy> {
+        Box::new(tgi::Tgi::new(self.clone(), engine))
+    }
+
+    fn validate(&self, engine: &EngineConfig) -> Result<(), ConfigError> {
+        engine.validate_tgi(self)
+    }
+
+    fn max_num_seqs(&self) -> Option<u32> {
+        self.max_batch_size
+    }
+
+    fn memory(&self) -> Memory {
+        Memory::Reserved
+    }
+}
+
 /// A configuration no request could be served with, or one that contradicts itself.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
@@ -227,6 +407,12 @@ pub enum ConfigError {
     PromptLookup { least: u32, most: u32 },
     #[error("speculation by ngram needs the tokens of the step before, which async_scheduling = true does not wait for")]
     AsyncNgram,
+    #[error("{key} must be in {low}..={high}, it is {value}")]
+    OutOfRange { key: &'static str, low: f64, high: f64, value: f64 },
+    #[error("{key} needs {needs}")]
+    Needs { key: &'static str, needs: &'static str },
+    #[error("one request reserves {blocks} blocks (max_model_len), the pool has {usable}")]
+    ReservationNeverFits { blocks: usize, usable: u32 },
     #[error("one request takes {blocks} consecutive blocks (max_model_len), the pool has {usable}")]
     ContiguousNeverFits { blocks: usize, usable: u32 },
     #[error("max_batch_total_tokens ({total}) must hold at least two blocks of {block_size} tokens")]
@@ -241,27 +427,32 @@ impl EngineConfig {
         at_least("block_size", self.block_size, 1)?;
         at_least("num_blocks", self.num_blocks, 2)?;
         at_least("max_model_len", self.max_model_len, 2)?;
-        if self.kv == KvStrategy::Contiguous && !matches!(self.policy, PolicyConfig::Tgi(_)) {
+        if self.kv_in_use() == KvStrategy::Contiguous {
             let (blocks, usable) =
                 (self.max_model_len.div_ceil(self.block_size) as usize, self.num_blocks - 1);
             if blocks > usable as usize {
                 return Err(ConfigError::ContiguousNeverFits { blocks, usable });
             }
         }
-        match &self.policy {
-            PolicyConfig::Static(c) => at_least("batch_size", c.batch_size, 1),
-            PolicyConfig::Dynamic(c) => self.validate_dynamic(c),
-            PolicyConfig::Vllm(c) => self.validate_vllm(c),
-            PolicyConfig::Tgi(c) => self.validate_tgi(c),
+        self.policy.knobs().validate(self)
+    }
+
+    /// The KV strategy that applies: a policy that hands out blocks by its own rule takes them one at a time.
+    pub fn kv_in_use(&self) -> KvStrategy {
+        match self.policy.knobs().memory() {
+            Memory::Strategy => self.kv,
+            Memory::Paged | Memory::Reserved => KvStrategy::Paged,
         }
     }
 
-    fn validate_dynamic(&self, c: &DynamicConfig) -> Result<(), ConfigError> {
-        at_least("max_batch_size", c.max_batch_size, 1)?;
-        match c.preferred_batch_size.iter().find(|&&size| size == 0 || size > c.max_batch_size) {
-            Some(&preferred) => Err(ConfigError::PreferredBatchSize { preferred, max: c.max_batch_size }),
-            None => Ok(()),
-        }
+    /// Tokens the whole pool holds.
+    pub fn pool_tokens(&self) -> u32 {
+        self.num_blocks.saturating_sub(1).saturating_mul(self.block_size)
+    }
+
+    /// Prompt plus output of the longest request this configuration serves.
+    pub fn longest_request(&self) -> u32 {
+        self.max_model_len.min(self.policy.knobs().longest_request(self))
     }
 
     fn validate_vllm(&self, c: &VllmConfig) -> Result<(), ConfigError> {
@@ -328,6 +519,6 @@ impl EngineConfig {
     }
 }
 
-fn at_least(key: &'static str, value: u32, least: u32) -> Result<(), ConfigError> {
+pub(crate) fn at_least(key: &'static str, value: u32, least: u32) -> Result<(), ConfigError> {
     if value < least { Err(ConfigError::TooSmall { key, least }) } else { Ok(()) }
 }

@@ -65,6 +65,14 @@ pub struct Request {
     pub skip_prefix_cache: bool,
 }
 
+impl Request {
+    /// A greedy request without priority or adapter.
+    pub fn new(id: RequestId, prompt: Arc<[TokenId]>, stop: StopRules) -> Self {
+        let sampling = SamplingParams::default();
+        Request { id, prompt, sampling, stop, priority: 0, lora: None, skip_prefix_cache: false }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {

@@ -11,6 +11,7 @@ pub struct Stats {
     /// Refused by `enqueue`.
     pub rejected_total: u64,
     pub finished_total: u64,
+    /// The client left, or the policy did not let the request wait any longer.
     pub aborted_total: u64,
     /// Ended by a step that could not be computed.
     pub failed_total: u64,
@@ -21,8 +22,9 @@ pub struct Stats {
     /// Blocks that can be handed out at all; the null block is not among them.
     pub total_blocks: usize,
     pub free_blocks: usize,
-    /// Neither free nor held: kept for their content by a policy that frees them only when it must (`tgi`). Blocks in the
-    /// cache of `vllm` are free.
+    /// Blocks that only a policy's own cache holds (the trie of `tgi`, the radix tree of `sglang`, the idle slots of
+    /// `llamacpp`). They are given up when a request needs them; free + cached + those that sequences hold = total. Blocks
+    /// in the cache of `vllm` are free.
     pub cached_blocks: usize,
     /// Longest stretch of consecutive free blocks under the contiguous strategy, else `free_blocks`.
     pub largest_free_run_blocks: usize,
@@ -30,7 +32,7 @@ pub struct Stats {
     pub external_fragmentation: f64,
     /// Tokens in the cache, summed over the sequences that hold blocks; a shared block counts for each of them.
     pub kv_tokens: usize,
-    /// Tokens the held blocks have room for, each block once. Without sharing, the difference to `kv_tokens` is what
+    /// Tokens the blocks held by sequences have room for, each block once. Without sharing, the difference to `kv_tokens` is what
     /// reserving ahead and half-filled blocks waste.
     pub kv_held_tokens: usize,
 

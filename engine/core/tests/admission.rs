@@ -101,11 +101,8 @@ fn contradictions_in_the_configuration_are_named() {
         invalid(EngineConfig { block_size: 0, ..vllm() }),
         ConfigError::TooSmall { key: "block_size", least: 1 }
     );
-    let dynamic = DynamicConfig {
-        max_batch_size: 4,
-        preferred_batch_size: vec![2, 8],
-        max_queue_delay: Duration::ZERO,
-    };
+    let dynamic =
+        DynamicConfig { max_batch_size: 4, preferred_batch_size: vec![2, 8], ..DynamicConfig::default() };
     let refusal = invalid(paged(PolicyConfig::Dynamic(dynamic)));
     assert_eq!(refusal, ConfigError::PreferredBatchSize { preferred: 8, max: 4 });
     let empty = StaticConfig { batch_size: 0, max_queue_delay: Duration::ZERO };

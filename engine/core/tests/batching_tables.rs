@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use common::trace::{Arrival, arrival, trace};
 use common::{outcome, request};
-use llmlab_core::config::{DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig};
-use llmlab_core::request::At;
+use llmlab_core::config::{
+    DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig, TimeoutAction,
+};
+use llmlab_core::request::{At, Request};
 use llmlab_core::{Planned, Scheduler};
 
 fn engine(policy: PolicyConfig) -> EngineConfig {
@@ -100,28 +102,37 @@ fn sent(preferred: &[u32], delay_us: u64, arrivals_us: &[u64]) -> Vec<(u64, usiz
         max_batch_size: 8,
         preferred_batch_size: preferred.to_vec(),
         max_queue_delay: micros(delay_us),
+        ..DynamicConfig::default()
     };
+    let arrivals: Vec<(u64, i32)> = arrivals_us.iter().map(|us| (*us, 0)).collect();
+    batches(config, &arrivals).0.into_iter().map(|(at, ids)| (at, ids.len())).collect()
+}
+
+/// When which requests are sent, and who was rejected, for arrivals with a priority.
+fn batches(config: DynamicConfig, arrivals: &[(u64, i32)]) -> (Vec<(u64, Vec<u64>)>, usize) {
     let mut scheduler = Scheduler::new(engine(PolicyConfig::Dynamic(config))).unwrap();
-    let mut coming = arrivals_us.iter().enumerate().peekable();
-    let (mut now, mut batches) = (0, Vec::new());
+    let mut coming = arrivals.iter().enumerate().peekable();
+    let (mut now, mut batches, mut rejected) = (0, Vec::new(), 0);
     loop {
-        while let Some((i, &us)) = coming.next_if(|(_, us)| **us <= now) {
-            let request = request(i as u64, vec![1, 2, 3], 1);
+        while let Some((i, &(us, priority))) = coming.next_if(|(_, (us, _))| *us <= now) {
+            let request = Request { priority, ..request(i as u64, vec![1, 2, 3], 1) };
             scheduler.enqueue_arrived(micros(now), micros(us), request).unwrap();
         }
-        match scheduler.plan(micros(now)) {
+        let planned = scheduler.plan(micros(now));
+        rejected += scheduler.take_expired().len();
+        match planned {
             Planned::Step(plan) => {
-                batches.push((now, plan.seqs.len()));
+                batches.push((now, plan.seqs.iter().map(|seq| seq.id.0).collect()));
                 now += 1000;
                 scheduler.commit(micros(now), &plan, &outcome(&plan, |_| 7));
             }
             Planned::WaitUntil(until) => {
                 let until = until.as_micros() as u64;
-                now = coming.peek().map_or(until, |(_, us)| until.min(**us));
+                now = coming.peek().map_or(until, |(_, (us, _))| until.min(*us));
             }
             Planned::Idle => match coming.peek() {
-                Some((_, us)) => now = **us,
-                None => return batches,
+                Some((_, (us, _))) => now = *us,
+                None => return (batches, rejected),
             },
         }
     }
@@ -146,4 +157,46 @@ fn d3_without_delay_whatever_is_there_is_sent() {
 fn an_exceeded_delay_sends_more_than_the_preferred_size() {
     // Six wait when the first batch is done; the delay of the oldest is long over, so all go, not only four.
     assert_eq!(sent(&[4], 100, &[0, 110, 111, 112, 113, 114, 115]), [(100, 1), (1100, 6)]);
+}
+
+/// The first runs alone until 1000. Level 1 goes first; who names no level, or one there is not, has level 2.
+#[test]
+fn priority_levels_are_served_in_order() {
+    let config = DynamicConfig {
+        max_batch_size: 2,
+        priority_levels: 3,
+        default_priority_level: 2,
+        ..DynamicConfig::default()
+    };
+    let arrivals = [(0, 0), (10, 3), (20, 1), (30, 0), (40, 9)];
+    assert_eq!(batches(config, &arrivals), (vec![(0, vec![0]), (1000, vec![2, 3]), (2000, vec![4, 1])], 0));
+}
+
+/// The first runs until 1000. By then the second has waited for 900 and the third for 300.
+#[test]
+fn a_request_that_waits_too_long_is_delayed_or_rejected() {
+    let config = |timeout_action| DynamicConfig {
+        max_batch_size: 1,
+        default_timeout: micros(500),
+        timeout_action,
+        ..DynamicConfig::default()
+    };
+    let arrivals = [(0, 0), (100, 0), (700, 0)];
+    let delayed = batches(config(TimeoutAction::Delay), &arrivals);
+    assert_eq!(delayed, (vec![(0, vec![0]), (1000, vec![2]), (2000, vec![1])], 0));
+    let rejected = batches(config(TimeoutAction::Reject), &arrivals);
+    assert_eq!(rejected, (vec![(0, vec![0]), (1000, vec![2])], 1));
+}
+
+/// Nobody else comes: the wait for a preferred size ends at the timeout, not at the longer delay.
+#[test]
+fn a_timeout_ends_a_wait_for_company() {
+    let config = DynamicConfig {
+        max_batch_size: 4,
+        preferred_batch_size: vec![4],
+        max_queue_delay: micros(800),
+        default_timeout: micros(300),
+        ..DynamicConfig::default()
+    };
+    assert_eq!(batches(config, &[(0, 0), (200, 0)]), (vec![], 2));
 }

@@ -2,19 +2,24 @@
 //! are compared with a naive model that only counts; every token is compared with what the request generates alone.
 
 mod common;
+#[path = "../examples/shortest_prompt_first.rs"]
+#[allow(dead_code)]
+mod shortest_prompt_first;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::fake::{EOS, FakeExecutor, alone};
 use common::request;
 use llmlab_core::config::{
-    DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, SpeculativeConfig, SpeculativeMethod, StaticConfig,
-    TgiConfig, VllmConfig,
+    CapacitySchedulerPolicy, ContextChunkingPolicy, DynamicConfig, EngineConfig, FastgenConfig, KvStrategy,
+    LlamacppConfig, OrcaConfig, OwnPolicy, PolicyConfig, SarathiConfig, SchedulePolicy, SglangConfig,
+    SpeculativeConfig, SpeculativeMethod, StaticConfig, TgiConfig, TimeoutAction, TrtllmConfig, VllmConfig,
 };
 use llmlab_core::executor::Executor;
 use llmlab_core::request::{At, Event, FinishReason, Request, RequestId, TokenId};
-use llmlab_core::step::StepPlan;
+use llmlab_core::step::{BlockId, SeqStep, StepPlan};
 use llmlab_core::{EnqueueError, Planned, Scheduler};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -167,14 +172,119 @@ fn static_batch() -> impl Strategy<Value = EngineConfig> {
 
 fn dynamic_batch() -> impl Strategy<Value = EngineConfig> {
     let preferred = prop::collection::vec(1..6u32, 0..3);
-    (1..6u32, preferred, 0..8u64, sizes()).prop_map(|(max_batch_size, mut preferred, delay, sizes)| {
-        preferred.retain(|size| *size <= max_batch_size);
-        let config = DynamicConfig {
-            max_batch_size,
-            preferred_batch_size: preferred,
-            max_queue_delay: Duration::from_millis(delay),
+    let queue = (0..3u32, any::<bool>(), prop::option::of(1..20u64));
+    (1..6u32, preferred, 0..8u64, queue, sizes()).prop_map(
+        |(max_batch_size, mut preferred, delay, (priority_levels, reject, timeout), sizes)| {
+            preferred.retain(|size| *size <= max_batch_size);
+            let config = DynamicConfig {
+                max_batch_size,
+                preferred_batch_size: preferred,
+                max_queue_delay: Duration::from_millis(delay),
+                priority_levels,
+                default_priority_level: priority_levels,
+                timeout_action: if reject { TimeoutAction::Reject } else { TimeoutAction::Delay },
+                default_timeout: Duration::from_millis(timeout.unwrap_or(0)),
+            };
+            engine(PolicyConfig::Dynamic(config), sizes)
+        },
+    )
+}
+
+fn orca() -> impl Strategy<Value = EngineConfig> {
+    (1..6u32, sizes())
+        .prop_map(|(max_num_seqs, sizes)| engine(PolicyConfig::Orca(OrcaConfig { max_num_seqs }), sizes))
+}
+
+fn sarathi() -> impl Strategy<Value = EngineConfig> {
+    (1..6u32, 1..24u32, any::<bool>(), 1..40u32, 1..4u32, sizes()).prop_map(
+        |(max_num_seqs, chunk_size, dynamic, max_tokens, stages, sizes)| {
+            let config = SarathiConfig {
+                max_num_seqs,
+                chunk_size,
+                enable_dynamic_chunking_schedule: dynamic,
+                low_chunk_size: Some(32),
+                high_chunk_size: Some(64),
+                chunk_schedule_max_tokens: Some(max_tokens),
+                chunk_schedule_stages: Some(stages),
+            };
+            engine(PolicyConfig::Sarathi(config), sizes)
+        },
+    )
+}
+
+fn fastgen() -> impl Strategy<Value = EngineConfig> {
+    (1..24u32, 1..6u32, 1..6u32, sizes()).prop_map(|(batch, count, tracked, sizes)| {
+        let config = FastgenConfig {
+            max_ragged_batch_size: batch,
+            max_ragged_sequence_count: count,
+            max_tracked_sequences: tracked,
         };
-        engine(PolicyConfig::Dynamic(config), sizes)
+        engine(PolicyConfig::Fastgen(config), sizes)
+    })
+}
+
+fn trtllm() -> impl Strategy<Value = EngineConfig> {
+    let capacity = prop::sample::select(vec![
+        CapacitySchedulerPolicy::GuaranteedNoEvict,
+        CapacitySchedulerPolicy::MaxUtilization,
+        CapacitySchedulerPolicy::StaticBatch,
+    ]);
+    (capacity, any::<[bool; 3]>(), 1..6u32, 0..24u32, sizes()).prop_map(
+        |(capacity_scheduler_policy, [chunked, even, reuse], max_batch_size, tokens, sizes)| {
+            let config = TrtllmConfig {
+                capacity_scheduler_policy,
+                enable_chunked_context: chunked,
+                context_chunking_policy: match even {
+                    true => ContextChunkingPolicy::EqualProgress,
+                    false => ContextChunkingPolicy::FirstComeFirstServed,
+                },
+                max_batch_size,
+                max_num_tokens: tokens + if chunked { sizes.1 } else { 20 },
+                enable_block_reuse: reuse,
+            };
+            engine(PolicyConfig::Trtllm(config), sizes)
+        },
+    )
+}
+
+fn llamacpp() -> impl Strategy<Value = EngineConfig> {
+    (1..4u32, 1..30u32, 1..12u32, any::<[bool; 3]>(), 0..6u32, sizes()).prop_map(
+        |(n_parallel, n_batch, n_ubatch, [kv_unified, cont_batching, cache_prompt], similarity, sizes)| {
+            let config = LlamacppConfig {
+                n_parallel,
+                kv_unified,
+                n_batch,
+                n_ubatch,
+                cont_batching,
+                cache_prompt,
+                slot_prompt_similarity: f64::from(similarity) / 10.0,
+            };
+            engine(PolicyConfig::Llamacpp(config), sizes)
+        },
+    )
+}
+
+fn sglang() -> impl Strategy<Value = EngineConfig> {
+    (any::<[bool; 4]>(), 1..6u32, 1..30u32, 0..24u32, 0..15u32, sizes()).prop_map(
+        |([lpm, mixed, no_cache, chunks], max_running_requests, prefill, chunk, conservativeness, sizes)| {
+            let config = SglangConfig {
+                schedule_policy: if lpm { SchedulePolicy::Lpm } else { SchedulePolicy::Fcfs },
+                max_running_requests,
+                max_prefill_tokens: prefill,
+                chunked_prefill_size: if chunks { sizes.1 + chunk } else { 0 },
+                enable_mixed_chunk: mixed,
+                disable_radix_cache: no_cache,
+                schedule_conservativeness: f64::from(conservativeness) / 10.0,
+            };
+            engine(PolicyConfig::Sglang(config), sizes)
+        },
+    )
+}
+
+fn own() -> impl Strategy<Value = EngineConfig> {
+    (1..6u32, sizes()).prop_map(|(max_num_seqs, sizes)| {
+        let knobs = shortest_prompt_first::ShortestPromptFirst { max_num_seqs };
+        engine(PolicyConfig::Own(OwnPolicy(Arc::new(knobs))), sizes)
     })
 }
 
@@ -213,6 +323,41 @@ proptest! {
 
     #[test]
     fn dynamic_keeps_the_invariants(config in dynamic_batch(), clients in clients(), fails in fails()) {
+        Run::new(config, clients, fails).run_to_the_end();
+    }
+
+    #[test]
+    fn orca_keeps_the_invariants(config in orca(), clients in clients(), fails in fails()) {
+        Run::new(config, clients, fails).run_to_the_end();
+    }
+
+    #[test]
+    fn sarathi_keeps_the_invariants(config in sarathi(), clients in clients(), fails in fails()) {
+        Run::new(config, clients, fails).run_to_the_end();
+    }
+
+    #[test]
+    fn fastgen_keeps_the_invariants(config in fastgen(), clients in clients(), fails in fails()) {
+        Run::new(config, clients, fails).run_to_the_end();
+    }
+
+    #[test]
+    fn trtllm_keeps_the_invariants(config in trtllm(), clients in clients(), fails in fails()) {
+        Run::new(config, clients, fails).run_to_the_end();
+    }
+
+    #[test]
+    fn llamacpp_keeps_the_invariants(config in llamacpp(), clients in clients(), fails in fails()) {
+        Run::new(config, clients, fails).run_to_the_end();
+    }
+
+    #[test]
+    fn sglang_keeps_the_invariants(config in sglang(), clients in clients(), fails in fails()) {
+        Run::new(config, clients, fails).run_to_the_end();
+    }
+
+    #[test]
+    fn a_policy_of_ones_own_keeps_the_invariants(config in own(), clients in clients(), fails in fails()) {
         Run::new(config, clients, fails).run_to_the_end();
     }
 }
@@ -272,7 +417,14 @@ impl Run {
         // The longest run there can be: everything one after the other, each thrown out many times.
         for _ in 0..20_000 {
             self.arrivals_and_aborts(false);
-            match self.scheduler.plan(self.now) {
+            let planned = self.scheduler.plan(self.now);
+            for event in self.scheduler.take_expired() {
+                let Event::Finished { id, reason } = event else {
+                    panic!("{event:?} of a request that waited")
+                };
+                self.over(id, reason);
+            }
+            match planned {
                 Planned::Step(plan) => self.step(&plan),
                 Planned::WaitUntil(until) => {
                     let stats = self.scheduler.stats();
@@ -355,6 +507,7 @@ impl Run {
 
     fn enqueue(&mut self, request: Request, arrived: At) {
         let (id, prompt) = (request.id, request.prompt.len());
+        let max_tokens = request.stop.max_tokens as usize;
         self.executor.expect(&request);
         let fate = match self.scheduler.enqueue_arrived(self.now, arrived, request.clone()) {
             Ok(()) => {
@@ -363,10 +516,13 @@ impl Run {
                 Fate::Live
             }
             Err(EnqueueError::TooLong { tokens, limit }) => {
-                // Only a padded batch of tgi has no other memory than a limit of tokens.
+                // Only a padded batch of tgi has no other memory than a limit of tokens; and without chunking, a request
+                // that `max_utilization` pauses comes back as one longer prompt.
                 let padded = matches!(&self.config.policy, PolicyConfig::Tgi(c) if c.requires_padding);
+                let whole_life = matches!(&self.config.policy, PolicyConfig::Trtllm(_));
+                let most = prompt + if whole_life { max_tokens } else { 1 };
                 assert!(
-                    tokens > limit && (tokens <= prompt + 1 || padded),
+                    tokens > limit && (tokens <= most || padded),
                     "{tokens} of {limit} for {prompt}"
                 );
                 Fate::Rejected
@@ -437,6 +593,50 @@ impl Run {
                 let rows: usize = plan.seqs.iter().map(|s| s.tokens.len() + s.padding as usize).sum();
                 assert!(rows <= ((self.config.num_blocks - 1) * self.config.block_size) as usize, "{plan:?}");
             }
+            PolicyConfig::Orca(c) => {
+                assert!(plan.preempted.is_empty() && plan.seqs.len() == stats.running);
+                assert!(stats.running <= c.max_num_seqs as usize);
+                let each = self.config.max_model_len.div_ceil(self.config.block_size) as usize;
+                assert_eq!(stats.total_blocks - stats.free_blocks, stats.running * each);
+            }
+            PolicyConfig::Sarathi(c) => {
+                let decodes = plan.seqs.iter().filter(|s| s.generated > 0 && s.tokens.len() == 1).count();
+                let budget = if c.enable_dynamic_chunking_schedule { 64 } else { c.chunk_size as usize };
+                assert!(plan.new_tokens() <= budget.max(decodes), "{plan:?}");
+                assert!(stats.running <= c.max_num_seqs as usize);
+            }
+            PolicyConfig::Fastgen(c) => {
+                assert!(plan.new_tokens() <= c.max_ragged_batch_size as usize);
+                assert!(plan.seqs.len() <= c.max_ragged_sequence_count as usize);
+                assert!(stats.running <= c.max_tracked_sequences as usize);
+            }
+            PolicyConfig::Trtllm(c) => {
+                assert!(plan.new_tokens() <= c.max_num_tokens as usize);
+                assert!(plan.seqs.len() <= c.max_batch_size as usize);
+                let evicts = c.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
+                assert!(evicts || plan.preempted.is_empty());
+                if c.enable_chunked_context {
+                    let cut = plan.seqs.iter().filter(|s| s.generated == 0 && !s.sample);
+                    let end = |s: &SeqStep| s.context + s.tokens.len() as u32;
+                    assert!(cut.clone().all(|s| end(s) % self.config.block_size == 0), "{plan:?}");
+                }
+            }
+            PolicyConfig::Llamacpp(c) => {
+                assert!(plan.new_tokens() <= c.n_ubatch as usize && stats.running <= c.n_parallel as usize);
+                assert!(c.kv_unified || plan.preempted.is_empty());
+            }
+            PolicyConfig::Sglang(c) => {
+                let decodes = plan.seqs.iter().filter(|s| s.generated > 0 && s.tokens.len() == 1).count();
+                let prefill = plan.new_tokens() - decodes;
+                assert!(
+                    c.chunked_prefill_size == 0 || prefill <= c.chunked_prefill_size as usize,
+                    "{plan:?}"
+                );
+                assert!(stats.running <= c.max_running_requests as usize);
+                let cut = plan.seqs.iter().filter(|s| !s.sample).count();
+                assert!(cut <= 1, "more than one prompt is cut: {plan:?}");
+            }
+            PolicyConfig::Own(_) => assert!(plan.preempted.is_empty() && plan.seqs.len() == stats.running),
         }
     }
 
@@ -479,17 +679,18 @@ impl Run {
         let free: HashSet<u32> = self.scheduler.free_order().iter().map(|b| b.0).collect();
         assert_eq!(free.len(), stats.free_blocks, "a block is free twice");
         assert_eq!(free.len() + holders.len() + stats.cached_blocks, stats.total_blocks, "a block is lost");
-        let tgi_cache = matches!(&self.config.policy, PolicyConfig::Tgi(c) if c.use_prefix_caching);
-        assert!(tgi_cache || stats.cached_blocks == 0, "{stats:?}");
         for block in 1..=stats.total_blocks as u32 {
-            let references = self.scheduler.block_references(llmlab_core::step::BlockId(block));
-            assert_eq!(references, holders.get(&block).copied().unwrap_or(0), "block {block}");
-            // What is neither used nor free is cached, and those are counted above.
-            assert!(references == 0 || !free.contains(&block), "block {block}");
+            let references = self.scheduler.block_references(BlockId(block));
+            let kept = u32::from(self.scheduler.is_kept(BlockId(block)));
+            assert_eq!(references, holders.get(&block).copied().unwrap_or(0) + kept, "block {block}");
+            assert_eq!(references == 0, free.contains(&block), "block {block}");
         }
         let shares = match &self.config.policy {
             PolicyConfig::Vllm(c) => c.enable_prefix_caching,
-            _ => tgi_cache,
+            PolicyConfig::Tgi(c) => c.use_prefix_caching,
+            PolicyConfig::Trtllm(c) => c.enable_block_reuse,
+            PolicyConfig::Sglang(c) => !c.disable_radix_cache,
+            _ => false,
         };
         assert!(shares || holders.values().all(|n| *n == 1), "a block has two owners");
     }
@@ -517,8 +718,14 @@ impl Run {
     /// Nothing is left, and each stream is what the request generates alone: no schedule changes a greedy token.
     fn check_the_end(&self) {
         let stats = self.scheduler.stats();
-        assert_eq!(stats.free_blocks + stats.cached_blocks, stats.total_blocks);
         assert_eq!((stats.kv_tokens, stats.kv_held_tokens), (0, 0));
+        assert_eq!(stats.free_blocks + stats.cached_blocks, stats.total_blocks);
+        let caches = match &self.config.policy {
+            PolicyConfig::Tgi(c) => c.use_prefix_caching,
+            PolicyConfig::Llamacpp(_) | PolicyConfig::Sglang(_) => true,
+            _ => false,
+        };
+        assert!(caches || stats.cached_blocks == 0);
         for (id, fate) in &self.fates {
             if *fate == Fate::Rejected {
                 assert!(!self.streams.contains_key(id), "{id:?} was rejected and got a token");

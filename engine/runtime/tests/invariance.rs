@@ -7,7 +7,9 @@ use std::time::Duration;
 use common::serving::{requests, serve};
 use common::{FORMATS, MAX_MODEL_LEN, config, cpu, plan, prompt, seq};
 use llmlab_core::config::{
-    DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig, TgiConfig, VllmConfig,
+    CapacitySchedulerPolicy, DynamicConfig, EngineConfig, FastgenConfig, KvStrategy, LlamacppConfig,
+    OrcaConfig, PolicyConfig, SarathiConfig, SchedulePolicy, SglangConfig, StaticConfig, TgiConfig,
+    TrtllmConfig, VllmConfig,
 };
 use llmlab_core::request::RequestId;
 use llmlab_kernels::attention::KvFormat;
@@ -56,6 +58,7 @@ fn everything() -> Vec<EngineConfig> {
             max_batch_size: 4,
             preferred_batch_size: vec![2],
             max_queue_delay: Duration::from_millis(2),
+            ..DynamicConfig::default()
         };
         all.push(engine_config(PolicyConfig::Dynamic(batch), kv, 4, 1024));
         all.push(engine_config(vllm(32, true, false), kv, 16, 1024));
@@ -70,7 +73,38 @@ fn everything() -> Vec<EngineConfig> {
         ..TgiConfig::new(600)
     };
     all.push(engine_config(PolicyConfig::Tgi(padded), KvStrategy::Paged, 16, 1024));
+    for policy in with_memory_of_their_own() {
+        all.push(engine_config(policy, KvStrategy::Paged, 4, 1024));
+    }
     all
+}
+
+/// Policies that share, keep and take back blocks in their own ways, with budgets small enough to cut prompts.
+fn with_memory_of_their_own() -> [PolicyConfig; 7] {
+    [
+        PolicyConfig::Orca(OrcaConfig { max_num_seqs: 3 }),
+        PolicyConfig::Sarathi(SarathiConfig { chunk_size: 24, ..SarathiConfig::default() }),
+        PolicyConfig::Fastgen(FastgenConfig { max_ragged_batch_size: 24, ..FastgenConfig::default() }),
+        PolicyConfig::Trtllm(TrtllmConfig {
+            capacity_scheduler_policy: CapacitySchedulerPolicy::MaxUtilization,
+            enable_chunked_context: true,
+            max_num_tokens: 24,
+            ..TrtllmConfig::default()
+        }),
+        PolicyConfig::Llamacpp(LlamacppConfig {
+            n_parallel: 3,
+            n_batch: 24,
+            n_ubatch: 9,
+            ..LlamacppConfig::default()
+        }),
+        PolicyConfig::Sglang(SglangConfig { chunked_prefill_size: 24, ..SglangConfig::default() }),
+        PolicyConfig::Sglang(SglangConfig {
+            schedule_policy: SchedulePolicy::Lpm,
+            chunked_prefill_size: 24,
+            enable_mixed_chunk: true,
+            ..SglangConfig::default()
+        }),
+    ]
 }
 
 fn runtime(engine: &EngineConfig, weights: WeightFormat, threads: usize) -> llmlab_runtime::RuntimeConfig {

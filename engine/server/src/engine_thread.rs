@@ -78,6 +78,8 @@ impl EngineThread {
             }
             let now = self.clock.now();
             let planned = self.scheduler.plan(now);
+            let expired = self.scheduler.take_expired();
+            self.route(now, expired);
             // Once per step, and before going to sleep: what the gauges show is never older than that.
             let stats = self.scheduler.stats();
             self.show_load(&stats);

@@ -8,7 +8,7 @@ use toml::{Spanned, Value};
 use crate::error::{Finding, unknown_key, unknown_value};
 use crate::knobs::{self, Default, KNOBS, Kind, POLICIES};
 use crate::scenario::EngineTable;
-use crate::spec::{EngineSpec, PolicySpec};
+use crate::spec::{EngineSpec, KnobValue, KnobValues, PolicySpec};
 use crate::units::{parse_duration, parse_memory};
 
 /// `span` is where a complaint about something missing points to.
@@ -25,7 +25,11 @@ pub fn resolve(table: &EngineTable, span: Range<usize>) -> Result<EngineSpec, Fi
     };
     let weights = if f32_only("weights")? { Some("f32".into()) } else { knobs.optional_choice("weights")? };
     let kv = if f32_only("kv")? { "f32".into() } else { knobs.choice("kv")? };
-    let kv_strategy = knobs.choice("kv_strategy")?;
+    // A policy that hands out memory by its own rule has no such knob.
+    let kv_strategy = match knobs::find(knobs.policy, "kv_strategy") {
+        Some(_) => knobs.choice("kv_strategy")?,
+        None => "paged".into(),
+    };
     if let (Some(_), Some(blocks)) = (knobs.written("kv_memory"), knobs.written("num_blocks")) {
         return Err(Finding::new(blocks.span(), "kv_memory and num_blocks both set the size of the KV pool")
             .label("the second of the two")
@@ -59,17 +63,54 @@ fn policy(knobs: &Knobs, kv_strategy: &str) -> Result<PolicySpec, Finding> {
             priority: knobs.choice("scheduling_policy")? == "priority",
         },
         "tgi" | "tgi-3.3.6" => tgi(knobs)?,
-        "static" => PolicySpec::Static {
-            batch_size: knobs.count("batch_size")?,
-            max_queue_delay: knobs.time("max_queue_delay")?,
-        },
-        "dynamic" => PolicySpec::Dynamic {
-            max_batch_size: knobs.count("max_batch_size")?,
-            preferred_batch_size: preferred_sizes(knobs)?,
-            max_queue_delay: knobs.time("max_queue_delay")?,
-        },
-        other => unreachable!("policy {other} was checked against the list"),
+        other => {
+            if other == "dynamic" {
+                preferred_sizes(knobs)?;
+            }
+            PolicySpec::Other(knob_values(knobs)?)
+        }
     })
+}
+
+/// Everything the table says about a policy, as it is.
+fn knob_values(knobs: &Knobs) -> Result<KnobValues, Finding> {
+    let mut values = std::collections::BTreeMap::new();
+    for knob in knobs::own(knobs.policy) {
+        let name = knob.name;
+        let value = match knob.kind {
+            Kind::Count { .. } => knobs.optional_count(name)?.map(KnobValue::Count),
+            Kind::Number { .. } => Some(KnobValue::Number(knobs.number(name)?)),
+            Kind::Switch => Some(KnobValue::Switch(knobs.switch(name)?)),
+            Kind::Choice(_) => knobs.optional_choice(name)?.map(KnobValue::Choice),
+            Kind::Time => Some(KnobValue::Time(knobs.time(name)?)),
+            Kind::Counts => Some(KnobValue::Counts(knobs.counts(name)?)),
+            Kind::Memory => panic!("knob {name} of policy {} is about memory", knobs.policy),
+        };
+        values.extend(value.map(|value| (name.to_string(), value)));
+    }
+    if let Some((name, off)) = sharing_off(knobs.policy)
+        && knobs.choice("executor")? == "candle"
+    {
+        if let Some(written) = knobs.written(name)
+            && written.get_ref().as_bool() != Some(off)
+        {
+            let message = "reused beginnings share KV blocks, executor \"candle\" has none";
+            let finding = Finding::new(written.span(), message);
+            return Err(finding.help(format!("set it to {off}, or choose executor \"cpu\"")));
+        }
+        values.insert(name.into(), KnobValue::Switch(off));
+    }
+    Ok(KnobValues { policy: knobs.policy.into(), knobs: values })
+}
+
+/// The knob that keeps a policy from reusing what other requests computed, and its value for that.
+fn sharing_off(policy: &str) -> Option<(&'static str, bool)> {
+    match policy {
+        "trtllm" => Some(("enable_block_reuse", false)),
+        "llamacpp" => Some(("cache_prompt", false)),
+        "sglang" => Some(("disable_radix_cache", true)),
+        _ => None,
+    }
 }
 
 /// Contiguous memory has no blocks to share, and candle keeps each request's keys and values to itself.
@@ -118,7 +159,7 @@ fn tgi(knobs: &Knobs) -> Result<PolicySpec, Finding> {
     })
 }
 
-fn preferred_sizes(knobs: &Knobs) -> Result<Vec<u32>, Finding> {
+fn preferred_sizes(knobs: &Knobs) -> Result<(), Finding> {
     let sizes = knobs.counts("preferred_batch_size")?;
     let most = knobs.count("max_batch_size")?;
     match (knobs.written("preferred_batch_size"), sizes.iter().find(|&&s| s > most)) {
@@ -126,7 +167,7 @@ fn preferred_sizes(knobs: &Knobs) -> Result<Vec<u32>, Finding> {
             value.span(),
             format!("preferred_batch_size {size} is larger than max_batch_size {most}"),
         )),
-        _ => Ok(sizes),
+        _ => Ok(()),
     }
 }
 
@@ -280,6 +321,14 @@ fn wrong_type(value: &Spanned<Value>, name: &str, accepted: String) -> Finding {
         .label(format!("accepted: {accepted}"))
 }
 
+/// `a`, `a and b`, `a, b and c`.
+fn enumeration(names: &[&str]) -> String {
+    match names {
+        [before @ .., a, b] => [before, &[&format!("{a} and {b}")]].concat().join(", "),
+        _ => names.concat(),
+    }
+}
+
 /// A key of another policy deserves another answer than a misspelt one.
 fn not_a_knob(key: &Spanned<String>, policy: &str) -> Finding {
     let name = key.get_ref().as_str();
@@ -290,7 +339,7 @@ fn not_a_knob(key: &Spanned<String>, policy: &str) -> Finding {
     }
     Finding::new(
         key.span(),
-        format!("`{name}` is a knob of policy {}, not of {policy}", owners.join(" and ")),
+        format!("`{name}` is a knob of policy {}, not of {policy}", enumeration(&owners)),
     )
     .label(format!("policy {policy} has no such knob"))
     .help(format!("accepted keys of policy {policy}: {}", names.join(", ")))

@@ -1,23 +1,30 @@
 //! Owns queues, blocks and invariants, and asks a policy what to compute next.
 //!
 //! A step is three calls: `plan`, then someone executes it, then `commit`. Between the two, requests may be enqueued and
-//! aborted. A policy that plans ahead has planned the step after it too, before the outcome is known; see `flight`.
-//! Reading order: `flight` (steps that were planned and not committed), `state`
-//! (the books), [`vllm`], [`tgi`], [`rectangle`] with [`static_batch`] and [`dynamic_batch`] (the policies), `queue`.
+//! aborted. A policy that plans ahead has planned the step after it too, before the outcome is known. Reading order:
+//! [`state`] (the books), `flight` (steps that were planned and not committed) and [`queue`]; then the policies, simple ones
+//! first: [`orca`], [`rectangle`] with [`static_batch`] and [`dynamic_batch`], [`vllm`], [`sarathi`], [`fastgen`], [`tgi`],
+//! [`trtllm`], [`llamacpp`], [`sglang`]. A new policy is a file here and a line in the table of [`crate::config`].
 
 pub mod dynamic_batch;
+pub mod fastgen;
 mod flight;
-mod queue;
+pub mod llamacpp;
+pub mod orca;
+pub mod queue;
 pub mod rectangle;
-mod state;
+pub mod sarathi;
+pub mod sglang;
+pub mod state;
 pub mod static_batch;
 pub mod tgi;
+pub mod trtllm;
 pub mod vllm;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::config::{ConfigError, EngineConfig, PolicyConfig};
+use crate::config::{ConfigError, EngineConfig};
 use crate::request::{At, Event, FinishReason, Request, RequestId};
 use crate::scheduler::flight::Flight;
 use crate::scheduler::state::State;
@@ -53,7 +60,7 @@ pub enum Planned {
 }
 
 /// A rule that orders the queue and fills the next forward pass.
-trait Policy: std::fmt::Debug + Send {
+pub trait Policy: std::fmt::Debug + Send {
     /// What it returns will be executed, after the steps in flight.
     fn plan(&mut self, state: &mut State, now: At) -> Decision;
 
@@ -88,7 +95,9 @@ trait Policy: std::fmt::Debug + Send {
     }
 }
 
-enum Decision {
+/// What a policy wants next.
+#[derive(Debug)]
+pub enum Decision {
     /// In batch order. Empty when planning only preempted.
     Run(Vec<Work>),
     WaitUntil(At),
@@ -96,16 +105,18 @@ enum Decision {
 }
 
 /// One sequence's share of a forward pass: its next `tokens` tokens, drafts included, and rows computed for nothing.
-struct Work {
-    id: RequestId,
-    tokens: usize,
-    padding: usize,
+#[derive(Debug, Clone)]
+pub struct Work {
+    pub id: RequestId,
+    pub tokens: usize,
+    pub padding: usize,
     /// Rows that stand for drafts nobody made: computed for nothing, but counted as tokens until the step is committed.
-    dummy_drafts: usize,
+    pub dummy_drafts: usize,
 }
 
 impl Work {
-    fn tokens(id: RequestId, tokens: usize) -> Self {
+    /// Without padding.
+    pub fn tokens(id: RequestId, tokens: usize) -> Self {
         Work { id, tokens, padding: 0, dummy_drafts: 0 }
     }
 }
@@ -128,12 +139,7 @@ pub struct Scheduler {
 impl Scheduler {
     pub fn new(config: EngineConfig) -> Result<Self, ConfigError> {
         config.validate()?;
-        let policy: Box<dyn Policy> = match &config.policy {
-            PolicyConfig::Static(c) => Box::new(static_batch::StaticBatch::new(c.clone())),
-            PolicyConfig::Dynamic(c) => Box::new(dynamic_batch::DynamicBatch::new(c.clone())),
-            PolicyConfig::Vllm(c) => Box::new(vllm::Vllm::new(c.clone(), config.num_blocks)),
-            PolicyConfig::Tgi(c) => Box::new(tgi::Tgi::new(c.clone(), &config)),
-        };
+        let policy = config.policy.knobs().build(&config);
         let state = State::new(&config);
         Ok(Scheduler { config, state, policy, now: At::ZERO, flights: VecDeque::new(), ahead: VecDeque::new(), leaving: Vec::new() })
     }
@@ -232,6 +238,13 @@ impl Scheduler {
         }
     }
 
+    /// The ends of requests that the policy did not let wait any longer, since this was last asked. To be asked after
+    /// every `plan`.
+    pub fn take_expired(&mut self) -> Vec<Event> {
+        let end = |id| Event::Finished { id, reason: FinishReason::Abort };
+        std::mem::take(&mut self.state.expired).into_iter().map(end).collect()
+    }
+
     /// Takes in what the executor computed for the oldest step in flight: tokens first to last, each followed by
     /// `Finished` if it was the request's last.
     pub fn commit(&mut self, now: At, plan: &StepPlan, outcome: &StepOutcome) -> Vec<Event> {
@@ -278,6 +291,8 @@ impl Scheduler {
         let flight = self.land(now, plan);
         let dropped = std::mem::take(&mut self.flights);
         self.ahead.clear();
+        // Nobody has seen them: their numbers are given again.
+        self.state.stats.steps_total -= dropped.len() as u64;
         let leaving = std::mem::take(&mut self.leaving);
         let mut events = Vec::with_capacity(plan.seqs.len());
         let mut failed = Vec::new();
@@ -288,13 +303,13 @@ impl Scheduler {
             failed.push(part.id);
             // The last row of a rectangular batch takes the batch with it.
             let Some(seq) = self.state.seqs.get(&part.id) else { continue };
-            let left = seq.left;
+            let (left, thrown_out) = (seq.left, seq.stale > 0);
             self.state.roll_back(part.id);
             if left {
                 self.policy.retire(&mut self.state, part.id);
             } else {
                 self.state.stats.failed_total += 1;
-                events.push(self.finish(part.id, FinishReason::Error));
+                events.push(self.finish(part.id, thrown_out, FinishReason::Error));
             }
         }
         for id in leaving.into_iter().filter(|id| !failed.contains(id)) {
@@ -377,16 +392,16 @@ impl Scheduler {
         }
         if let Some(reason) = self.policy.ends(&mut self.state, id, end) {
             self.state.stats.finished_total += 1;
-            // It may have been thrown out while its last token was computed.
-            if let Some(place) = stale.then(|| self.state.waiting.place(id)).flatten() {
-                self.state.waiting.take(place);
-            }
-            events.push(self.finish(id, reason));
+            events.push(self.finish(id, stale, reason));
         }
     }
 
-    fn finish(&mut self, id: RequestId, reason: FinishReason) -> Event {
+    /// The end of a request. It waits again if it was thrown out while its last token was computed.
+    fn finish(&mut self, id: RequestId, thrown_out: bool, reason: FinishReason) -> Event {
         self.state.seq_mut(id).left = true;
+        if thrown_out {
+            self.state.waiting.remove(id);
+        }
         self.state.running.retain(|running| *running != id);
         self.forget(id);
         self.policy.retire(&mut self.state, id);
@@ -447,6 +462,11 @@ impl Scheduler {
         self.state.blocks.references(block)
     }
 
+    /// Whether the policy's own cache is one of them.
+    pub fn is_kept(&self, block: BlockId) -> bool {
+        self.state.blocks.is_kept(block)
+    }
+
     /// Time never goes back here, even if two threads of the driver stamped their calls in the other order.
     fn tick(&mut self, now: At) {
         self.now = self.now.max(now);
@@ -502,17 +522,17 @@ impl Scheduler {
 
 /// The refusal every policy shares: a request whose whole life takes more blocks than there are could only wait or be
 /// preempted for ever.
-fn refuse_never_fits(state: &State, longest_tokens: usize) -> Option<EnqueueError> {
+pub fn refuse_never_fits(state: &State, longest_tokens: usize) -> Option<EnqueueError> {
     let (blocks, total) = (state.life_blocks(longest_tokens), state.blocks.usable());
     (blocks > total).then_some(EnqueueError::NeverFits { blocks, total })
 }
 
 /// When the front of the queue arrived.
-fn oldest_arrival(state: &State) -> Option<At> {
+pub fn oldest_arrival(state: &State) -> Option<At> {
     state.waiting.front().map(|id| state.seq(id).arrived)
 }
 
 /// The end of a wait that began at `since`; never, if that is beyond what a `Duration` can hold.
-fn deadline(since: At, delay: Duration) -> At {
+pub fn deadline(since: At, delay: Duration) -> At {
     since.checked_add(delay).unwrap_or(At::MAX)
 }

@@ -28,6 +28,10 @@ impl WaitingQueue {
         self.entries.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = RequestId> + '_ {
         self.entries.iter().map(|(_, id)| *id)
     }
@@ -64,6 +68,17 @@ impl WaitingQueue {
         } else {
             self.entries.push_front((key(seq), seq.id()))
         }
+    }
+
+    /// A new order, for policies that sort; equal keys keep theirs.
+    pub fn sort_by_key<K: Ord>(&mut self, mut key: impl FnMut(RequestId) -> K) {
+        self.entries.make_contiguous().sort_by_key(|(_, id)| key(*id));
+    }
+
+    /// Whether the request waited here.
+    pub fn remove(&mut self, id: RequestId) -> bool {
+        let position = self.entries.iter().position(|(_, waiting)| *waiting == id);
+        position.and_then(|i| self.entries.remove(i)).is_some()
     }
 
     fn insert_in_order(&mut self, seq: &Sequence) {

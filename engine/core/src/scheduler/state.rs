@@ -29,6 +29,8 @@ pub struct State {
     keeps_unwritten_blocks: bool,
     /// Thrown out of `running` since the last plan, in order.
     pub preempted: Vec<RequestId>,
+    /// Gave up waiting, by their policy's rule, since this was last asked for.
+    pub expired: Vec<RequestId>,
     pub stats: Stats,
 }
 
@@ -45,6 +47,7 @@ pub struct Admission {
 
 impl State {
     pub fn new(config: &EngineConfig) -> Self {
+        let kv = config.kv_in_use();
         let (num_blocks, discipline, prefix_caching, by_priority) = match &config.policy {
             PolicyConfig::Tgi(c) => {
                 // TGI sizes its pool by tokens; the smaller of the two is what is really there. A batch that is padded
@@ -56,7 +59,7 @@ impl State {
             PolicyConfig::Vllm(c) => {
                 (config.num_blocks, discipline(config.kv), c.enable_prefix_caching, c.priority)
             }
-            _ => (config.num_blocks, discipline(config.kv), false, false),
+            other => (config.num_blocks, discipline(kv), false, other.knobs().queue_by_priority()),
         };
         let (speculation, plans_ahead, keeps_unwritten_blocks) = match &config.policy {
             PolicyConfig::Vllm(c) => (c.speculative_config, c.async_scheduling, c.upstream_defects),
@@ -67,13 +70,14 @@ impl State {
             waiting: WaitingQueue::new(by_priority),
             running: Vec::new(),
             blocks: BlockManager::new(discipline, num_blocks, config.block_size),
-            kv: config.kv,
+            kv,
             prefix_caching,
             max_model_len: config.max_model_len as usize,
             speculation,
             plans_ahead,
             keeps_unwritten_blocks,
             preempted: Vec::new(),
+            expired: Vec::new(),
             stats: Stats::default(),
         }
     }
@@ -109,9 +113,11 @@ impl State {
     /// Cached blocks a waiting sequence could start from. Its last token is always computed, since its logits are
     /// needed.
     pub fn longest_prefix(&mut self, id: RequestId) -> Vec<BlockId> {
-        if !self.prefix_caching || self.seq(id).request.skip_prefix_cache {
-            return Vec::new();
-        }
+        if self.prefix_caching && !self.seq(id).request.skip_prefix_cache { self.known_prefix(id) } else { Vec::new() }
+    }
+
+    /// What the cache knows of a sequence's beginning, whether or not this policy asks it by itself.
+    pub fn known_prefix(&mut self, id: RequestId) -> Vec<BlockId> {
         let block_size = self.blocks.block_size() as usize;
         let look_ahead = self.hashes_look_ahead();
         let seq = self.seqs.get_mut(&id).unwrap_or_else(|| panic!("request {} is unknown", id.0));
@@ -162,23 +168,33 @@ impl State {
     }
 
     fn start_at(&mut self, place: usize, cached: Vec<BlockId>, fresh: Vec<BlockId>) {
-        let Some(id) = self.waiting.take(place) else { panic!("nobody waits at place {place}") };
-        let block_size = self.blocks.block_size() as usize;
-        let prefix_caching = self.prefix_caching;
+        let Some(id) = self.waiting.get(place) else { panic!("nobody waits at place {place}") };
+        let (hit_blocks, hit) = (cached.len(), cached.len() * self.blocks.block_size() as usize);
+        self.start(id, cached.into_iter().chain(fresh).collect(), hit);
+        self.seq_mut(id).registered = hit_blocks;
+        if self.prefix_caching {
+            self.count_prefix_lookup(id, hit);
+        }
+    }
+
+    /// Moves a request to the running set from wherever it waits. It holds `blocks` from here on, and their first
+    /// `computed` tokens are its own beginning.
+    pub fn start(&mut self, id: RequestId, blocks: Vec<BlockId>, computed: usize) {
+        assert!(self.waiting.remove(id), "request {} was admitted and does not wait", id.0);
         let seq = self.seq_mut(id);
-        seq.computed = cached.len() * block_size;
-        seq.registered = cached.len();
+        seq.computed = computed;
+        seq.registered = 0;
         seq.prefilling = true;
         seq.deferred = false;
-        seq.blocks = cached;
-        seq.blocks.extend(fresh);
-        let (hit, looked_up) = (seq.computed as u64, seq.tokens.len() as u64);
+        seq.blocks = blocks;
         self.running.push(id);
-        self.stats.kv_tokens += hit as usize;
-        if prefix_caching {
-            self.stats.prefix_hit_tokens_total += hit;
-            self.stats.prefix_query_tokens_total += looked_up;
-        }
+        self.stats.kv_tokens += computed;
+    }
+
+    /// A cache was asked for the tokens of this request and knew `hit` of them.
+    pub fn count_prefix_lookup(&mut self, id: RequestId, hit: usize) {
+        self.stats.prefix_query_tokens_total += self.seq(id).tokens.len() as u64;
+        self.stats.prefix_hit_tokens_total += hit as u64;
     }
 
     /// Makes room for the first `end` tokens of a running sequence. False when the pool is short.
@@ -215,6 +231,21 @@ impl State {
         self.stats.kv_tokens -= lost as usize;
     }
 
+    /// As [`State::preempt`], but behind everybody who waits.
+    pub fn preempt_to_back(&mut self, id: RequestId) {
+        self.preempt(id);
+        self.waiting.remove(id);
+        self.waiting.push_new(&self.seqs[&id]);
+    }
+
+    /// Ends a request that waits, because its policy does not let it wait any longer.
+    pub fn expire(&mut self, id: RequestId) {
+        assert!(self.waiting.remove(id), "request {} expired and does not wait", id.0);
+        self.seqs.remove(&id);
+        self.stats.aborted_total += 1;
+        self.expired.push(id);
+    }
+
     /// Gives back the blocks of a request that left, and forgets it.
     pub fn release(&mut self, id: RequestId) {
         if let Some(seq) = self.seqs.remove(&id) {
@@ -226,9 +257,13 @@ impl State {
     /// Tells the cache about every block that is full once the first `end` tokens are computed. Like vLLM this happens
     /// when the step is planned: a later admission in the same step can already share them.
     pub fn register_full_blocks(&mut self, id: RequestId, end: usize) {
-        if !self.prefix_caching {
-            return;
+        if self.prefix_caching {
+            self.register(id, end);
         }
+    }
+
+    /// Tells the cache about the full blocks among the first `end` tokens, whether or not this policy does so by itself.
+    pub fn register(&mut self, id: RequestId, end: usize) {
         let block_size = self.blocks.block_size() as usize;
         let look_ahead = self.hashes_look_ahead();
         let Some(seq) = self.seqs.get_mut(&id) else { return };
@@ -255,16 +290,6 @@ impl State {
     fn with_look_ahead(&self, end: usize) -> usize {
         let slots = self.speculation.map_or(0, |speculation| speculation.look_ahead_slots());
         if slots == 0 { end } else { (end + slots).min(self.max_model_len.max(end)) }
-    }
-
-    /// Admits the front of the queue on a table that the policy's own allocator filled; the first `computed` tokens are
-    /// there already.
-    pub fn start_front_on(&mut self, table: Vec<BlockId>, computed: usize) {
-        let Some(id) = self.waiting.take(0) else { panic!("admission from an empty queue") };
-        let seq = self.seq_mut(id);
-        (seq.blocks, seq.computed, seq.prefilling) = (table, computed, true);
-        self.running.push(id);
-        self.stats.kv_tokens += computed;
     }
 
     /// Queues a running sequence once more, last, with all its tokens so far as prompt. Its blocks are the policy's to

@@ -162,13 +162,13 @@ impl Tgi {
         let mut work = Vec::with_capacity(taken.len());
         for Candidate { id, leg, allocation, cached, tokens } in taken {
             let table = allocation.table(leg.reserved_tokens(self.config.speculate), block_size);
-            state.start_front_on(table, cached);
+            state.start(id, table, cached);
             if self.config.use_prefix_caching {
                 state.stats.prefix_query_tokens_total += leg.prompt_tokens as u64;
                 state.stats.prefix_hit_tokens_total += cached as u64;
             }
             let padding = if self.config.requires_padding { longest - tokens } else { 0 };
-            work.push(Work { id, tokens, padding });
+            work.push(Work { padding, ..Work::tokens(id, tokens) });
             self.batch.push(Entry { id, leg, allocation: Some(allocation), gone: false });
         }
         work

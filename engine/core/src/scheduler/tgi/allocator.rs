@@ -92,7 +92,7 @@ impl Allocator {
     fn evict(&mut self, blocks: &mut BlockManager, wanted: usize) {
         let missing = wanted.saturating_sub(blocks.free().len());
         if let Some(trie) = &mut self.trie {
-            blocks.drop_kept(&trie.evict(missing));
+            blocks.let_go(&trie.evict(missing));
         }
     }
 
