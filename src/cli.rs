@@ -109,6 +109,9 @@ pub struct ServeArgs {
     /// Name clients use in `model`; default: the model source
     #[arg(long)]
     pub served_model_name: Option<String>,
+    /// An adapter in PEFT's format; requests ask for it by NAME in `model`. May be given several times
+    #[arg(long, value_name = "NAME=FOLDER")]
+    pub lora_modules: Vec<String>,
     /// static, dynamic, vllm, tgi, tgi-3.3.6
     #[arg(long, default_value = "vllm")]
     pub policy: String,

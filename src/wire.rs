@@ -1,13 +1,16 @@
 //! Where the vocabularies of the crates meet: scenario words become engine, workload and manifest types.
 
-use llmlab_core::config::{EngineConfig, KvStrategy, Memory, PolicyConfig, TgiConfig, VllmConfig};
+use llmlab_core::config::{
+    EngineConfig, KvStrategy, Memory, PolicyConfig, SpeculativeConfig, SpeculativeMethod, TgiConfig, VllmConfig,
+};
 use llmlab_core::executor::Executor;
 use llmlab_kernels::attention::KvFormat;
+use llmlab_models::lora::LoraAdapter;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_quant::{UnknownFormat, WeightRecipe};
 use llmlab_results::manifest::{ModelFacts, Slo, TargetFacts, TargetKind};
-use llmlab_runtime::{CandleExecutor, CpuExecutor, RuntimeConfig};
-use llmlab_scenarios::spec::{EngineSpec, PolicySpec, SloSpec};
+use llmlab_runtime::{CandleExecutor, CpuExecutor, DraftModelExecutor, RuntimeConfig};
+use llmlab_scenarios::spec::{EngineSpec, PolicySpec, SloSpec, SpeculationMethod, SpeculationSpec};
 use llmlab_server::ModelInfo;
 
 use crate::exit::Failure;
@@ -199,6 +202,10 @@ fn policy(spec: &PolicySpec) -> Result<PolicyConfig, String> {
             scheduler_reserve_full_isl,
             watermark,
             priority,
+            async_scheduling,
+            max_loras,
+            speculation,
+            upstream_defects,
         } => PolicyConfig::Vllm(VllmConfig {
             max_num_seqs,
             max_num_batched_tokens,
@@ -209,6 +216,10 @@ fn policy(spec: &PolicySpec) -> Result<PolicyConfig, String> {
             scheduler_reserve_full_isl,
             watermark,
             priority,
+            max_loras,
+            async_scheduling,
+            speculative_config: speculation.as_ref().map(speculative_config),
+            upstream_defects,
         }),
         PolicySpec::Tgi {
             max_batch_prefill_tokens,
@@ -240,12 +251,43 @@ fn policy(spec: &PolicySpec) -> Result<PolicyConfig, String> {
     })
 }
 
-pub fn build_executor(model: &LoadedModel, resolved: &ResolvedEngine) -> Result<Box<dyn Executor>, Failure> {
+fn speculative_config(spec: &SpeculationSpec) -> SpeculativeConfig {
+    let (method, prompt_lookup_min, prompt_lookup_max) = match spec.method {
+        SpeculationMethod::Ngram { prompt_lookup_min, prompt_lookup_max } => {
+            (SpeculativeMethod::Ngram, prompt_lookup_min, prompt_lookup_max)
+        }
+        SpeculationMethod::DraftModel { .. } => (SpeculativeMethod::DraftModel, 0, 0),
+    };
+    let num_speculative_tokens = spec.num_speculative_tokens;
+    SpeculativeConfig { method, num_speculative_tokens, prompt_lookup_min, prompt_lookup_max }
+}
+
+/// The executor with its draft model and adapters, if it has any; `model_seed` is that of synthetic weights.
+pub fn build_executor(
+    spec: &EngineSpec,
+    model: &LoadedModel,
+    resolved: &ResolvedEngine,
+    model_seed: u64,
+    adapters: &[LoraAdapter],
+) -> Result<Box<dyn Executor>, Failure> {
     let failed = |error| Failure::bad_input(format!("cannot build the executor: {error}"));
-    Ok(match resolved.executor {
-        ExecutorKind::Cpu => Box::new(CpuExecutor::new(model, &resolved.runtime).map_err(failed)?),
-        ExecutorKind::Candle => Box::new(CandleExecutor::new(model, &resolved.runtime).map_err(failed)?),
-    })
+    if resolved.executor == ExecutorKind::Candle {
+        if !adapters.is_empty() {
+            return Err(Failure::bad_input("executor \"candle\" has no adapters; choose executor \"cpu\""));
+        }
+        return Ok(Box::new(CandleExecutor::new(model, &resolved.runtime).map_err(failed)?));
+    }
+    let mut executor = CpuExecutor::new(model, &resolved.runtime).map_err(failed)?;
+    executor.load_adapters(adapters).map_err(failed)?;
+    let PolicySpec::Vllm { speculation: Some(speculation), .. } = &spec.policy else {
+        return Ok(Box::new(executor));
+    };
+    let SpeculationMethod::DraftModel { source } = &speculation.method else { return Ok(Box::new(executor)) };
+    let draft = llmlab_models::load(source, model_seed).map_err(Failure::bad_input)?;
+    let drafts = speculation.num_speculative_tokens as usize;
+    let executor =
+        DraftModelExecutor::new(executor, &draft.spec, draft.weights.as_ref(), &resolved.runtime, drafts);
+    Ok(Box::new(executor.map_err(failed)?))
 }
 
 /// The model as the server needs it: shape and text, without weights.

@@ -4,8 +4,9 @@
 //! and default of the system their policy imitates (`docs/policies.md` names the versions); where this engine deviates,
 //! because it runs on CPUs, the description says so.
 
-pub const POLICIES: [&str; 11] = [
+pub const POLICIES: [&str; 12] = [
     "vllm",
+    "vllm-0.33.0",
     "tgi",
     "tgi-3.3.6",
     "static",
@@ -19,7 +20,7 @@ pub const POLICIES: [&str; 11] = [
 ];
 
 const ALL: &[&str] = &POLICIES;
-const VLLM: &[&str] = &["vllm"];
+const VLLM: &[&str] = &["vllm", "vllm-0.33.0"];
 /// The rules without the product's defects, and the exact twin.
 const TGI: &[&str] = &["tgi", "tgi-3.3.6"];
 const STATIC: &[&str] = &["static"];
@@ -31,7 +32,7 @@ const TRTLLM: &[&str] = &["trtllm"];
 const LLAMACPP: &[&str] = &["llamacpp"];
 const SGLANG: &[&str] = &["sglang"];
 /// The others hand out memory by their own rule.
-const WITH_KV_STRATEGY: &[&str] = &["vllm", "tgi", "static", "dynamic"];
+const WITH_KV_STRATEGY: &[&str] = &["vllm", "vllm-0.33.0", "tgi", "static", "dynamic"];
 
 #[derive(Debug)]
 pub struct Knob {
@@ -60,6 +61,8 @@ pub enum Kind {
     Memory,
     /// A list of counts, each at least 1.
     Counts,
+    /// A model source.
+    Model,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,6 +75,9 @@ pub enum Default {
     Text(&'static str),
     EmptyList,
 }
+
+/// Accepted as `speculative_method`.
+pub const SPECULATIVE_METHODS: &[&str] = &["ngram", "draft_model"];
 
 const AT_LEAST_1: Kind = Kind::Count { min: 1, max: u32::MAX };
 const BATCH: Kind = Kind::Count { min: 1, max: 65_536 };
@@ -240,6 +246,55 @@ pub const KNOBS: &[Knob] = &[
         kind: Kind::Choice(&["fcfs", "priority"]),
         default: Default::Text("fcfs"),
         description: "Order of the waiting queue, vLLM's --scheduling-policy.",
+    },
+    Knob {
+        name: "async_scheduling",
+        policies: VLLM,
+        kind: Kind::Switch,
+        default: Default::Switch(false),
+        description: "Plan each step while the one before it runs. vLLM's default on GPUs; on CPUs there is nothing to overlap.",
+    },
+    Knob {
+        name: "speculative_method",
+        policies: VLLM,
+        kind: Kind::Choice(SPECULATIVE_METHODS),
+        default: Default::Unset,
+        description: "Guess tokens ahead and verify them in one pass: by prompt lookup, or with speculative_model.",
+    },
+    Knob {
+        name: "num_speculative_tokens",
+        policies: VLLM,
+        kind: Kind::Count { min: 1, max: 64 },
+        default: Default::Count(3),
+        description: "Drafts a step verifies for each sequence.",
+    },
+    Knob {
+        name: "prompt_lookup_min",
+        policies: VLLM,
+        kind: Kind::Count { min: 1, max: 64 },
+        default: Default::Count(2),
+        description: "Method ngram: tokens at the end of the text that must have occurred before, at least.",
+    },
+    Knob {
+        name: "prompt_lookup_max",
+        policies: VLLM,
+        kind: Kind::Count { min: 1, max: 64 },
+        default: Default::Count(4),
+        description: "Method ngram: tokens at the end of the text that are looked for, at most.",
+    },
+    Knob {
+        name: "speculative_model",
+        policies: VLLM,
+        kind: Kind::Model,
+        default: Default::Unset,
+        description: "Method draft_model: a smaller model with the same vocabulary.",
+    },
+    Knob {
+        name: "max_loras",
+        policies: VLLM,
+        kind: AT_LEAST_1,
+        default: Default::Count(1),
+        description: "Different adapters among the running requests at most.",
     },
     // TGI v3 router.
     Knob {

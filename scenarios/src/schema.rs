@@ -110,6 +110,7 @@ fn knob_schema(knob: &Knob) -> Value {
         Kind::Choice(accepted) => json!({ "type": "string", "enum": accepted }),
         Kind::Time => json!({ "type": "string", "pattern": DURATION_PATTERN }),
         Kind::Memory => json!({ "type": "string", "pattern": MEMORY_PATTERN }),
+        Kind::Model => json!({ "type": "string", "minLength": 1 }),
         Kind::Counts => json!({ "type": "array", "items": { "type": "integer", "minimum": 1 } }),
     };
     schema["description"] = json!(knob.description);

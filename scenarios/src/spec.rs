@@ -182,6 +182,22 @@ pub struct EngineSpec {
     pub max_queue: u32,
 }
 
+/// Guessing tokens ahead.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpeculationSpec {
+    pub num_speculative_tokens: u32,
+    #[serde(flatten)]
+    pub method: SpeculationMethod,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "method")]
+pub enum SpeculationMethod {
+    Ngram { prompt_lookup_min: u32, prompt_lookup_max: u32 },
+    /// `source` is a model source as in `[model]`.
+    DraftModel { source: String },
+}
+
 /// Knobs that the user did not set have the named system's default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "policy")]
@@ -196,6 +212,10 @@ pub enum PolicySpec {
         scheduler_reserve_full_isl: bool,
         watermark: f64,
         priority: bool,
+        async_scheduling: bool,
+        max_loras: u32,
+        speculation: Option<SpeculationSpec>,
+        upstream_defects: bool,
     },
     Tgi {
         max_batch_prefill_tokens: u32,

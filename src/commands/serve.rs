@@ -1,9 +1,12 @@
 //! `llmlab serve`: the reference engine as a server, in its own process.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use llmlab_core::scheduler::Scheduler;
+use llmlab_models::ModelSpec;
+use llmlab_models::lora::LoraAdapter;
 use llmlab_scenarios::spec::EngineSpec;
 
 use crate::cli::ServeArgs;
@@ -14,11 +17,13 @@ pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
     let spec = engine_spec(&args)?;
     let model = llmlab_models::load(&args.model, args.model_seed).map_err(Failure::bad_input)?;
     let resolved = wire::resolve_engine(&spec, &model, args.max_model_len).map_err(Failure::bad_input)?;
-    let executor = wire::build_executor(&model, &resolved)?;
+    let (lora_modules, adapters) = adapters(&args.lora_modules, &model.spec)?;
+    let executor = wire::build_executor(&spec, &model, &resolved, args.model_seed, &adapters)?;
     let scheduler = Scheduler::new(resolved.engine.clone()).map_err(Failure::bad_input)?;
     let api_key = api_key(&args)?;
     let config = llmlab_server::ServerConfig {
         addr: SocketAddr::new(args.host, args.port),
+        lora_modules,
         served_model_name: args.served_model_name.clone().unwrap_or_else(|| args.model.clone()),
         api_key,
         max_queue: spec.max_queue as usize,
@@ -50,6 +55,21 @@ pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
         ))
         .map_err(Failure::target)?;
     Ok(Code::Pass)
+}
+
+/// Names and adapters from `NAME=FOLDER`.
+fn adapters(modules: &[String], spec: &ModelSpec) -> Result<(Vec<String>, Vec<LoraAdapter>), Failure> {
+    let mut names = Vec::with_capacity(modules.len());
+    let mut adapters = Vec::with_capacity(modules.len());
+    for module in modules {
+        let Some((name, folder)) = module.split_once('=') else {
+            let message = format!("--lora-modules {module}: expected NAME=FOLDER");
+            return Err(Failure::bad_input(message));
+        };
+        names.push(name.to_string());
+        adapters.push(LoraAdapter::open(Path::new(folder), spec).map_err(Failure::bad_input)?);
+    }
+    Ok((names, adapters))
 }
 
 /// The engine as flags or as JSON from a parent.

@@ -295,7 +295,17 @@ impl Default for VllmConfig {
 
 impl PolicyKnobs for VllmConfig {
     fn rules(&self) -> String {
-        "vllm (V1, 0.33 rules)".into()
+        let defects = if self.upstream_defects { "vllm-0.33.0 (V1 rules, defects included" } else { "vllm (V1, 0.33 rules" };
+        let ahead = if self.async_scheduling { ", async" } else { "" };
+        let drafts = self.speculative_config.map_or_else(String::new, |speculation| {
+            let by = match speculation.method {
+                SpeculativeMethod::Ngram => "prompt lookup",
+                SpeculativeMethod::DraftModel => "a draft model",
+                SpeculativeMethod::Eagle | SpeculativeMethod::EagleDropLastBlock => "eagle",
+            };
+            format!(", {} drafts by {by}", speculation.num_speculative_tokens)
+        });
+        format!("{defects}{ahead}{drafts})")
     }
 
     fn build(&self, engine: &EngineConfig) -> Box<dyn Policy> {

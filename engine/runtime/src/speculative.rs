@@ -114,6 +114,10 @@ impl DraftModelExecutor {
 
     /// For each sequence of the step, its tokens that the draft model has not read.
     fn what_to_read(&mut self, plan: &StepPlan, mut sampled: &[Sampled]) -> Vec<Drafting> {
+        // Their blocks went to others.
+        plan.preempted.iter().for_each(|id| {
+            self.known.remove(id);
+        });
         let mut batch = Vec::with_capacity(plan.seqs.len());
         for (index, seq) in plan.seqs.iter().enumerate() {
             let own = sampled.iter().take_while(|s| s.seq as usize == index).count();

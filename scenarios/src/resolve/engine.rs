@@ -8,7 +8,7 @@ use toml::{Spanned, Value};
 use crate::error::{Finding, unknown_key, unknown_value};
 use crate::knobs::{self, Default, KNOBS, Kind, POLICIES};
 use crate::scenario::EngineTable;
-use crate::spec::{EngineSpec, KnobValue, KnobValues, PolicySpec};
+use crate::spec::{EngineSpec, SpeculationMethod, SpeculationSpec, KnobValue, KnobValues, PolicySpec};
 use crate::units::{parse_duration, parse_memory};
 
 /// `span` is where a complaint about something missing points to.
@@ -51,7 +51,7 @@ pub fn resolve(table: &EngineTable, span: Range<usize>) -> Result<EngineSpec, Fi
 
 fn policy(knobs: &Knobs, kv_strategy: &str) -> Result<PolicySpec, Finding> {
     Ok(match knobs.policy {
-        "vllm" => PolicySpec::Vllm {
+        "vllm" | "vllm-0.33.0" => PolicySpec::Vllm {
             max_num_seqs: knobs.count("max_num_seqs")?,
             max_num_batched_tokens: knobs.count("max_num_batched_tokens")?,
             enable_chunked_prefill: knobs.switch("enable_chunked_prefill")?,
@@ -61,6 +61,10 @@ fn policy(knobs: &Knobs, kv_strategy: &str) -> Result<PolicySpec, Finding> {
             scheduler_reserve_full_isl: knobs.switch("scheduler_reserve_full_isl")?,
             watermark: knobs.number("watermark")?,
             priority: knobs.choice("scheduling_policy")? == "priority",
+            async_scheduling: knobs.switch("async_scheduling")?,
+            max_loras: knobs.count("max_loras")?,
+            speculation: speculation(knobs)?,
+            upstream_defects: knobs.policy == "vllm-0.33.0",
         },
         "tgi" | "tgi-3.3.6" => tgi(knobs)?,
         other => {
@@ -84,6 +88,7 @@ fn knob_values(knobs: &Knobs) -> Result<KnobValues, Finding> {
             Kind::Choice(_) => knobs.optional_choice(name)?.map(KnobValue::Choice),
             Kind::Time => Some(KnobValue::Time(knobs.time(name)?)),
             Kind::Counts => Some(KnobValue::Counts(knobs.counts(name)?)),
+            Kind::Model => panic!("knob {name} of policy {} is a model", knobs.policy),
             Kind::Memory => panic!("knob {name} of policy {} is about memory", knobs.policy),
         };
         values.extend(value.map(|value| (name.to_string(), value)));
@@ -130,6 +135,58 @@ fn prefix_caching(knobs: &Knobs, kv_strategy: &str) -> Result<bool, Finding> {
         }
         (cannot, _) => Ok(on && cannot.is_none()),
     }
+}
+
+/// Knobs of speculation mean something only together.
+fn speculation(knobs: &Knobs) -> Result<Option<SpeculationSpec>, Finding> {
+    let method = knobs.optional_choice("speculative_method")?;
+    let unused = |names: &[&'static str], why: String| match names.iter().find_map(|name| knobs.written(name)) {
+        Some(value) => Err(Finding::new(value.span(), why).help("remove it, or choose another speculative_method")),
+        None => Ok(()),
+    };
+    let (lookup, model) = (["prompt_lookup_min", "prompt_lookup_max"], ["speculative_model"]);
+    let Some(method) = method else {
+        let all = ["num_speculative_tokens", lookup[0], lookup[1], model[0]];
+        unused(&all, "without speculative_method this has no effect".into())?;
+        return Ok(None);
+    };
+    if let (Some(value), true) = (knobs.written("speculative_method"), knobs.choice("executor")? == "candle") {
+        return Err(Finding::new(value.span(), "executor \"candle\" does not speculate")
+            .help("remove it, or choose executor \"cpu\""));
+    }
+    let method = match method.as_str() {
+        "ngram" => {
+            unused(&model, "method \"ngram\" has no model".into())?;
+            let (least, most) = (knobs.count("prompt_lookup_min")?, knobs.count("prompt_lookup_max")?);
+            if let (Some(value), true) =
+                (lookup.iter().rev().find_map(|name| knobs.written(name)), least > most)
+            {
+                let message = format!("prompt_lookup_min is {least}, prompt_lookup_max is {most}");
+                return Err(Finding::new(value.span(), message).help("the least must not exceed the most"));
+            }
+            if let (Some(value), true) =
+                (knobs.written("async_scheduling"), knobs.switch("async_scheduling")?)
+            {
+                let message = "async_scheduling plans before the tokens are known that method \"ngram\" looks up";
+                return Err(Finding::new(value.span(), message).help("remove one of them"));
+            }
+            SpeculationMethod::Ngram { prompt_lookup_min: least, prompt_lookup_max: most }
+        }
+        _ => {
+            unused(&lookup, "method \"draft_model\" looks nothing up".into())?;
+            match knobs.written("speculative_model").map(|value| (value, value.get_ref())) {
+                Some((_, Value::String(source))) if !source.is_empty() => {
+                    SpeculationMethod::DraftModel { source: source.clone() }
+                }
+                Some((value, _)) => return Err(wrong_type(value, "speculative_model", "a model source".into())),
+                None => {
+                    let span = knobs.written("speculative_method").map(Spanned::span).unwrap_or_default();
+                    return Err(Finding::new(span, "method \"draft_model\" needs speculative_model"));
+                }
+            }
+        }
+    };
+    Ok(Some(SpeculationSpec { num_speculative_tokens: knobs.count("num_speculative_tokens")?, method }))
 }
 
 /// A batch that is padded has neither chunks nor blocks to share, and candle keeps each request's keys and values to

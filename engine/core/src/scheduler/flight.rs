@@ -46,12 +46,13 @@ impl Sequence {
 }
 
 /// Counts a sequence's work as computed, since planning takes a step in flight for done, and describes it to the executor.
-/// `ahead` is set when the next step will be planned before this one is known.
+/// `ahead`: the next step will be planned before this one is known.
 pub fn launch(
     seq: &mut Sequence,
     work: &Work,
     block_size: u32,
-    ahead: Option<Option<SpeculativeConfig>>,
+    speculation: Option<SpeculativeConfig>,
+    ahead: bool,
 ) -> (Part, SeqStep) {
     let (context, end, expected) = (seq.computed, seq.computed + work.tokens, seq.expected());
     let covering = end.div_ceil(block_size as usize);
@@ -62,7 +63,7 @@ pub fn launch(
     seq.in_flight += rows;
     seq.prefilling = seq.computed < expected;
     let emits = work.tokens > 0 && !seq.prefilling;
-    let table = if seq.draft_count + work.dummy_drafts > 0 { seq.blocks.len() } else { covering };
+    let table = if speculation.is_some() { seq.blocks.len() } else { covering };
     let step = SeqStep {
         id: seq.id(),
         context: context as u32,
@@ -80,9 +81,7 @@ pub fn launch(
     if work.tokens > 0 {
         seq.draft_count = 0;
     }
-    if let Some(speculation) = ahead
-        && emits
-    {
+    if ahead && emits {
         seq.placeholders += 1 + drafts + work.dummy_drafts;
         seq.draft_count = speculation.map_or(0, |s| s.num_speculative_tokens as usize);
     }

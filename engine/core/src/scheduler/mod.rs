@@ -510,8 +510,9 @@ impl Scheduler {
             let kind =
                 if work.tokens > 0 { &mut stats.prefill_padding_total } else { &mut stats.decode_padding_total };
             *kind += work.padding as u64;
-            let ahead = self.state.plans_ahead.then_some(self.state.speculation);
-            let (part, seq_step) = flight::launch(seq, &work, self.state.blocks.block_size(), ahead);
+            let (speculation, ahead) = (self.state.speculation, self.state.plans_ahead);
+            let (part, seq_step) =
+                flight::launch(seq, &work, self.state.blocks.block_size(), speculation, ahead);
             flight.parts.push(part);
             seqs.push(seq_step);
         }
