@@ -40,7 +40,8 @@ def with_vllm(folder, base):
     from vllm import LLM, SamplingParams
 
     size = base.context + 16
-    model = LLM(folder, skip_tokenizer_init=True, enforce_eager=True, max_model_len=size, max_num_seqs=4)
+    model = LLM(folder, skip_tokenizer_init=True, enforce_eager=True, max_model_len=size, max_num_seqs=4,
+                gpu_memory_utilization=0.2)
     ask = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
     answers = model.generate([{"prompt_token_ids": window.tolist()} for window in base.windows], ask)
     nll = []
