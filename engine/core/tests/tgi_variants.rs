@@ -82,6 +82,64 @@ fn only_the_twin_starts_from_blocks_that_nobody_computed() {
     assert_eq!(joined, [(vec![(0, 5, 1)], 0), (vec![(1, 59, 1), (2, 59, 1)], 118)]);
 }
 
+/// Of two that wait one leaves. The router still counts two, takes the other one out of the queue and puts it back.
+#[test]
+fn a_client_that_left_the_queue_counts_until_its_turn_in_the_twin() {
+    let config = TgiConfig {
+        waiting_served_ratio: 2.0,
+        max_waiting_tokens: 2,
+        prefill_chunking: false,
+        ..TgiConfig::new(512)
+    };
+    let joined = both(config).map(|config| {
+        let mut scheduler = Scheduler::new(engine(config, 1, 88)).unwrap();
+        scheduler.enqueue(at(0), request(0, vec![1, 2, 3, 4], 8)).unwrap();
+        step(&mut scheduler);
+        scheduler.enqueue(at(0), request(1, (300..360).collect(), 4)).unwrap();
+        scheduler.enqueue(at(0), request(2, (600..660).collect(), 4)).unwrap();
+        assert!(scheduler.abort(at(0), RequestId(2)).is_some());
+        assert_eq!(scheduler.stats().waiting, 1);
+        assert_eq!(step(&mut scheduler), [(0, 4, 1)]);
+        step(&mut scheduler)
+    });
+    assert_eq!(joined, [[(1, 0, 60)], [(1, 59, 1)]]);
+}
+
+/// Two of three wanted: both go back, the last one first, and the blocks behind their prompts with them.
+#[test]
+fn what_is_put_back_frees_its_memory_last_one_first() {
+    let config = TgiConfig {
+        waiting_served_ratio: 3.0,
+        max_waiting_tokens: 2,
+        prefill_chunking: false,
+        upstream_defects: true,
+        ..TgiConfig::new(64)
+    };
+    let mut scheduler = Scheduler::new(engine(config, 1, 32)).unwrap();
+    scheduler.enqueue(at(0), request(0, vec![1], 8)).unwrap();
+    step(&mut scheduler);
+    for id in 1..4 {
+        scheduler.enqueue(at(0), request(id, vec![id as u32 * 100; 20], 3)).unwrap();
+    }
+    // 63 blocks less 8 hold two of them.
+    step(&mut scheduler);
+    planned(&mut scheduler);
+    let table = |id| scheduler.block_table(RequestId(id)).iter().map(|b| b.0).collect::<Vec<_>>();
+    let (first, second) = (table(1), table(2));
+    assert_eq!((first[..20].to_vec(), second[..20].to_vec()), ((34..54).collect(), (12..32).collect()));
+    assert_eq!((first[20..].to_vec(), second[20..].to_vec()), (vec![54, 55], vec![32, 33]));
+}
+
+#[test]
+fn a_prompt_that_is_cached_whole_computes_its_last_token() {
+    let mut scheduler = Scheduler::new(engine(TgiConfig::new(64), 4, 32)).unwrap();
+    for id in 0..2 {
+        scheduler.enqueue(at(0), request(id, (0..8).collect(), 1)).unwrap();
+        assert_eq!(step(&mut scheduler), [[(0, 0, 8)], [(1, 7, 1)]][id as usize]);
+    }
+    assert_eq!(scheduler.stats().prefix_hit_tokens_total, 7);
+}
+
 #[test]
 fn a_client_that_leaves_a_chunked_prefill_is_dropped_at_once_or_at_its_first_token() {
     let config = TgiConfig { max_batch_prefill_tokens: 8, ..TgiConfig::new(512) };
@@ -143,6 +201,25 @@ fn a_second_leg_waits_at_the_tail_and_is_exact_only_without_the_defect() {
     assert_eq!(twin[9..], ["A:1@7 | - | -", "A:1@8 | - | -", "A:1@9 | - | A"]);
 }
 
+/// A's first leg ends while B runs. The forward after that does not know yet that A is back.
+#[test]
+fn a_second_leg_is_seen_one_forward_later() {
+    let config = TgiConfig { max_batch_size: None, ..legs_of_four() };
+    let rows = table(config, vec![arrival("A", 2, 5), arrival("B", 2, 4).at_step(3)]);
+    assert_eq!(
+        rows,
+        [
+            "A:2@0 | - | -",
+            "A:1@2 | - | -",
+            "B:2@0 | - | -",
+            "A:1@3 B:1@2 | - | -",
+            "A:1@4 B:1@3 | - | -",
+            "B:1@4 | A | B",
+            "A:6@0 | - | A",
+        ]
+    );
+}
+
 /// Tokens a request with a prompt of 8 gets in a context of `max_model_len`.
 fn generated(config: TgiConfig, max_tokens: u32, max_model_len: u32) -> usize {
     let mut scheduler = Scheduler::new(engine(config, 4, max_model_len)).unwrap();
@@ -181,18 +258,21 @@ fn how_much_a_long_answer_gets() {
     assert_eq!(counts(whole, 1500, 4096), [1024, 1024]);
 }
 
-/// In TGI such a batch has no blocks; ours has, so it waits for them too.
-#[test]
-fn a_padded_batch_pays_for_its_rectangle_and_stays_within_the_pool() {
-    let config = TgiConfig {
+fn padded() -> TgiConfig {
+    TgiConfig {
         max_batch_prefill_tokens: 64,
         prefill_chunking: false,
         use_prefix_caching: false,
         requires_padding: true,
         ..TgiConfig::new(128)
-    };
+    }
+}
+
+/// In TGI such a batch has no blocks; ours has, so it waits for them too.
+#[test]
+fn a_padded_batch_pays_for_its_rectangle_and_stays_within_the_pool() {
     // 6 usable blocks of 4: 8 + 5 - 1 tokens take three, 3 + 2 - 1 one, 9 + 2 - 1 three.
-    let mut small = engine(config, 4, 64);
+    let mut small = engine(padded(), 4, 64);
     small.num_blocks = 7;
     let mut scheduler = Scheduler::new(small).unwrap();
     scheduler.enqueue(at(0), request(0, (0..8).collect(), 5)).unwrap();
@@ -207,9 +287,28 @@ fn a_padded_batch_pays_for_its_rectangle_and_stays_within_the_pool() {
     // The second is done, its block is back.
     assert_eq!(step(&mut scheduler), [(2, 0, 9)]);
 
-    let mut narrow = TgiConfig::new(20);
-    (narrow.requires_padding, narrow.prefill_chunking, narrow.use_prefix_caching) = (true, false, false);
+    // Two rows of 8 and outputs of 5 and 5 are 26 tokens.
+    let tight = TgiConfig { max_batch_total_tokens: 25, ..padded() };
+    let mut scheduler = Scheduler::new(EngineConfig { num_blocks: 99, ..engine(tight, 4, 25) }).unwrap();
+    scheduler.enqueue(at(0), request(0, (0..8).collect(), 5)).unwrap();
+    scheduler.enqueue(at(0), request(1, (0..3).collect(), 5)).unwrap();
+    assert_eq!(step(&mut scheduler), [(0, 0, 8)]);
+    // 25 - 13 tokens are left, the second takes 3 + 5.
+    assert_eq!(step(&mut scheduler), [(1, 0, 3)]);
+
+    let narrow = TgiConfig { max_batch_total_tokens: 20, ..padded() };
     let mut scheduler = Scheduler::new(EngineConfig { num_blocks: 99, ..engine(narrow, 4, 64) }).unwrap();
     let refused = scheduler.enqueue(at(0), request(0, (0..15).collect(), 6));
     assert_eq!(refused, Err(EnqueueError::TooLong { tokens: 21, limit: 20 }));
+}
+
+#[test]
+fn speculated_tokens_are_reserved_too() {
+    for (speculate, blocks) in [(0, 9), (3, 12)] {
+        let config = TgiConfig { speculate, ..TgiConfig::new(64) };
+        let mut scheduler = Scheduler::new(engine(config, 1, 32)).unwrap();
+        scheduler.enqueue(at(0), request(0, (0..8).collect(), 2)).unwrap();
+        planned(&mut scheduler);
+        assert_eq!(scheduler.block_table(RequestId(0)).len(), blocks);
+    }
 }
