@@ -170,6 +170,21 @@ fn f3_fastgen_breaks_a_deadlock_by_a_reset() {
     );
 }
 
+/// After step 3 all six blocks are taken, and the last token of the prompt still has room.
+#[test]
+fn f4_fastgen_ends_a_prompt_in_its_last_block() {
+    let config = FastgenConfig { max_ragged_batch_size: 7, ..FastgenConfig::default() };
+    check(
+        engine(PolicyConfig::Fastgen(config), 4, 6),
+        vec![arrival("A", 22, 1)],
+        "
+        1 | A:7@0 | - | - | -
+        2 | A:7@7 | - | - | -
+        3 | A:7@14 | - | - | -
+        4 | A:1@21 | - | - | A",
+    );
+}
+
 fn trtllm(config: TrtllmConfig, usable: u32) -> EngineConfig {
     engine(PolicyConfig::Trtllm(TrtllmConfig { max_num_tokens: 16, ..config }), 4, usable)
 }
