@@ -518,6 +518,16 @@ fn sg5_the_estimate_keeps_memory_for_outputs() {
     assert!(rows.iter().all(|row| row.preempted == "-"));
 }
 
+/// Within a batch of prompts outputs count in full, even if the estimate for running sequences is none at all: of 32 tokens
+/// A takes 8 + 14 + a page, B needs 4 + 4 + a page. It joins in the next batch, when A runs.
+#[test]
+fn sg9_a_batch_of_prompts_counts_outputs_in_full() {
+    let config = SglangConfig { schedule_conservativeness: 0.0, ..SglangConfig::default() };
+    let (rows, _) = trace(sglang(config, 4, 8), vec![arrival("A", 8, 14), arrival("B", 4, 4)]);
+    let scheduled: Vec<_> = rows.iter().take(3).map(|row| row.scheduled.as_str()).collect();
+    assert_eq!(scheduled, ["A:8@0", "B:4@0", "A:1@8 B:1@4"]);
+}
+
 /// One seat. C begins like A, whose tokens are cached; B was there first.
 #[test]
 fn sg6_lpm_serves_the_longest_cached_prefix_first() {
