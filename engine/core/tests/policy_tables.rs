@@ -170,6 +170,21 @@ fn f3_fastgen_breaks_a_deadlock_by_a_reset() {
     );
 }
 
+/// After step 3 all six blocks are taken, and the last token of the prompt still has room.
+#[test]
+fn f4_fastgen_ends_a_prompt_in_its_last_block() {
+    let config = FastgenConfig { max_ragged_batch_size: 7, ..FastgenConfig::default() };
+    check(
+        engine(PolicyConfig::Fastgen(config), 4, 6),
+        vec![arrival("A", 22, 1)],
+        "
+        1 | A:7@0 | - | - | -
+        2 | A:7@7 | - | - | -
+        3 | A:7@14 | - | - | -
+        4 | A:1@21 | - | - | A",
+    );
+}
+
 fn trtllm(config: TrtllmConfig, usable: u32) -> EngineConfig {
     engine(PolicyConfig::Trtllm(TrtllmConfig { max_num_tokens: 16, ..config }), 4, usable)
 }
@@ -501,6 +516,16 @@ fn sg5_the_estimate_keeps_memory_for_outputs() {
     );
     assert_eq!((rows[1].scheduled.as_str(), rows[1].waiting.as_str()), ("A:1@8", "B"));
     assert!(rows.iter().all(|row| row.preempted == "-"));
+}
+
+/// Within a batch of prompts outputs count in full, even if the estimate for running sequences is none at all: of 32 tokens
+/// A takes 8 + 14 + a page, B needs 4 + 4 + a page. It joins in the next batch, when A runs.
+#[test]
+fn sg9_a_batch_of_prompts_counts_outputs_in_full() {
+    let config = SglangConfig { schedule_conservativeness: 0.0, ..SglangConfig::default() };
+    let (rows, _) = trace(sglang(config, 4, 8), vec![arrival("A", 8, 14), arrival("B", 4, 4)]);
+    let scheduled: Vec<_> = rows.iter().take(3).map(|row| row.scheduled.as_str()).collect();
+    assert_eq!(scheduled, ["A:8@0", "B:4@0", "A:1@8 B:1@4"]);
 }
 
 /// One seat. C begins like A, whose tokens are cached; B was there first.

@@ -205,7 +205,7 @@ impl EngineThread {
     }
 
     fn show_load(&self, stats: &Stats) {
-        let used = stats.total_blocks - stats.free_blocks;
+        let used = stats.total_blocks - stats.free_blocks - stats.cached_blocks;
         self.metrics.set_load(stats.running, stats.waiting, used as f64 / stats.total_blocks.max(1) as f64);
         self.metrics.set_prefix_cache(stats.prefix_query_tokens_total, stats.prefix_hit_tokens_total);
     }
@@ -262,7 +262,8 @@ fn row(
             .collect(),
         running: planned.running as u32,
         waiting: planned.waiting as u32,
-        free_blocks: planned.free_blocks as u32,
+        // Those that a policy only remembers are there for the asking, as vLLM's cached blocks are.
+        free_blocks: (planned.free_blocks + planned.cached_blocks) as u32,
         total_blocks: planned.total_blocks as u32,
         kv_tokens: planned.kv_tokens as u64,
         block_size,

@@ -6,7 +6,8 @@
 //! that need a block when none is free sit the pass out; when nobody can move, the last in the buffer that holds memory
 //! loses it and joins the end of the queue with everything it has generated.
 //!
-//! What differs: a request that can never fit is refused at the door; the number of sequences in a pass never exceeds
+//! What differs: a request that can never fit is refused at the door; a prompt whose rest fits into its last block goes on
+//! although no block is free (the original does not look at prompts then, and could reset it for ever); the number of sequences in a pass never exceeds
 //! `max_ragged_sequence_count` (the original compares one too late); the pass in which a sequence is thrown out computes
 //! nothing there and does not exist here.
 
@@ -122,12 +123,8 @@ impl Fastgen {
 impl Policy for Fastgen {
     fn plan(&mut self, state: &mut State, _now: At) -> Decision {
         let mut work = Vec::new();
-        // Without a free block at the start of the pass the original does not look at prompts at all.
-        let some_free = !state.blocks.free().is_empty();
         self.schedule_generation(state, &mut work);
-        if some_free {
-            self.schedule_prompts(state, &mut work);
-        }
+        self.schedule_prompts(state, &mut work);
         if work.is_empty()
             && let Some(last) = self.generating.pop().or(state.running.last().copied())
         {

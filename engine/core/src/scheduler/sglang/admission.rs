@@ -49,7 +49,7 @@ impl Sglang {
             return Vec::new();
         }
         self.order_queue(state);
-        let mixes = self.config.enable_mixed_chunk && self.config.chunked_prefill_size > 0;
+        let mixes = self.mixes();
         let mut budget = self.budget(state, &decoding, if mixes { decoding.len() } else { 0 });
         let mut work = Vec::new();
         let mut verdict = match self.chunked {

@@ -196,6 +196,21 @@ impl Sglang {
         }
     }
 
+    /// Prompts that were computed join those who decode. The product keeps "full" with the batch of the latter, and
+    /// forgets it when there was none, when all of it ran along with the prompts, or when a cut prompt leaves the batch.
+    fn merge(&mut self, state: &State) {
+        let joined = |id: &RequestId| self.prefilled.contains(id);
+        let alone = self.mixes() || Sglang::decoding(state).iter().all(joined);
+        if !self.prefilled.is_empty() && (alone || self.chunked.is_some_and(|id| joined(&id))) {
+            self.batch_is_full = false;
+        }
+    }
+
+    /// Whether sequences decode in the same batch as a prefill.
+    fn mixes(&self) -> bool {
+        self.config.enable_mixed_chunk && self.config.chunked_prefill_size > 0
+    }
+
     fn decoding(state: &State) -> Vec<RequestId> {
         state.running.iter().copied().filter(|id| !state.seq(*id).prefilling).collect()
     }
@@ -267,6 +282,7 @@ fn max_new_tokens(state: &State, id: RequestId) -> usize {
 
 impl Policy for Sglang {
     fn plan(&mut self, state: &mut State, _now: At) -> Decision {
+        self.merge(state);
         self.cache_prefilled(state);
         // A second look, because a batch that all have left is not full.
         for _ in 0..2 {

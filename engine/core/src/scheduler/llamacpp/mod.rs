@@ -15,13 +15,15 @@
 //! keys to be rotated again, which the executors cannot), `cache_ram` (keeping the state of reused slots on the host),
 //! `id_slot`, and `context_shift`, which is off in the server too.
 
+mod slot;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, EngineConfig, Memory, PolicyKnobs, at_least};
-use crate::request::{At, RequestId, TokenId};
+use crate::request::{At, RequestId};
+use crate::scheduler::llamacpp::slot::Slot;
 use crate::scheduler::state::State;
 use crate::scheduler::{Decision, EnqueueError, Policy, Work};
-use crate::step::BlockId;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,29 +104,6 @@ impl PolicyKnobs for LlamacppConfig {
 
 const MAX_SLOTS: u32 = 65_536;
 
-/// While it serves, its tokens and blocks are those of the request's sequence.
-#[derive(Debug, Default)]
-struct Slot {
-    serving: Option<RequestId>,
-    /// What was computed for the last request, and where it lies.
-    tokens: Vec<TokenId>,
-    blocks: Vec<BlockId>,
-    /// When it became idle, counted in releases; 0 if it never served.
-    last_used: u64,
-}
-
-impl Slot {
-    fn common_prefix(&self, tokens: &[TokenId]) -> usize {
-        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
-    }
-
-    fn clear(&mut self, state: &mut State) {
-        state.blocks.let_go(&self.blocks);
-        self.blocks.clear();
-        self.tokens.clear();
-    }
-}
-
 #[derive(Debug)]
 struct Llamacpp {
     config: LlamacppConfig,
@@ -139,25 +118,10 @@ struct Llamacpp {
 impl Llamacpp {
     fn assign(&mut self, state: &mut State) {
         while let Some(id) = state.waiting.front().filter(|_| !self.full) {
-            let Some(slot) = self.choose(&state.seq(id).tokens) else { return };
+            let similarity = self.config.slot_prompt_similarity as f32;
+            let Some(slot) = slot::choose(&self.slots, &state.seq(id).tokens, similarity) else { return };
             self.launch(state, slot, id);
         }
-    }
-
-    /// The idle slot that knows most of the prompt, or else the one idle for longest; of equals the last.
-    fn choose(&self, prompt: &[TokenId]) -> Option<usize> {
-        let idle = || self.slots.iter().enumerate().filter(|(_, slot)| slot.serving.is_none());
-        let mut best = (self.config.slot_prompt_similarity as f32).max(0.0);
-        let mut similar = None;
-        for (i, slot) in idle().filter(|_| self.config.slot_prompt_similarity > 0.0) {
-            let similarity = slot.common_prefix(prompt) as f32 / prompt.len() as f32;
-            if similarity > best {
-                (best, similar) = (similarity, Some(i));
-            }
-        }
-        similar.or_else(|| {
-            idle().min_by_key(|(i, slot)| (slot.last_used, std::cmp::Reverse(*i))).map(|(i, _)| i)
-        })
     }
 
     /// The request takes over the blocks of what its slot already knows; the rest of them is free.
