@@ -10,6 +10,7 @@ use llmlab_kernels::attention::KvFormat;
 use llmlab_loadgen::{Arrivals, Silent};
 use llmlab_quant::{WeightFormat, WeightRecipe};
 use llmlab_runtime::{CpuExecutor, RuntimeConfig};
+use llmlab_sim::replay::RecordedStep;
 use llmlab_sim::{Options, Overhead, Recorder, Recording, ReplayExecutor, simulate};
 use std::time::Duration;
 
@@ -66,6 +67,10 @@ fn a_replay_plans_the_recorded_steps() {
         ] {
             let (recording, records) = recorded(&config, &arrivals);
             assert!(recording.steps.len() > 30, "{config:?}");
+            if matches!(config.policy, PolicyConfig::Vllm(_)) {
+                let preempts = |step: &RecordedStep| !step.plan.preempted.is_empty();
+                assert!(recording.steps.iter().any(preempts), "too many blocks to show anything");
+            }
             let (replay, again) = run(&config, &arrivals, ReplayExecutor::new(recording));
             assert_eq!(replay.remaining(), 0);
             assert_eq!(again.unwrap(), records, "{config:?} {arrivals:?}");

@@ -46,7 +46,7 @@ pub fn calibrate(args: &CalibrateArgs, threads: u32) -> Result<Code, Failure> {
         threads,
         cpu: host::facts(None).cpu_model,
         measured_at: host::rfc3339(host::utc_now()),
-        fitted: Fitted { stretch: served.stretch, ..fitted },
+        fitted: fitted.served(served.stretch, served.planning_s),
         residuals,
         overhead: served.overhead,
     };
@@ -146,8 +146,9 @@ fn show(calibration: &EngineCalibration) {
     for (name, price) in terms::NAMES.iter().zip(&fitted.prices) {
         println!("  {name:<26} {:>10.3} us", price * 1e6);
     }
-    println!("  served, a step takes       {:>10.3} x as long as alone", fitted.stretch);
+    println!("  {:<26} {:>10.3} x as long as alone", "served, a step takes", fitted.stretch);
     for (name, seconds) in [
+        ("  and for planning", fitted.planning_s),
         ("request, before its queue", overhead.request_s),
         ("  for each prompt token", overhead.prompt_token_s),
         ("between steps", overhead.step_s),

@@ -26,8 +26,10 @@ const PARTS: [(u32, u64); 3] = [(1, 60), (4, 120), (12, 240)];
 const MOST_POINTS: usize = 600;
 
 pub struct Served {
-    /// How much longer a step takes in the server than the executor alone.
+    /// A step takes this many times as long in the server as in the executor alone, and this much more: cores and caches are
+    /// shared, and planning is part of the step.
     pub stretch: f64,
+    pub planning_s: f64,
     pub overhead: Overhead,
 }
 
@@ -119,11 +121,11 @@ fn part(
 
 /// `None` when there is nothing to go by.
 fn overhead(parts: &[Part], fitted: &Fitted) -> Option<Served> {
-    let (mut before, mut delivery, mut between, mut stretch) = (vec![], vec![], vec![], vec![]);
+    let (mut before, mut delivery, mut between, mut steps) = (vec![], vec![], vec![], vec![]);
     for part in parts {
         for step in &part.steps {
             let told = fitted.seconds(&shapes(step));
-            stretch.push(step.elapsed_ns as f64 / 1e9 / told);
+            steps.push((told, step.elapsed_ns as f64 / 1e9));
         }
         between.extend(gaps(&part.steps));
         if part.users == 1 {
@@ -132,14 +134,15 @@ fn overhead(parts: &[Part], fitted: &Fitted) -> Option<Served> {
             delivery.extend(delivered);
         }
     }
-    if before.len() < 10 || between.len() < 10 {
+    let (planning_s, stretch) = line(steps);
+    if before.len() < 10 || between.len() < 10 || stretch <= 0.0 {
         return None;
     }
     let (request_s, prompt_token_s) = line(before);
     let (step_s, step_token_s) = line(between);
     let delivery_s = median(delivery).max(0.0);
     let overhead = Overhead { request_s, prompt_token_s, step_s, step_token_s, delivery_s };
-    Some(Served { stretch: median(stretch), overhead })
+    Some(Served { stretch, planning_s, overhead })
 }
 
 /// The log does not say who samples. With one token it is a decode or the end of a prompt; a chunk of more is the end of a

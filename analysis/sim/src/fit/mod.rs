@@ -32,6 +32,8 @@ pub struct Fitted {
     pub prices: Vec<f64>,
     /// Times everything: what a step takes longer in a server than alone.
     pub stretch: f64,
+    /// Seconds on top of that for each step: planning it.
+    pub planning_s: f64,
 }
 
 /// How well the prices tell what was measured.
@@ -70,7 +72,7 @@ impl Fitted {
             .map(|cell| terms::of(&windows, &cell.seqs).iter().map(|term| term / cell.seconds).collect())
             .collect();
         let prices = nnls::solve(&rows, &vec![1.0; rows.len()]);
-        Ok(Fitted { windows, prices, stretch: 1.0 })
+        Ok(Fitted { windows, prices, stretch: 1.0, planning_s: 0.0 })
     }
 
     /// For prices that were read from a file.
@@ -81,7 +83,13 @@ impl Fitted {
 
     pub fn seconds(&self, seqs: &[SeqShape]) -> f64 {
         let terms = terms::of(&self.windows, seqs);
-        self.stretch * terms.iter().zip(&self.prices).map(|(term, price)| term * price).sum::<f64>()
+        let alone: f64 = terms.iter().zip(&self.prices).map(|(term, price)| term * price).sum();
+        self.stretch * alone + self.planning_s
+    }
+
+    /// The same prices in a server.
+    pub fn served(self, stretch: f64, planning_s: f64) -> Fitted {
+        Fitted { stretch, planning_s, ..self }
     }
 
     pub fn residuals(&self, cells: &[Measured]) -> Residuals {
