@@ -1,7 +1,7 @@
 //! The fit finds a law again that it was not told, and tells sizes it never saw.
 
 use llmlab_sim::SeqShape;
-use llmlab_sim::fit::{Fitted, Measured, Windows};
+use llmlab_sim::fit::{AttentionShape, Fitted, Measured};
 
 /// A machine that streams 1 ms of weights, then pays 20 us a row until 64 rows and 10 us beyond, 1 ns a key, 2 ns a pair, and
 /// 100 us for logits.
@@ -49,14 +49,14 @@ fn cells(noise: f64) -> Vec<Measured> {
     shapes.into_iter().enumerate().map(measured).collect()
 }
 
-fn windows() -> Windows {
-    Windows::of(&llmlab_models::load_spec("synthetic:llama-15m").unwrap())
+fn shape() -> AttentionShape {
+    AttentionShape::of(&llmlab_models::load_spec("synthetic:llama-15m").unwrap())
 }
 
 #[test]
 fn a_law_without_noise_is_told_exactly_and_beyond_what_was_measured() {
     let cells = cells(0.0);
-    let fitted = Fitted::fit(windows(), &cells).unwrap();
+    let fitted = Fitted::fit(shape(), &cells).unwrap();
     let residuals = fitted.residuals(&cells);
     assert!(residuals.worst < 0.01, "{residuals:?}");
     let larger = [
@@ -73,7 +73,7 @@ fn a_law_without_noise_is_told_exactly_and_beyond_what_was_measured() {
 #[test]
 fn noise_does_not_make_a_price_negative_and_shows_in_the_residuals() {
     let cells = cells(0.1);
-    let fitted = Fitted::fit(windows(), &cells).unwrap();
+    let fitted = Fitted::fit(shape(), &cells).unwrap();
     assert!(fitted.prices.iter().all(|price| *price >= 0.0));
     let residuals = fitted.residuals(&cells);
     assert!((0.01..0.15).contains(&residuals.median), "{residuals:?}");
@@ -86,8 +86,8 @@ fn noise_does_not_make_a_price_negative_and_shows_in_the_residuals() {
 #[test]
 fn too_little_or_no_time_is_an_error() {
     let few = &cells(0.0)[..5];
-    assert!(Fitted::fit(windows(), few).unwrap_err().to_string().contains("5 measured steps"));
+    assert!(Fitted::fit(shape(), few).unwrap_err().to_string().contains("5 measured steps"));
     let mut zero = cells(0.0);
     zero[3].seconds = 0.0;
-    assert!(Fitted::fit(windows(), &zero).unwrap_err().to_string().contains("cell 3"));
+    assert!(Fitted::fit(shape(), &zero).unwrap_err().to_string().contains("cell 3"));
 }

@@ -5,7 +5,7 @@ use llmlab_kernels::attention::KvFormat;
 use llmlab_models::LoadedModel;
 use llmlab_quant::{UnknownFormat, WeightRecipe};
 use llmlab_runtime::{CpuExecutor, RuntimeConfig};
-use llmlab_sim::fit::{Fitted, Measured, Windows, terms};
+use llmlab_sim::fit::{AttentionShape, Fitted, Measured, terms};
 
 use super::cells::{BLOCK_SIZE, Cell, cells};
 use super::served;
@@ -31,7 +31,7 @@ pub fn calibrate(args: &CalibrateArgs, threads: u32) -> Result<Code, Failure> {
     let model = llmlab_models::load(source, args.model_seed).map_err(Failure::bad_input)?;
     let config = config(args, &model, threads)?;
     let measured = time_steps(&model, &config, args.rounds)?;
-    let fitted = Fitted::fit(Windows::of(&model.spec), &measured).map_err(|error| {
+    let fitted = Fitted::fit(AttentionShape::of(&model.spec), &measured).map_err(|error| {
         Failure::bad_input(format!("{source} is too small or its context too short: {error}"))
     })?;
     let residuals = fitted.residuals(&measured);

@@ -98,7 +98,7 @@ pub fn simulate<E: Executor>(
         steps: 0,
         queued: 0,
     };
-    run.to_the_end(stop)
+    run.until_the_end(stop)
 }
 
 struct Run<'a, 'w, 's, 'o, E> {
@@ -138,7 +138,7 @@ impl Ord for Travelling<'_> {
 }
 
 impl<E: Executor> Run<'_, '_, '_, '_, E> {
-    fn to_the_end(mut self, stop: &dyn Fn() -> bool) -> Result<Facts, SimulationError> {
+    fn until_the_end(mut self, stop: &dyn Fn() -> bool) -> Result<Facts, SimulationError> {
         let ended = loop {
             if stop() {
                 self.clients.cancel_all(self.now)?;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost_model::{CostModel, duration};
 use crate::shape::SeqShape;
-pub use terms::Windows;
+pub use terms::AttentionShape;
 
 /// A step that was timed.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +27,7 @@ pub struct Measured {
 /// Prices of the terms, in their order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fitted {
-    pub windows: Windows,
+    pub shape: AttentionShape,
     /// Seconds, one for each of [`terms::NAMES`].
     pub prices: Vec<f64>,
     /// Times everything: what a step takes longer in a server than alone.
@@ -59,7 +59,7 @@ pub enum FitError {
 
 impl Fitted {
     /// The prices that tell the measured times best, every cell's relative error counting the same.
-    pub fn fit(windows: Windows, cells: &[Measured]) -> Result<Fitted, FitError> {
+    pub fn fit(shape: AttentionShape, cells: &[Measured]) -> Result<Fitted, FitError> {
         let count = terms::NAMES.len();
         if cells.len() < count {
             return Err(FitError::TooFew { measured: cells.len(), terms: count });
@@ -69,10 +69,10 @@ impl Fitted {
         }
         let rows: Vec<Vec<f64>> = cells
             .iter()
-            .map(|cell| terms::of(&windows, &cell.seqs).iter().map(|term| term / cell.seconds).collect())
+            .map(|cell| terms::of(&shape, &cell.seqs).iter().map(|term| term / cell.seconds).collect())
             .collect();
         let prices = nnls::solve(&rows, &vec![1.0; rows.len()]);
-        Ok(Fitted { windows, prices, stretch: 1.0, planning_s: 0.0 })
+        Ok(Fitted { shape, prices, stretch: 1.0, planning_s: 0.0 })
     }
 
     /// For prices that were read from a file.
@@ -82,7 +82,7 @@ impl Fitted {
     }
 
     pub fn seconds(&self, seqs: &[SeqShape]) -> f64 {
-        let terms = terms::of(&self.windows, seqs);
+        let terms = terms::of(&self.shape, seqs);
         let alone: f64 = terms.iter().zip(&self.prices).map(|(term, price)| term * price).sum();
         self.stretch * alone + self.planning_s
     }
