@@ -26,6 +26,15 @@ Examples:
   llmlab run scenarios/vllm-vs-tgi.toml --explain   what would be run, without running it
   llmlab run http://127.0.0.1:8000                  a server that is already up (OpenAI protocol)")]
     Run(RunArgs),
+    /// Run a scenario's engines in virtual time: on other hardware, or on this one as it was calibrated
+    #[command(after_help = "\
+Examples:
+  llmlab simulate scenarios/vllm-vs-tgi.toml --hardware h100-sxm
+  llmlab simulate scenarios/vllm-vs-tgi.toml                       this host, after llmlab calibrate --engine
+  llmlab simulate scenarios/h100.toml --explain                    where the device's memory goes
+
+What is modelled, and what is not: docs/simulation.md")]
+    Simulate(SimulateArgs),
     /// Serve a model with the reference engine over HTTP (OpenAI protocol)
     #[command(after_help = "\
 Examples:
@@ -50,7 +59,11 @@ Examples:
   llmlab report                                     the newest run
   llmlab report results/runs/20261121-101500-quickstart --json")]
     Report(ReportArgs),
-    /// Measure this machine's bandwidth and compute (its roofline) and keep the figures
+    /// Measure this machine's bandwidth and compute (its roofline), or the engine on it, and keep the figures
+    #[command(after_help = "\
+Examples:
+  llmlab calibrate
+  llmlab calibrate --engine --model synthetic:llama-15m --weights q8_0     for llmlab simulate on this-host")]
     Calibrate(CalibrateArgs),
     /// Check this machine: cores, SIMD, memory bandwidth, clock, limits, loopback, and what to do about each finding
     Doctor(DoctorArgs),
@@ -93,6 +106,15 @@ pub struct RunArgs {
     /// Override the scenario's seed
     #[arg(long)]
     pub seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct SimulateArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// A device of the catalogue, or this-host; default: what a simulate target names, else this-host
+    #[arg(long, value_name = "NAME")]
+    pub hardware: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +191,24 @@ pub struct CalibrateArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Time the engine's steps and its server with a model, for simulations on this-host
+    #[arg(long, requires = "model")]
+    pub engine: bool,
+    /// With --engine: synthetic:<preset>, a Hugging Face folder or a .gguf file
+    #[arg(long, requires = "engine")]
+    pub model: Option<String>,
+    /// With --engine: weight format; default: as stored where the checkpoint is quantized, else bf16
+    #[arg(long, requires = "engine", value_name = "FORMAT")]
+    pub weights: Option<String>,
+    /// With --engine: KV cache format
+    #[arg(long, requires = "engine", value_name = "FORMAT", default_value = "bf16")]
+    pub kv: String,
+    /// With --engine: rounds over all shaped steps
+    #[arg(long, requires = "engine", value_name = "N", default_value_t = 7)]
+    pub rounds: u32,
+    /// With --engine: seed of synthetic weights
+    #[arg(long, requires = "engine", value_name = "N", default_value_t = 0)]
+    pub model_seed: u64,
 }
 
 #[derive(Debug, Args)]

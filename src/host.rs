@@ -66,16 +66,21 @@ pub fn memory_bytes() -> u64 {
 }
 
 /// What a stored calibration is valid for.
-fn fingerprint(threads: u32) -> String {
+pub fn fingerprint(threads: u32) -> String {
     let text = format!("{}-{}-{}c-{}t", read("/proc/sys/kernel/hostname"), cpu_model(), cores(), threads);
     text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
-fn cache_file(threads: u32) -> Option<PathBuf> {
+/// Where measurements of this machine are kept between runs.
+pub fn cache_folder() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-    Some(base.join("llmlab").join(format!("roofline-{}.json", fingerprint(threads))))
+    Some(base.join("llmlab"))
+}
+
+fn cache_file(threads: u32) -> Option<PathBuf> {
+    Some(cache_folder()?.join(format!("roofline-{}.json", fingerprint(threads))))
 }
 
 /// The stored roofline if it is of this machine and young enough, else a new measurement (about a second), stored.

@@ -1,11 +1,13 @@
 //! `llmlab`: measures an LLM server, explains the number, and compares. This package is the composition root: the only
 //! place where the crates of the workspace meet. Reading order: [`cli`], [`commands`], [`wire`].
 
+mod calibration;
 mod cli;
 mod commands;
 mod exit;
 mod host;
 mod live;
+mod simulation;
 mod target;
 mod text;
 mod weights;

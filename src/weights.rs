@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use llmlab_kernels::attention::KvFormat;
-use llmlab_models::{LoadedModel, ModelError, ModelSpec, TensorRole, TensorSpec};
-use llmlab_quant::{MatrixRole, TensorPlace, WeightFormat, WeightRecipe};
+use llmlab_models::{LoadedModel, ModelError, ModelSpec, TensorRole, TensorSpec, WeightSource};
+use llmlab_quant::{WeightFormat, WeightRecipe};
 
 /// The formats of a model's tensors, and their bytes.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,7 +38,7 @@ impl Footprint {
     }
 
     fn add(&mut self, spec: &ModelSpec, tensor: &TensorSpec, format: WeightFormat) {
-        let bytes = tensor_bytes(format, tensor);
+        let bytes = tensor.bytes(format);
         let share = self.formats.entry(format).or_default();
         share.tensors += 1;
         share.values += tensor.elements();
@@ -55,13 +55,6 @@ impl Footprint {
     }
 }
 
-/// Whole blocks per row, and the scale of each row where the format has one.
-pub fn tensor_bytes(format: WeightFormat, tensor: &TensorSpec) -> u64 {
-    let [rows, cols] = tensor.shape[..] else { return format.row_bytes(tensor.elements() as usize) as u64 };
-    let row_scale = if matches!(format, WeightFormat::Int8 | WeightFormat::Fp8) { 4 } else { 0 };
-    rows * (format.row_bytes(cols as usize) as u64 + row_scale)
-}
-
 /// The checkpoint as it lies on disk.
 pub fn as_stored(model: &LoadedModel) -> Result<Footprint, ModelError> {
     let mut footprint = Footprint::default();
@@ -71,20 +64,33 @@ pub fn as_stored(model: &LoadedModel) -> Result<Footprint, ModelError> {
     Ok(footprint)
 }
 
-/// The model in an engine's memory under `recipe`. Vectors and routers are f32 there whatever the file holds.
-pub fn footprint(model: &LoadedModel, recipe: WeightRecipe) -> Result<Footprint, ModelError> {
+/// The model in an engine's memory under `recipe`. `stored` is the checkpoint, where there is one.
+pub fn footprint(
+    spec: &ModelSpec,
+    stored: Option<&dyn WeightSource>,
+    recipe: WeightRecipe,
+) -> Result<Footprint, ModelError> {
     let mut footprint = Footprint::default();
-    for tensor in model.spec.tensors() {
-        let format = match place(&model.spec, &tensor) {
-            None => WeightFormat::F32,
-            Some(place) => match recipe.format(&place) {
-                Some(format) => format,
-                None => model.weights.format(&tensor.name)?,
-            },
-        };
-        footprint.add(&model.spec, &tensor, format);
+    for tensor in spec.tensors() {
+        footprint.add(spec, &tensor, format_in_memory(spec, stored, recipe, &tensor)?);
     }
     Ok(footprint)
+}
+
+/// The format that a tensor has in an engine's memory. Vectors and routers are f32 there whatever the file holds.
+pub fn format_in_memory(
+    spec: &ModelSpec,
+    stored: Option<&dyn WeightSource>,
+    recipe: WeightRecipe,
+    tensor: &TensorSpec,
+) -> Result<WeightFormat, ModelError> {
+    let Some(place) = spec.place(tensor) else { return Ok(WeightFormat::F32) };
+    match (recipe.format(&place), stored) {
+        (Some(format), _) => Ok(format),
+        (None, Some(weights)) => weights.format(&tensor.name),
+        // A shape alone is of a model as it was published, and those of the catalogue were published in 16 bits.
+        (None, None) => Ok(WeightFormat::Bf16),
+    }
 }
 
 /// What an engine uses when nothing was chosen: a quantized checkpoint as it is, everything else in bf16.
@@ -110,33 +116,6 @@ pub fn label(recipe: WeightRecipe, footprint: &Footprint) -> String {
 pub fn kv_bytes_per_token(spec: &ModelSpec, kv: KvFormat) -> u64 {
     let rows = 2 * u64::from(spec.num_layers) * u64::from(spec.num_kv_heads);
     rows * kv.bytes_per_row(spec.head_dim as usize) as u64
-}
-
-/// Where a tensor stands in the model, as recipes see it; `None` for those that are never quantized.
-fn place(spec: &ModelSpec, tensor: &TensorSpec) -> Option<TensorPlace> {
-    let role = match tensor.role {
-        TensorRole::Embedding if spec.tie_word_embeddings => MatrixRole::TiedEmbedding,
-        TensorRole::Embedding => MatrixRole::Embedding,
-        TensorRole::LmHead => MatrixRole::Output,
-        TensorRole::Query => MatrixRole::Query,
-        TensorRole::Key => MatrixRole::Key,
-        TensorRole::Value => MatrixRole::Value,
-        TensorRole::Qkv => MatrixRole::Qkv,
-        TensorRole::AttentionOutput => MatrixRole::AttentionOutput,
-        TensorRole::Gate => MatrixRole::Gate,
-        TensorRole::Up => MatrixRole::Up,
-        TensorRole::GateUp => MatrixRole::GateUp,
-        TensorRole::Down => MatrixRole::Down,
-        _ => return None,
-    };
-    Some(TensorPlace {
-        role,
-        layer: tensor.layer.unwrap_or(0) as usize,
-        layers: spec.num_layers as usize,
-        cols: *tensor.shape.last()? as usize,
-        gqa: (spec.num_heads / spec.num_kv_heads.max(1)) as usize,
-        experts: spec.moe.as_ref().map_or(0, |moe| moe.experts as usize),
-    })
 }
 
 #[cfg(test)]
@@ -171,11 +150,11 @@ mod tests {
     #[test]
     fn bytes_of_one_format_and_of_a_mix() {
         let model = load("llama-1.1b");
-        let q8 = footprint(&model, WeightRecipe::Uniform(WeightFormat::Q8_0)).unwrap();
+        let q8 = footprint(&model.spec, None, WeightRecipe::Uniform(WeightFormat::Q8_0)).unwrap();
         let matrices = 968_884_224u64 + 2 * 65_536_000;
         assert_eq!(q8.stored_bytes, matrices / 32 * 34 + 45 * 2048 * 4);
         assert_eq!(q8.stored_bytes - q8.read_bytes, 65_536_000 / 32 * 34, "the embedding is looked up");
-        let mix = footprint(&model, WeightRecipe::Q4KM).unwrap();
+        let mix = footprint(&model.spec, None, WeightRecipe::Q4KM).unwrap();
         assert_eq!(mix.main_format(), Some(WeightFormat::Q4K));
         assert!(mix.formats.contains_key(&WeightFormat::Q6K), "{mix:?}");
         let bits = mix.bits_per_weight();

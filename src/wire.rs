@@ -7,7 +7,7 @@ use llmlab_core::executor::Executor;
 use llmlab_kernels::attention::KvFormat;
 use llmlab_models::lora::LoraAdapter;
 use llmlab_models::{LoadedModel, ModelSpec};
-use llmlab_quant::{UnknownFormat, WeightRecipe};
+use llmlab_quant::{UnknownFormat, WeightFormat, WeightRecipe};
 use llmlab_results::manifest::{ModelFacts, Slo, TargetFacts, TargetKind};
 use llmlab_runtime::{CandleExecutor, CpuExecutor, DraftModelExecutor, RuntimeConfig};
 use llmlab_scenarios::spec::{EngineSpec, PolicySpec, SloSpec, SpeculationMethod, SpeculationSpec};
@@ -18,7 +18,7 @@ use crate::host;
 use crate::weights::{self, Footprint};
 
 /// KV pool of an engine whose scenario names no size.
-const DEFAULT_KV_BYTES: u64 = 256 << 20;
+pub const DEFAULT_KV_BYTES: u64 = 256 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecutorKind {
@@ -45,11 +45,7 @@ impl ResolvedEngine {
             ExecutorKind::Cpu => "",
             ExecutorKind::Candle => ", candle executor",
         };
-        let kv = match (self.engine.policy.knobs().memory(), self.engine.kv) {
-            (Memory::Reserved, _) | (Memory::Strategy, KvStrategy::Reserve) => "reserved",
-            (Memory::Paged, _) | (Memory::Strategy, KvStrategy::Paged) => "paged",
-            (Memory::Strategy, KvStrategy::Contiguous) => "contiguous",
-        };
+        let kv = kv_words(&self.engine);
         format!(
             "engine, policy {}{executor}, {} weights, {} KV {kv} in {} blocks of {}, {} thread(s)",
             self.policy_label,
@@ -83,22 +79,74 @@ impl ResolvedEngine {
     }
 }
 
+/// How KV memory is handed out.
+pub fn kv_words(engine: &EngineConfig) -> &'static str {
+    match (engine.policy.knobs().memory(), engine.kv) {
+        (Memory::Reserved, _) | (Memory::Strategy, KvStrategy::Reserve) => "reserved",
+        (Memory::Paged, _) | (Memory::Strategy, KvStrategy::Paged) => "paged",
+        (Memory::Strategy, KvStrategy::Contiguous) => "contiguous",
+    }
+}
+}
+
 /// Turns a scenario's engine into sizes. The error is one sentence that names the key.
 pub fn resolve_engine(
     spec: &EngineSpec,
     model: &LoadedModel,
     max_model_len: Option<u32>,
 ) -> Result<ResolvedEngine, String> {
-    let weights: WeightRecipe = match &spec.weights {
-        Some(name) => name.parse().map_err(|error: UnknownFormat| format!("weights: {error}"))?,
-        None => weights::default_recipe(model).map_err(|error| error.to_string())?,
-    };
-    let kv: KvFormat = spec.kv.parse().map_err(|error| format!("kv: {error}"))?;
     let executor = match spec.executor.as_str() {
         "cpu" => ExecutorKind::Cpu,
         "candle" => ExecutorKind::Candle,
         other => return Err(format!("executor {other:?}: accepted are \"cpu\", \"candle\"")),
     };
+    let sizes = resolve_sizes(spec, &model.spec, Some(model), max_model_len, |_| Ok(DEFAULT_KV_BYTES))?;
+    let Sizes { engine, weights, kv, footprint, kv_bytes_per_token } = sizes;
+    let runtime = RuntimeConfig {
+        weights,
+        kv,
+        threads: spec.threads.unwrap_or_else(host::default_threads) as usize,
+        num_blocks: engine.num_blocks,
+        block_size: engine.block_size,
+        max_model_len: engine.max_model_len,
+    };
+    fits_this_machine(model, &runtime)?;
+    Ok(ResolvedEngine {
+        policy_label: engine.policy.knobs().rules(),
+        max_num_seqs: engine.policy.knobs().max_num_seqs(),
+        engine,
+        runtime,
+        executor,
+        footprint,
+        kv_bytes_per_token,
+    })
+}
+
+/// What an engine and its simulation have in common.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    pub engine: EngineConfig,
+    pub weights: WeightRecipe,
+    pub kv: KvFormat,
+    pub footprint: Footprint,
+    pub kv_bytes_per_token: u64,
+}
+
+/// `loaded` is the model's checkpoint, where there is one; `default_kv_bytes` the pool of a scenario that names no size, given
+/// the weights.
+pub fn resolve_sizes(
+    spec: &EngineSpec,
+    model: &ModelSpec,
+    loaded: Option<&LoadedModel>,
+    max_model_len: Option<u32>,
+    default_kv_bytes: impl FnOnce(&Footprint) -> Result<u64, String>,
+) -> Result<Sizes, String> {
+    let weights: WeightRecipe = match (&spec.weights, loaded) {
+        (Some(name), _) => name.parse().map_err(|error: UnknownFormat| format!("weights: {error}"))?,
+        (None, Some(model)) => weights::default_recipe(model).map_err(|error| error.to_string())?,
+        (None, None) => WeightRecipe::Uniform(WeightFormat::Bf16),
+    };
+    let kv: KvFormat = spec.kv.parse().map_err(|error| format!("kv: {error}"))?;
     let kv_strategy = match spec.kv_strategy.as_str() {
         "paged" => KvStrategy::Paged,
         "reserve" => KvStrategy::Reserve,
@@ -109,10 +157,12 @@ pub fn resolve_engine(
             ));
         }
     };
-    let kv_bytes_per_token = weights::kv_bytes_per_token(&model.spec, kv);
-    let positions = model.spec.max_position_embeddings;
+    let stored = loaded.map(|model| model.weights.as_ref());
+    let footprint = weights::footprint(model, stored, weights).map_err(|error| error.to_string())?;
+    let kv_bytes_per_token = weights::kv_bytes_per_token(model, kv);
+    let positions = model.max_position_embeddings;
     let max_model_len = max_model_len.unwrap_or(positions).min(positions);
-    let num_blocks = num_blocks(spec, kv_bytes_per_token)?;
+    let num_blocks = num_blocks(spec, kv_bytes_per_token, || default_kv_bytes(&footprint))?;
     let mut engine = EngineConfig {
         policy: policy(&spec.policy)?,
         kv: kv_strategy,
@@ -126,25 +176,13 @@ pub fn resolve_engine(
         engine.max_model_len = engine.longest_request();
     }
     engine.validate().map_err(|error| error.to_string())?;
-    let max_model_len = engine.max_model_len;
-    let threads = spec.threads.unwrap_or_else(host::default_threads) as usize;
-    let runtime =
-        RuntimeConfig { weights, kv, threads, num_blocks, block_size: spec.block_size, max_model_len };
-    let footprint = fits_this_machine(model, &runtime)?;
-    Ok(ResolvedEngine {
-        policy_label: engine.policy.knobs().rules(),
-        max_num_seqs: engine.policy.knobs().max_num_seqs(),
-        engine,
-        runtime,
-        executor,
-        footprint,
-        kv_bytes_per_token,
-    })
+    Ok(Sizes { engine, weights, kv, footprint, kv_bytes_per_token })
 }
 
 /// Weights, KV pool and the table of rotary angles against this machine's memory.
 pub fn fits_this_machine(model: &LoadedModel, config: &RuntimeConfig) -> Result<Footprint, String> {
-    let footprint = weights::footprint(model, config.weights).map_err(|error| error.to_string())?;
+    let footprint = weights::footprint(&model.spec, Some(model.weights.as_ref()), config.weights)
+        .map_err(|error| error.to_string())?;
     let memory_bytes = host::memory_bytes();
     let pool_tokens = u64::from(config.num_blocks) * u64::from(config.block_size);
     let kv_bytes = pool_tokens.saturating_mul(weights::kv_bytes_per_token(&model.spec, config.kv));
@@ -164,7 +202,11 @@ pub fn fits_this_machine(model: &LoadedModel, config: &RuntimeConfig) -> Result<
 }
 
 /// Blocks in the pool, the null block included: as told or by memory; TGI's own token budget bounds both.
-fn num_blocks(spec: &EngineSpec, kv_bytes_per_token: u64) -> Result<u32, String> {
+fn num_blocks(
+    spec: &EngineSpec,
+    kv_bytes_per_token: u64,
+    default_kv_bytes: impl FnOnce() -> Result<u64, String>,
+) -> Result<u32, String> {
     let block_bytes = kv_bytes_per_token * u64::from(spec.block_size);
     let by_memory = |bytes: u64| bytes / block_bytes.max(1) + 1;
     let wanted = match (spec.num_blocks, spec.kv_memory_bytes) {
@@ -178,7 +220,10 @@ fn num_blocks(spec: &EngineSpec, kv_bytes_per_token: u64) -> Result<u32, String>
             let budget = u64::from(max_batch_total_tokens / spec.block_size);
             wanted.map_or(budget, |blocks| blocks.min(budget))
         }
-        _ => wanted.unwrap_or_else(|| by_memory(DEFAULT_KV_BYTES)),
+        _ => match wanted {
+            Some(blocks) => blocks,
+            None => by_memory(default_kv_bytes()?),
+        },
     };
     if blocks < 2 {
         return Err(format!(

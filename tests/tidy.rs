@@ -15,6 +15,11 @@ const EDGES: &[(&str, &str, &[&str])] = &[
     ("engine/server", "llmlab-server", &["llmlab-core", "llmlab-models"]),
     ("loadgen", "llmlab-loadgen", &["llmlab-results"]),
     ("analysis/metrics", "llmlab-metrics", &["llmlab-results"]),
+    (
+        "analysis/sim",
+        "llmlab-sim",
+        &["llmlab-core", "llmlab-loadgen", "llmlab-models", "llmlab-quant", "llmlab-results"],
+    ),
     ("tui", "llmlab-tui", &[]),
 ];
 

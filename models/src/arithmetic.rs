@@ -67,16 +67,10 @@ impl ModelSpec {
 }
 
 /// Vectors and routers stay f32 in every format: together they are under 0.1 % of a model, and rounding them is the one
-/// rounding every later layer sees. A row that does not fill its last block pays for all of it.
+/// rounding every later layer sees.
 fn tensor_bytes(format: WeightFormat, tensor: &TensorSpec) -> u64 {
-    match tensor.shape[..] {
-        [rows, cols] if !tensor.role.is_router() => {
-            let blocks = cols.div_ceil(format.block() as u64) * format.block_bytes() as u64;
-            let row_scale = if matches!(format, WeightFormat::Int8 | WeightFormat::Fp8) { 4 } else { 0 };
-            rows * (blocks + row_scale)
-        }
-        _ => 4 * tensor.elements(),
-    }
+    let exact = tensor.role.is_vector() || tensor.role.is_router();
+    tensor.bytes(if exact { WeightFormat::F32 } else { format })
 }
 
 #[cfg(test)]

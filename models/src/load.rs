@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::catalogue::{SPEC_PREFIX, published_spec};
 use crate::chat::{ChatFiles, ChatTemplate};
 use crate::error::ModelError;
 use crate::files::{read_text, read_text_if_present};
@@ -44,15 +45,21 @@ pub fn load(source: &str, seed: u64) -> Result<LoadedModel, ModelError> {
         Source::Synthetic(preset) => Ok(preset.load(seed)),
         Source::Folder(folder) => from_folder(folder, source),
         Source::Gguf(file) => load_gguf(file, source),
+        Source::Published(_) => Err(ModelError::Source {
+            source_name: source.to_string(),
+            problem: "is a shape without weights: simulated targets can use it, an engine cannot".into(),
+            accepted: synthetic_sources(),
+        }),
     }
 }
 
-/// The shape alone; reads no weights.
+/// The shape alone; reads no weights. Also takes `spec:<name>`, a shape of the catalogue.
 pub fn load_spec(source: &str) -> Result<ModelSpec, ModelError> {
     match parse(source)? {
         Source::Synthetic(preset) => Ok(preset.spec()),
         Source::Folder(folder) => read_spec(folder),
         Source::Gguf(file) => GgufFile::open(file)?.spec(),
+        Source::Published(spec) => Ok(spec.clone()),
     }
 }
 
@@ -60,13 +67,20 @@ enum Source<'a> {
     Synthetic(Preset),
     Folder(&'a Path),
     Gguf(&'a Path),
+    Published(&'static ModelSpec),
+}
+
+fn synthetic_sources() -> Vec<String> {
+    Preset::ALL.map(|preset| format!("{SOURCE_PREFIX}{}", preset.name())).to_vec()
 }
 
 fn parse(source: &str) -> Result<Source<'_>, ModelError> {
     let fail = |problem: String| {
-        let accepted = Preset::ALL.map(|preset| format!("{SOURCE_PREFIX}{}", preset.name())).to_vec();
-        Err(ModelError::Source { source_name: source.to_string(), problem, accepted })
+        Err(ModelError::Source { source_name: source.to_string(), problem, accepted: synthetic_sources() })
     };
+    if let Some(name) = source.strip_prefix(SPEC_PREFIX) {
+        return Ok(Source::Published(&published_spec(name)?.spec));
+    }
     if let Some(preset) = source.strip_prefix(SOURCE_PREFIX) {
         return match preset.parse() {
             Ok(preset) => Ok(Source::Synthetic(preset)),

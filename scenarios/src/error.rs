@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
 /// Keys that the parser knows only to say that they are not available yet.
-pub const PLANNED_KEYS: [&str; 2] = ["command", "simulate"];
+pub const PLANNED_KEYS: [&str; 1] = ["command"];
 
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum ScenarioError {

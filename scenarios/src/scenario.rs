@@ -42,7 +42,8 @@ pub struct Scenario {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelTable {
-    /// `synthetic:<preset>` (random weights of a real shape), or a Hugging Face folder or .gguf file relative to this file.
+    /// `synthetic:<preset>` (random weights of a real shape), a Hugging Face folder or .gguf file relative to this file, or,
+    /// where every target is simulated, `spec:<name>` (a published shape without weights).
     #[schemars(with = "String")]
     pub source: Spanned<String>,
     /// Longest prompt plus output in tokens. Default: what the model was made for.
@@ -179,7 +180,7 @@ pub struct TimeoutsTable {
     pub total: Option<Spanned<DurationText>>,
 }
 
-/// A name and exactly one of `engine` and `endpoint`.
+/// A name and exactly one of `engine`, `endpoint` and `simulate`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TargetTable {
@@ -195,8 +196,10 @@ pub struct TargetTable {
     pub endpoint: Option<Spanned<EndpointTable>>,
     #[schemars(skip)]
     pub command: Option<Spanned<toml::Value>>,
-    #[schemars(skip)]
-    pub simulate: Option<Spanned<toml::Value>>,
+    /// Our engine in virtual time on other hardware: `hardware`, and the keys of `engine`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::simulate")]
+    pub simulate: Option<Spanned<EngineTable>>,
 }
 
 /// Flat keys; which ones are accepted depends on `policy` (see [`crate::knobs`]).

@@ -93,6 +93,25 @@ pub(crate) fn engine(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "oneOf": alternatives })
 }
 
+/// The same with the keys of a device.
+pub(crate) fn simulate(_: &mut SchemaGenerator) -> Schema {
+    let alternatives = POLICIES.into_iter().map(engine_of).map(|mut engine| {
+        engine["properties"]["hardware"] = json!({
+            "type": "string",
+            "description": "A device of the catalogue, e.g. \"h100-sxm\", or \"this-host\" after llmlab calibrate --engine."
+        });
+        engine["properties"]["gpu_memory_utilization"] = json!({
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": 1,
+            "description": "Share of the device's memory for weights, activations and the KV pool. Default 0.92, vLLM's."
+        });
+        engine["required"] = json!(["hardware", "policy"]);
+        engine
+    });
+    json_schema!({ "type": "object", "oneOf": alternatives.collect::<Vec<Value>>() })
+}
+
 fn engine_of(policy: &str) -> Value {
     let mut properties = Map::new();
     properties.insert("policy".into(), json!({ "const": policy }));

@@ -22,7 +22,7 @@ pub struct RunSpec {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelChoice {
-    /// `synthetic:<preset>`, a Hugging Face folder, or a `.gguf` file.
+    /// `synthetic:<preset>`, a Hugging Face folder, a `.gguf` file, or `spec:<name>` for simulations.
     pub source: String,
     pub max_model_len: Option<u32>,
 }
@@ -160,6 +160,17 @@ pub struct TargetSpec {
 pub enum TargetChoice {
     Engine(EngineSpec),
     Endpoint(EndpointSpec),
+    Simulate(SimulateSpec),
+}
+
+/// Our own engine in virtual time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SimulateSpec {
+    /// A name of the hardware catalogue, or "this-host".
+    pub hardware: String,
+    /// Share of the device's memory that weights, activations and the KV pool may take; `None` = vLLM's default.
+    pub gpu_memory_utilization: Option<f64>,
+    pub engine: EngineSpec,
 }
 
 /// Our own engine as a child process. Every field is resolved except the sizes that depend on the model.

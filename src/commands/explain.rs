@@ -50,6 +50,9 @@ pub fn explain(plan: &Plan) -> Result<Code, Failure> {
                 bytes(target.facts.kv_bytes_per_token)
             );
         }
+        if let How::Simulate(resolved) = &target.how {
+            println!("          memory {}", resolved.memory_words());
+        }
     }
     for (metric, limits) in [
         ("TTFT", &plan.spec.slo.ttft),
@@ -70,6 +73,7 @@ pub fn explain(plan: &Plan) -> Result<Code, Failure> {
         Some(seconds) => println!(
             "expected  about {seconds:.0} s in all, from this machine's roofline; a guess within a factor of two"
         ),
+        None if plan.all_simulated() => println!("expected  virtual time: nothing is waited for"),
         None => println!("expected  duration unknown: it depends on the server"),
     }
     println!("\nnothing was run; drop --explain to run it");

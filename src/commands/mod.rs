@@ -9,6 +9,7 @@ mod models;
 mod report;
 pub mod run;
 mod serve;
+mod simulate;
 
 use clap::CommandFactory;
 
@@ -17,7 +18,8 @@ use crate::exit::{Code, Failure};
 
 pub fn dispatch(command: Command) -> Result<Code, Failure> {
     match command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, None),
+        Command::Simulate(args) => simulate::simulate(args),
         Command::Serve(args) => serve::serve(args),
         Command::Models(command) => models::models(command),
         Command::BenchEngine(args) => bench_engine::bench_engine(args),

@@ -168,7 +168,10 @@ pub fn analyse(manifest: &Manifest, trials: &[Trial]) -> Analysis {
     if let Some(measured) = fewest.filter(|n| (1..100).contains(n)) {
         warnings.push(Warning::FewRequests { measured });
     }
-    if manifest.host.roofline.is_none() && measured.iter().any(|t| !t.steps.is_empty()) {
+    let simulated =
+        |name: &str| manifest.targets.iter().any(|t| t.name == name && t.kind == TargetKind::Simulate);
+    let live_steps = |t: &&Trial| !t.steps.is_empty() && !simulated(&t.facts.target);
+    if manifest.host.roofline.is_none() && measured.iter().any(live_steps) {
         warnings.push(Warning::HostNotCalibrated);
     }
     Analysis {
@@ -218,6 +221,8 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
         server: window.and_then(|w| server_view(&trial.server, &w)),
         roofline: window
             .zip(target)
+            // What this machine can do says nothing about one that is simulated.
+            .filter(|(_, t)| t.kind != TargetKind::Simulate)
             .and_then(|(w, t)| roofline(&steps, &w, manifest.host.roofline.as_ref(), &manifest.model, t)),
         cost: manifest.cost.as_ref().zip(rates).and_then(|(facts, rates)| cost(facts, &rates)),
         errors: errors(records, warmup),

@@ -1,10 +1,12 @@
-//! Devices and what they cost, from the tables in `models/hardware/` and `models/prices/`, built into the binary.
+//! Devices, what they cost, and published model shapes, from the tables in `models/hardware/`, `models/prices/` and
+//! `models/specs/`, built into the binary.
 //!
 //! Every number carries where it was read and when. A figure nobody could be found to vouch for is left out rather than
 //! guessed, so the peaks are optional.
 
 mod hardware;
 mod prices;
+mod specs;
 
 use std::sync::LazyLock;
 
@@ -12,6 +14,7 @@ use serde::Deserialize;
 
 pub use hardware::{DeviceKind, Figure, Hardware};
 pub use prices::Price;
+pub use specs::{PublishedSpec, SPEC_PREFIX, published_spec, published_specs};
 
 use crate::error::ModelError;
 
@@ -69,26 +72,36 @@ pub fn prices_of(name: &str) -> Result<impl Iterator<Item = &'static Price>, Mod
 
 /// As the tables write names. Cut short: a name from a file can be of any length, and no device's is that long.
 fn normal(name: &str) -> String {
-    name.trim().chars().take(MAX_NAME).collect::<String>().to_lowercase().replace([' ', '_'], "-")
+    shortened(name.trim()).to_lowercase().replace([' ', '_'], "-")
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(MAX_NAME).collect()
 }
 
 fn not_found(name: &str, wanted: &str) -> ModelError {
+    ModelError::NotInCatalogue {
+        kind: "hardware",
+        name: shortened(name),
+        close: close_names(wanted, HARDWARE.iter().map(|device| (device.name.as_str(), device.names()))),
+        known: HARDWARE.iter().map(|device| device.name.clone()).collect(),
+    }
+}
+
+/// Of entries with all their names, those that `wanted` may have meant, the likeliest first.
+fn close_names<'a, N: Iterator<Item = &'a str>>(
+    wanted: &str,
+    entries: impl Iterator<Item = (&'a str, N)>,
+) -> Vec<String> {
     // Above 0.8 Jaro-Winkler are typing errors and other spellings ("h100sxm", "mi-300x"), not other devices.
-    let mut close: Vec<(f64, String)> = HARDWARE
-        .iter()
-        .map(|device| {
-            let score = device.names().map(|known| strsim::jaro_winkler(known, wanted)).fold(0.0, f64::max);
-            (score, device.name.clone())
+    let mut close: Vec<(f64, &str)> = entries
+        .map(|(name, names)| {
+            (names.map(|known| strsim::jaro_winkler(known, wanted)).fold(0.0, f64::max), name)
         })
         .filter(|(score, _)| *score > 0.8)
         .collect();
     close.sort_by(|left, right| right.0.total_cmp(&left.0));
-    ModelError::NotInCatalogue {
-        kind: "hardware",
-        name: name.chars().take(MAX_NAME).collect(),
-        close: close.into_iter().take(3).map(|(_, name)| name).collect(),
-        known: HARDWARE.iter().map(|device| device.name.clone()).collect(),
-    }
+    close.into_iter().take(3).map(|(_, name)| name.to_string()).collect()
 }
 
 /// Whether `date` is a year, year-month or year-month-day, or names a commit of the source.

@@ -1,5 +1,7 @@
 //! The list of a model's tensors: names, shapes and what each is for.
 
+use llmlab_quant::{MatrixRole, TensorPlace, WeightFormat};
+
 use crate::spec::ModelSpec;
 use crate::spec::names::{EMBEDDING, FINAL_NORM, FeedForward, LM_HEAD, LayerNames, Linear, MlpNames};
 
@@ -71,6 +73,13 @@ impl TensorSpec {
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
+
+    /// Bytes of it in `format`: whole blocks per row, and the scale of each row where the format has one.
+    pub fn bytes(&self, format: WeightFormat) -> u64 {
+        let [rows, cols] = self.shape[..] else { return format.row_bytes(self.elements() as usize) as u64 };
+        let row_scale = if matches!(format, WeightFormat::Int8 | WeightFormat::Fp8) { 4 } else { 0 };
+        rows * (format.row_bytes(cols as usize) as u64 + row_scale)
+    }
 }
 
 impl ModelSpec {
@@ -93,6 +102,33 @@ impl ModelSpec {
             tensors.push(outside(LM_HEAD, &[vocab, hidden], TensorRole::LmHead));
         }
         tensors
+    }
+
+    /// Where a tensor stands in the model, as recipes see it; `None` for those that are never quantized.
+    pub fn place(&self, tensor: &TensorSpec) -> Option<TensorPlace> {
+        let role = match tensor.role {
+            TensorRole::Embedding if self.tie_word_embeddings => MatrixRole::TiedEmbedding,
+            TensorRole::Embedding => MatrixRole::Embedding,
+            TensorRole::LmHead => MatrixRole::Output,
+            TensorRole::Query => MatrixRole::Query,
+            TensorRole::Key => MatrixRole::Key,
+            TensorRole::Value => MatrixRole::Value,
+            TensorRole::Qkv => MatrixRole::Qkv,
+            TensorRole::AttentionOutput => MatrixRole::AttentionOutput,
+            TensorRole::Gate => MatrixRole::Gate,
+            TensorRole::Up => MatrixRole::Up,
+            TensorRole::GateUp => MatrixRole::GateUp,
+            TensorRole::Down => MatrixRole::Down,
+            _ => return None,
+        };
+        Some(TensorPlace {
+            role,
+            layer: tensor.layer.unwrap_or(0) as usize,
+            layers: self.num_layers as usize,
+            cols: *tensor.shape.last()? as usize,
+            gqa: (self.num_heads / self.num_kv_heads.max(1)) as usize,
+            experts: self.moe.as_ref().map_or(0, |moe| moe.experts as usize),
+        })
     }
 }
 

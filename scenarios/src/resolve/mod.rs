@@ -20,6 +20,8 @@ pub(crate) use workload::{DISTRIBUTIONS, PROCESSES};
 const DEFAULT_SEED: u64 = 42;
 const MAX_REPEATS: u32 = 100;
 const MAX_NAME_CHARS: usize = 100;
+/// Model sources that are no path, with an example of each.
+const NAMED_SOURCES: [(&str, &str); 2] = [("synthetic:", "llama-15m"), ("spec:", "llama-3.1-8b")];
 
 /// `base` is the scenario's folder; paths in a scenario are relative to it.
 pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<RunSpec, Finding> {
@@ -52,10 +54,13 @@ fn run_name(name: &Spanned<String>) -> Result<String, Finding> {
 
 fn model(table: &ModelTable, base: &Path) -> Result<ModelChoice, Finding> {
     let written = &table.source;
-    let source = match written.get_ref().strip_prefix("synthetic:") {
-        Some("") => {
-            return Err(Finding::new(written.span(), "no preset after \"synthetic:\"")
-                .help("e.g. \"synthetic:llama-15m\""));
+    let named = NAMED_SOURCES
+        .iter()
+        .find_map(|(prefix, example)| Some((*prefix, *example, written.get_ref().strip_prefix(prefix)?)));
+    let source = match named {
+        Some((prefix, example, "")) => {
+            return Err(Finding::new(written.span(), format!("no name after \"{prefix}\""))
+                .help(format!("e.g. \"{prefix}{example}\"")));
         }
         Some(_) => written.get_ref().clone(),
         None => {
@@ -67,7 +72,7 @@ fn model(table: &ModelTable, base: &Path) -> Result<ModelChoice, Finding> {
                 let message = format!("no model {kind} at {}", path.display());
                 return Err(Finding::new(written.span(), message).help(
                     "accepted: \"synthetic:<preset>\" (e.g. \"synthetic:llama-15m\"), the path of a Hugging Face folder, or \
-                     of a .gguf file, relative to this file",
+                     of a .gguf file, relative to this file; in simulations also \"spec:<name>\" (e.g. \"spec:llama-3.1-8b\")",
                 ));
             }
             path.display().to_string()

@@ -4,14 +4,17 @@ use toml::Spanned;
 
 use super::engine;
 use crate::error::{Finding, PLANNED_KEYS, unknown_value};
-use crate::scenario::{EndpointTable, TargetTable};
-use crate::spec::{EndpointSpec, TargetChoice, TargetSpec};
+use crate::scenario::{EndpointTable, EngineTable, TargetTable};
+use crate::spec::{EndpointSpec, SimulateSpec, TargetChoice, TargetSpec};
 
 pub const PROTOCOLS: [&str; 2] = ["openai-completions", "openai-chat"];
+/// Keys of `simulate` that `engine` does not have.
+const HARDWARE: &str = "hardware";
+const UTILIZATION: &str = "gpu_memory_utilization";
 const MAX_NAME_LEN: usize = 40;
 const MAX_TARGETS: usize = 32;
-const KINDS: &str =
-    "a target has exactly one of `engine` (our engine as a child process) and `endpoint` (a running server)";
+const KINDS: &str = "a target has exactly one of `engine` (our engine as a child process), `endpoint` (a running server) \
+                     and `simulate` (our engine in virtual time)";
 
 pub(super) fn resolve(tables: &[Spanned<TargetTable>]) -> Result<Vec<TargetSpec>, Finding> {
     if tables.is_empty() {
@@ -52,25 +55,73 @@ fn target_name(name: &Spanned<String>) -> Result<String, Finding> {
 
 fn kind(table: &Spanned<TargetTable>) -> Result<TargetChoice, Finding> {
     let target = table.get_ref();
-    for (planned, written) in PLANNED_KEYS.into_iter().zip([&target.command, &target.simulate]) {
+    for (planned, written) in PLANNED_KEYS.into_iter().zip([&target.command]) {
         if let Some(written) = written {
             return Err(Finding::new(written.span(), format!("`{planned}` targets are not available yet"))
                 .label("not accepted now")
                 .help(KINDS));
         }
     }
-    match (&target.engine, &target.endpoint) {
-        (Some(table), None) => Ok(TargetChoice::Engine(engine::resolve(table.get_ref(), table.span())?)),
-        (None, Some(table)) => Ok(TargetChoice::Endpoint(endpoint(table.get_ref())?)),
-        (None, None) => {
-            Err(Finding::new(target.name.span(), "the target is neither an engine nor an endpoint")
-                .label("what is it?")
-                .help(KINDS))
+    match (&target.engine, &target.endpoint, &target.simulate) {
+        (Some(table), None, None) => {
+            Ok(TargetChoice::Engine(engine::resolve(table.get_ref(), table.span())?))
         }
-        (Some(_), Some(second)) => {
-            Err(Finding::new(second.span(), "the target is both an engine and an endpoint").help(KINDS))
+        (None, Some(table), None) => Ok(TargetChoice::Endpoint(endpoint(table.get_ref())?)),
+        (None, None, Some(table)) => Ok(TargetChoice::Simulate(simulate(table)?)),
+        (None, None, None) => Err(Finding::new(
+            target.name.span(),
+            "the target is neither an engine nor an endpoint nor a simulation",
+        )
+        .label("what is it?")
+        .help(KINDS)),
+        (first, endpoint, simulate) => {
+            let kinds = [
+                ("an engine", first.as_ref().map(Spanned::span)),
+                ("an endpoint", endpoint.as_ref().map(Spanned::span)),
+                ("a simulation", simulate.as_ref().map(Spanned::span)),
+            ];
+            let written: Vec<_> = kinds.into_iter().filter_map(|(name, span)| Some((name, span?))).collect();
+            let names: Vec<&str> = written.iter().map(|(name, _)| *name).collect();
+            let message = format!("the target is {} at once", names.join(" and "));
+            Err(Finding::new(written[1].1.clone(), message).help(KINDS))
         }
     }
+}
+
+/// The keys of `engine`, and those of the device.
+fn simulate(table: &Spanned<EngineTable>) -> Result<SimulateSpec, Finding> {
+    let mut keys = table.get_ref().clone();
+    let Some(written) = keys.remove(HARDWARE) else {
+        return Err(Finding::new(table.span(), "the simulation has no hardware")
+            .label("on what?")
+            .help("write hardware = \"h100-sxm\", or \"this-host\" after llmlab calibrate --engine"));
+    };
+    let toml::Value::String(hardware) = written.get_ref() else {
+        return Err(Finding::new(written.span(), "hardware is not text").label("a name, e.g. \"h100-sxm\""));
+    };
+    let gpu_memory_utilization = keys.remove(UTILIZATION).map(|written| utilization(&written)).transpose()?;
+    let engine = engine::resolve(&keys, table.span())?;
+    match keys.get("executor") {
+        Some(executor) if engine.executor != "cpu" => {
+            Err(Finding::new(executor.span(), "only the engine's own kernels can be simulated")
+                .label("not accepted in a simulation")
+                .help("leave `executor` out"))
+        }
+        _ => Ok(SimulateSpec { hardware: hardware.clone(), gpu_memory_utilization, engine }),
+    }
+}
+
+fn utilization(written: &Spanned<toml::Value>) -> Result<f64, Finding> {
+    let share = match written.get_ref() {
+        toml::Value::Float(share) => *share,
+        toml::Value::Integer(share) => *share as f64,
+        _ => f64::NAN,
+    };
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(Finding::new(written.span(), format!("{UTILIZATION} is not usable"))
+            .label("must be a number above 0, at most 1"));
+    }
+    Ok(share)
 }
 
 fn endpoint(table: &EndpointTable) -> Result<EndpointSpec, Finding> {

@@ -132,7 +132,7 @@ fn formats(stored: &Footprint) -> Vec<FormatShare> {
 fn tensors(model: &LoadedModel) -> Result<Vec<TensorLine>, Failure> {
     let line = |tensor: llmlab_models::TensorSpec| {
         let format = model.weights.format(&tensor.name).map_err(Failure::bad_input)?;
-        let bytes = weights::tensor_bytes(format, &tensor);
+        let bytes = tensor.bytes(format);
         Ok(TensorLine { name: tensor.name, shape: tensor.shape, format: format.to_string(), bytes })
     };
     model.spec.tensors().into_iter().map(line).collect()

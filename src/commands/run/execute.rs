@@ -63,13 +63,22 @@ fn measure(
     live: &Arc<Live>,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
-    let Some(workload) = workload(plan, dir, manifest, live, cancel)? else { return Ok(()) };
+    let Some(workloads) = workload(plan, dir, manifest, live, cancel)? else { return Ok(()) };
+    let Workloads { first, rate_rps } = workloads;
     for repeat in 1..=plan.spec.repeats {
+        // Equal repeats of a simulation would be equal to the last digit, and an interval over them a lie. What a repeat can
+        // show is the luck of the traffic: each draws its own, the same for all targets.
+        let drawn = match repeat {
+            1 => None,
+            _ if plan.all_simulated() => Some(plan.workload_of_repeat(rate_rps, repeat)?),
+            _ => None,
+        };
+        let workload = drawn.as_ref().unwrap_or(&first);
         for index in order(plan.targets.len(), repeat) {
             if cancel.is_cancelled() {
                 return Ok(());
             }
-            let facts = trial::measure(plan, index, repeat, &workload, dir, live, cancel)?;
+            let facts = trial::measure(plan, index, repeat, workload, dir, live, cancel)?;
             manifest.trials.push(facts);
             dir.write_manifest(manifest).map_err(Failure::internal)?;
         }
@@ -92,7 +101,7 @@ fn workload(
     manifest: &mut Manifest,
     live: &Arc<Live>,
     cancel: &CancellationToken,
-) -> Result<Option<Workload>, Failure> {
+) -> Result<Option<Workloads>, Failure> {
     let mut rate_rps = 1.0;
     if let Some(share) = plan.load_share() {
         let mut lowest: Option<(Saturation, &str)> = None;
@@ -124,7 +133,13 @@ fn workload(
     let workload = plan.workload(rate_rps)?;
     describe_workload(plan, &workload, manifest);
     dir.write_manifest(manifest).map_err(Failure::internal)?;
-    Ok(Some(workload))
+    Ok(Some(Workloads { first: workload, rate_rps }))
+}
+
+/// The requests of the first repeat, and the rate that a share of saturation came to.
+struct Workloads {
+    first: Workload,
+    rate_rps: f64,
 }
 
 fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut Manifest) {
@@ -138,7 +153,7 @@ fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut Manifest) 
 fn manifest(plan: &Plan) -> Result<Manifest, Failure> {
     let threads = plan.targets.iter().find_map(|target| match &target.how {
         How::Engine { resolved, .. } => Some(resolved.runtime.threads as u32),
-        How::Endpoint(_) => None,
+        How::Endpoint(_) | How::Simulate(_) => None,
     });
     Ok(Manifest {
         schema_version: SCHEMA_VERSION,

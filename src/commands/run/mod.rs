@@ -4,6 +4,7 @@ mod execute;
 mod plan;
 mod probe;
 mod progress;
+mod simulated;
 mod trial;
 mod workload;
 
@@ -14,15 +15,16 @@ use llmlab_results::manifest::RunStatus;
 use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
-pub use plan::{How, Plan, PlannedTarget};
+pub use plan::{How, Plan, PlannedTarget, SimulateOn};
 
 use crate::cli::RunArgs;
 use crate::commands::{explain, report};
 use crate::exit::{Code, Failure};
 use crate::live::Live;
 
-pub fn run(args: RunArgs) -> Result<Code, Failure> {
-    let plan = plan::plan(&args)?;
+/// With `simulate`, every engine of the scenario runs in virtual time.
+pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure> {
+    let plan = plan::plan(&args, simulate.as_ref())?;
     if args.explain {
         return explain::explain(&plan);
     }

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use llmlab_core::config::PolicyConfig;
 use llmlab_loadgen::{PromptStyle, Protocol};
+use llmlab_models::catalogue::SPEC_PREFIX;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts};
 use llmlab_scenarios::spec::{
-    ArrivalSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SloSpec,
-    TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
+    ArrivalSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SimulateSpec,
+    SloSpec, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
 };
 
 use crate::cli::RunArgs;
 use crate::exit::Failure;
+use crate::simulation::{self, ResolvedSimulation};
 use crate::target::EngineLaunch;
 use crate::wire::{self, ResolvedEngine};
 
@@ -43,17 +45,69 @@ pub struct PlannedTarget {
 pub enum How {
     Engine { launch: EngineLaunch, resolved: Box<ResolvedEngine> },
     Endpoint(EndpointSpec),
+    Simulate(Box<ResolvedSimulation>),
 }
 
-pub fn plan(args: &RunArgs) -> Result<Plan, Failure> {
+/// A model by its shape, with its checkpoint where it has one.
+struct PlannedModel {
+    spec: ModelSpec,
+    loaded: Option<LoadedModel>,
+}
+
+/// With `simulate`, every engine of the scenario runs in virtual time.
+pub fn plan(args: &RunArgs, simulate: Option<&SimulateOn>) -> Result<Plan, Failure> {
     if args.scenario.starts_with("http://") || args.scenario.starts_with("https://") {
         let mut spec = spec_for_url(&args.scenario);
+        if simulate.is_some() {
+            return Err(Failure::bad_input(format!("{}: a live server cannot be simulated", args.scenario)));
+        }
         apply_overrides(&mut spec, args)?;
         return resolve(spec, format!("# llmlab run {}\n", args.scenario), None);
     }
     let (text, mut spec) = llmlab_scenarios::load(Path::new(&args.scenario)).map_err(Failure::usage)?;
     apply_overrides(&mut spec, args)?;
+    if let Some(on) = simulate {
+        simulate_targets(&mut spec, on)?;
+    }
     resolve(spec, text, Some(args.scenario.clone()))
+}
+
+/// Where `llmlab simulate` runs.
+#[derive(Debug, Clone)]
+pub struct SimulateOn {
+    /// `None`: where the scenario says, else on this host.
+    pub hardware: Option<String>,
+}
+
+fn simulate_targets(spec: &mut RunSpec, on: &SimulateOn) -> Result<(), Failure> {
+    for target in &mut spec.targets {
+        match &mut target.kind {
+            TargetChoice::Engine(engine) if engine.executor == "candle" => {
+                return Err(Failure::bad_input(format!(
+                    "target {}: executor \"candle\" cannot be simulated, only the engine's own kernels can",
+                    target.name
+                )));
+            }
+            TargetChoice::Engine(engine) => {
+                let hardware = on.hardware.clone().unwrap_or_else(|| simulation::THIS_HOST.into());
+                let engine = engine.clone();
+                target.kind =
+                    TargetChoice::Simulate(SimulateSpec { hardware, gpu_memory_utilization: None, engine });
+            }
+            TargetChoice::Simulate(simulate) => {
+                if let Some(hardware) = &on.hardware {
+                    simulate.hardware = hardware.clone();
+                }
+            }
+            TargetChoice::Endpoint(_) => {
+                return Err(Failure::bad_input(format!(
+                    "target {} is a live server; llmlab simulate takes engine and simulate targets",
+                    target.name
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn apply_overrides(spec: &mut RunSpec, args: &RunArgs) -> Result<(), Failure> {
@@ -121,8 +175,7 @@ pub const REMOTE_MODEL: &str = "remote";
 fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Failure> {
     let model = match spec.model.source.as_str() {
         REMOTE_MODEL => None,
-        // The headers of its files are read and checked, its weights are not.
-        source => Some(llmlab_models::load(source, spec.seed).map_err(Failure::bad_input)?),
+        source => Some(planned_model(source, spec.seed)?),
     };
     let targets = spec
         .targets
@@ -171,26 +224,38 @@ fn max_model_len(spec: &RunSpec, model: &ModelSpec) -> u32 {
     spec.model.max_model_len.unwrap_or(model.max_position_embeddings).min(model.max_position_embeddings)
 }
 
+fn planned_model(source: &str, seed: u64) -> Result<PlannedModel, Failure> {
+    if source.starts_with(SPEC_PREFIX) {
+        let spec = llmlab_models::load_spec(source).map_err(Failure::bad_input)?;
+        return Ok(PlannedModel { spec, loaded: None });
+    }
+    // The headers of its files are read and checked, its weights are not.
+    let loaded = llmlab_models::load(source, seed).map_err(Failure::bad_input)?;
+    Ok(PlannedModel { spec: loaded.spec.clone(), loaded: Some(loaded) })
+}
+
 fn plan_target(
     target: &TargetSpec,
     run: &RunSpec,
-    model: Option<&LoadedModel>,
+    model: Option<&PlannedModel>,
 ) -> Result<PlannedTarget, Failure> {
+    let wrong =
+        |error: &dyn std::fmt::Display| Failure::bad_input(format!("target {}: {error}", target.name));
     match &target.kind {
         TargetChoice::Engine(engine) => {
             let Some(model) = model else {
-                return Err(Failure::bad_input(format!(
-                    "target {}: an engine needs a model; set [model] source",
-                    target.name
+                return Err(wrong(&"an engine needs a model; set [model] source"));
+            };
+            let Some(loaded) = &model.loaded else {
+                return Err(wrong(&format!(
+                    "{} is a shape without weights; write simulate = {{ hardware = \"...\", ... }} in place of engine, or use llmlab simulate",
+                    run.model.source
                 )));
             };
             let length = max_model_len(run, &model.spec);
-            let resolved = wire::resolve_engine(engine, model, Some(length))
-                .map_err(|error| Failure::bad_input(format!("target {}: {error}", target.name)))?;
-            resolved
-                .engine
-                .validate()
-                .map_err(|error| Failure::bad_input(format!("target {}: {error}", target.name)))?;
+            let resolved =
+                wire::resolve_engine(engine, loaded, Some(length)).map_err(|error| wrong(&error))?;
+            resolved.engine.validate().map_err(|error| wrong(&error))?;
             let launch = EngineLaunch {
                 model: run.model.source.clone(),
                 model_seed: run.seed,
@@ -200,6 +265,23 @@ fn plan_target(
             };
             let facts = resolved.facts(&target.name);
             Ok(PlannedTarget { facts, how: How::Engine { launch, resolved: Box::new(resolved) } })
+        }
+        TargetChoice::Simulate(simulate) => {
+            let Some(model) = model else {
+                return Err(wrong(&"a simulation needs a model; set [model] source"));
+            };
+            let length = max_model_len(run, &model.spec);
+            let resolved = simulation::resolve_simulation(
+                simulate,
+                &run.model.source,
+                &model.spec,
+                model.loaded.as_ref(),
+                Some(length),
+            )
+            .map_err(|error| wrong(&error))?;
+            resolved.engine.validate().map_err(|error| wrong(&error))?;
+            let facts = resolved.facts(&target.name);
+            Ok(PlannedTarget { facts, how: How::Simulate(Box::new(resolved)) })
         }
         TargetChoice::Endpoint(endpoint) => {
             if !endpoint.url.starts_with("http://") {
@@ -224,27 +306,30 @@ fn target_key(endpoint: &EndpointSpec) -> Result<(), Failure> {
 impl PlannedTarget {
     /// Prompt plus output tokens of the largest request this target can hold; `None` when it does not tell.
     fn token_limit(&self) -> Option<u32> {
-        match &self.how {
-            How::Engine { resolved, .. } => {
-                let pool = (resolved.engine.num_blocks - 1).saturating_mul(resolved.engine.block_size);
-                let whole_prompt = match &resolved.engine.policy {
-                    // Without chunking a prompt must fit into one prefill.
-                    PolicyConfig::Tgi(tgi) => {
-                        let prefill =
-                            if tgi.prefill_chunking { u32::MAX } else { tgi.max_batch_prefill_tokens };
-                        prefill.min(tgi.max_input_tokens.unwrap_or(u32::MAX))
-                    }
-                    _ => u32::MAX,
-                };
-                Some(resolved.engine.max_model_len.min(pool).min(whole_prompt))
+        let engine = match &self.how {
+            How::Engine { resolved, .. } => &resolved.engine,
+            How::Simulate(resolved) => &resolved.engine,
+            How::Endpoint(_) => return None,
+        };
+        let pool = (engine.num_blocks - 1).saturating_mul(engine.block_size);
+        let whole_prompt = match &engine.policy {
+            // Without chunking a prompt must fit into one prefill.
+            PolicyConfig::Tgi(tgi) => {
+                let prefill = if tgi.prefill_chunking { u32::MAX } else { tgi.max_batch_prefill_tokens };
+                prefill.min(tgi.max_input_tokens.unwrap_or(u32::MAX))
             }
-            How::Endpoint(_) => None,
-        }
+            _ => u32::MAX,
+        };
+        Some(engine.max_model_len.min(pool).min(whole_prompt))
+    }
+
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.how, How::Simulate(_))
     }
 
     pub fn protocol(&self) -> Result<Protocol, Failure> {
         match &self.how {
-            How::Engine { .. } => Ok(Protocol::OpenAiCompletions),
+            How::Engine { .. } | How::Simulate(_) => Ok(Protocol::OpenAiCompletions),
             How::Endpoint(endpoint) => endpoint.protocol.parse().map_err(Failure::bad_input),
         }
     }

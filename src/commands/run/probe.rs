@@ -8,9 +8,11 @@ use llmlab_loadgen::{DriveOptions, Silent, drive_with, generate};
 use llmlab_results::RunDir;
 use llmlab_results::manifest::{TrialFacts, TrialKind};
 use llmlab_results::record::{RecordSink, RequestRecord};
+use llmlab_sim::Options;
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{Plan, PlannedTarget};
+use super::plan::{How, Plan, PlannedTarget};
+use super::simulated;
 use super::trial::{Ready, drive_failure, facts_before};
 use crate::exit::Failure;
 use crate::live::Live;
@@ -41,24 +43,45 @@ pub fn saturation(
     live.phase(index, "probing", format!("{name}: starting, to find its saturation"));
     let mut facts = facts_before(name, 0, TrialKind::Probe);
     let mut writer = dir.start_trial(&facts).map_err(Failure::internal)?;
-    let ready = Ready::start(plan, planned, writer.dir())?;
+    let simulated = match &planned.how {
+        How::Simulate(target) => Some(target),
+        How::Engine { .. } | How::Endpoint(_) => None,
+    };
+    let ready = match simulated {
+        Some(_) => None,
+        None => Some(Ready::start(plan, planned, writer.dir())?),
+    };
 
     let config = plan.workload_config(1.0);
-    let ramp = Ramp::default();
+    let ramp = if simulated.is_some() { simulated::RAMP } else { Ramp::default() };
     let found = find_saturation(&ramp, |users| -> Result<(Throughput, Duration), Failure> {
         live.phase(index, "probing", format!("{name}: finding saturation, {users} users"));
         let workload = generate(&step_workload(&config, users)).map_err(Failure::bad_input)?;
-        let options = DriveOptions { drain: Duration::ZERO, time_limit: Some(ramp.step_time), scrape: None };
         let mut keep = Keep { sink: &mut writer, records: Vec::new() };
-        let driven = drive_with(&ready.endpoint, &workload, options, &mut keep, &Silent, cancel)
-            .map_err(|error| drive_failure(name, error))?;
-        if facts.start_monotonic_ns == 0 {
-            facts.start_monotonic_ns = driven.start_monotonic_ns;
-        }
-        facts.elapsed_ns += driven.elapsed.as_nanos() as u64;
-        Ok((Throughput::from_records(&keep.records, driven.elapsed), driven.elapsed))
+        let elapsed = match (&ready, simulated) {
+            (Some(ready), _) => {
+                let options =
+                    DriveOptions { drain: Duration::ZERO, time_limit: Some(ramp.step_time), scrape: None };
+                let driven = drive_with(&ready.endpoint, &workload, options, &mut keep, &Silent, cancel)
+                    .map_err(|error| drive_failure(name, error))?;
+                if facts.start_monotonic_ns == 0 {
+                    facts.start_monotonic_ns = driven.start_monotonic_ns;
+                }
+                driven.elapsed
+            }
+            (None, Some(target)) => {
+                let options = simulated::options(plan, target);
+                let options = Options { time_limit: Some(ramp.step_time), ..options };
+                simulated::run(plan, target, &workload, options, &mut keep, &Silent, cancel)?.elapsed
+            }
+            (None, None) => return Err(Failure::internal("a target is live or simulated")),
+        };
+        facts.elapsed_ns += elapsed.as_nanos() as u64;
+        Ok((Throughput::from_records(&keep.records, elapsed), elapsed))
     })?;
-    ready.stop()?;
+    if let Some(ready) = ready {
+        ready.stop()?;
+    }
     writer.finish().map_err(Failure::internal)?;
     facts.complete = !cancel.is_cancelled();
     live.log(format!("{name}: {}", found.describe()));

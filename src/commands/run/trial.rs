@@ -11,6 +11,7 @@ use llmlab_results::manifest::{ClientFacts, ServerSample, TrialFacts, TrialKind}
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{How, Plan, PlannedTarget};
+use super::simulated;
 use crate::exit::Failure;
 use crate::live::Live;
 use crate::target::{self, EngineProcess};
@@ -31,13 +32,7 @@ pub struct Ready {
 impl Ready {
     /// Starts the target if it is ours to start; otherwise asks the live server what it serves. Logs go to `dir`.
     pub fn start(plan: &Plan, planned: &PlannedTarget, dir: &std::path::Path) -> Result<Ready, Failure> {
-        let wait = &plan.spec.workload.timeout;
-        let timeouts = Timeouts {
-            connect: wait.connect,
-            first_token: wait.first_token,
-            inter_token: wait.inter_token,
-            total: wait.total,
-        };
+        let timeouts = timeouts(plan);
         let protocol = planned.protocol()?;
         match &planned.how {
             How::Engine { launch, .. } => {
@@ -62,12 +57,23 @@ impl Ready {
                 let endpoint = Endpoint { base_url: spec.url.clone(), protocol, model, api_key, timeouts };
                 Ok(Ready { endpoint, metrics_url, process: None })
             }
+            How::Simulate(_) => Err(Failure::internal("a simulation has no address")),
         }
     }
 
     /// A server of ours that did not end well makes the trial a failure, however good its answers look.
     pub fn stop(self) -> Result<(), Failure> {
         self.process.map_or(Ok(()), EngineProcess::stop)
+    }
+}
+
+pub fn timeouts(plan: &Plan) -> Timeouts {
+    let wait = &plan.spec.workload.timeout;
+    Timeouts {
+        connect: wait.connect,
+        first_token: wait.first_token,
+        inter_token: wait.inter_token,
+        total: wait.total,
     }
 }
 
@@ -129,6 +135,9 @@ pub fn measure(
     cancel: &CancellationToken,
 ) -> Result<TrialFacts, Failure> {
     let planned = &plan.targets[index];
+    if let How::Simulate(target) = &planned.how {
+        return simulated::measure(plan, target, index, repeat, workload, dir, live, cancel);
+    }
     let name = &planned.facts.name;
     let of = plan.spec.repeats;
     live.phase(index, "starting", format!("{name}: starting, repeat {repeat} of {of}"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use llmlab_loadgen::{Arrivals, LengthDist, Lengths, TraceRow, Workload, WorkloadConfig};
 use llmlab_scenarios::spec::{ArrivalSpec, LengthDist as SpecDist, LengthSpec, RateSpec};
 
-use super::plan::Plan;
+use super::plan::{Plan, PlannedTarget};
 use crate::exit::Failure;
 
 impl Plan {
@@ -61,6 +61,17 @@ impl Plan {
             prompts: self.prompts.clone(),
             shared_prefix_tokens: w.shared_prefix_tokens.min(input_max),
         }
+    }
+
+    pub fn all_simulated(&self) -> bool {
+        self.targets.iter().all(PlannedTarget::is_simulated)
+    }
+
+    /// The requests of a later repeat where each repeat draws its own.
+    pub fn workload_of_repeat(&self, load_rps: f64, repeat: u32) -> Result<Workload, Failure> {
+        let config = self.workload_config(load_rps);
+        let seed = config.seed.wrapping_add(u64::from(repeat - 1));
+        llmlab_loadgen::generate(&WorkloadConfig { seed, ..config }).map_err(Failure::bad_input)
     }
 
     pub fn workload(&self, load_rps: f64) -> Result<Workload, Failure> {

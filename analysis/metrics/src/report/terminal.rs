@@ -29,7 +29,7 @@ pub fn terminal(analysis: &Analysis, color: bool, width: usize) -> String {
     let paint = Paint { on: color };
     let v = view(analysis);
     let mut out = String::new();
-    let badge = if v.trusted { paint.code("1;32", "TRUSTED") } else { paint.code("1;31", "UNTRUSTED") };
+    let badge = paint.code(if v.trusted { "1;32" } else { "1;31" }, v.badge);
     out.push_str(&format!("{}  {badge}\n", paint.code("1", &cut(&plain(&v.name), width - 12))));
     for (key, value) in
         v.facts.iter().filter(|(k, _)| matches!(k.as_str(), "Model" | "Workload" | "Rate" | "Host"))

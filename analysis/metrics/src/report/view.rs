@@ -13,6 +13,8 @@ use crate::report::format::{duration, range, si, value};
 pub struct View {
     pub name: String,
     pub trusted: bool,
+    /// TRUSTED, UNTRUSTED, or SIMULATED where no target was real.
+    pub badge: &'static str,
     /// Why not, one line per trial and cause; one reassuring line when trusted.
     pub trust: Vec<String>,
     pub facts: Vec<(String, String)>,
@@ -93,6 +95,11 @@ pub fn view(a: &Analysis) -> View {
     View {
         name: a.name.clone(),
         trusted: a.trusted,
+        badge: match a.trusted {
+            true if all_simulated(a) => "SIMULATED",
+            true => "TRUSTED",
+            false => "UNTRUSTED",
+        },
         trust: trust_lines(a),
         facts: facts(a),
         targets: a.targets.iter().enumerate().map(|(slot, t)| target_view(a, slot, t)).collect(),
@@ -136,9 +143,19 @@ fn target_view(a: &Analysis, slot: usize, t: &TargetAnalysis) -> TargetView {
     }
 }
 
+fn all_simulated(a: &Analysis) -> bool {
+    !a.targets.is_empty() && a.targets.iter().all(|t| t.kind == Some(TargetKind::Simulate))
+}
+
 fn trust_lines(a: &Analysis) -> Vec<String> {
     if a.trials.is_empty() {
         return vec!["nothing was measured".into()];
+    }
+    if a.trusted && all_simulated(a) {
+        return vec![
+            "simulated in virtual time: no client could be late; the figures are as good as the cost model (docs/simulation.md)"
+                .into(),
+        ];
     }
     if a.trusted {
         let most = |f: &dyn Fn(&crate::trust::TrialTrust) -> f64| {

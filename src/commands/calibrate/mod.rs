@@ -1,4 +1,11 @@
-//! `llmlab calibrate`: this machine's roofline.
+//! `llmlab calibrate`: this machine's roofline, and what the engine takes on it.
+//!
+//! Reading order: this file (the roofline), [`engine`] (shaped steps through the executor, fitted), [`cells`] (which steps),
+//! [`served`] (what a request pays around them).
+
+mod cells;
+mod engine;
+mod served;
 
 use crate::cli::CalibrateArgs;
 use crate::exit::{Code, Failure};
@@ -11,6 +18,9 @@ pub fn calibrate(args: CalibrateArgs) -> Result<Code, Failure> {
             "--threads {threads}: accepted are 1 to {} (4 per core)",
             4 * host::cores()
         )));
+    }
+    if args.engine {
+        return engine::calibrate(&args, threads);
     }
     let roofline = host::measure_roofline(threads);
     if args.json {

@@ -1,0 +1,40 @@
+//! How long a step takes on a device.
+//!
+//! Every operation takes the longer of computing and moving bytes, at what the device reaches for that kind of operation and
+//! size, plus a launch (Williams, Waterman, Patterson 2009, Roofline; per operation as in LLM-Viewer, Yuan et al. 2024).
+//! Reading order: [`operation`], [`layers`] (what a model consists of), [`device`], [`efficiency`] (what share of a peak is
+//! reached), [`roofline`] (all of it together).
+
+pub mod device;
+pub mod efficiency;
+pub mod layers;
+pub mod operation;
+pub mod roofline;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use device::Device;
+pub use operation::{Operation, OperationCost, StepCost};
+pub use roofline::Roofline;
+
+use crate::shape::SeqShape;
+
+/// Tells how long a step takes. Pure: the same shapes give the same time.
+pub trait CostModel: Send + Sync {
+    /// `seqs` in any order; not empty.
+    fn step_time(&self, seqs: &[SeqShape]) -> Duration;
+}
+
+impl<M: CostModel + ?Sized> CostModel for Arc<M> {
+    fn step_time(&self, seqs: &[SeqShape]) -> Duration {
+        (**self).step_time(seqs)
+    }
+}
+
+/// Virtual time is kept in nanoseconds. A step takes at least one, so that time moves.
+pub(crate) fn duration(seconds: f64) -> Duration {
+    let ns = (seconds * 1e9).round();
+    // The cast saturates, and NaN becomes 0.
+    Duration::from_nanos((ns as u64).max(1))
+}

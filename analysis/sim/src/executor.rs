@@ -1,0 +1,54 @@
+//! The executor that computes nothing and says how long it would have taken.
+
+use llmlab_core::executor::{Executor, ExecutorError};
+use llmlab_core::request::TokenId;
+use llmlab_core::step::{Sampled, SeqStep, StepOutcome, StepPlan};
+
+use crate::cost_model::CostModel;
+use crate::shape::{SeqShape, shapes_of};
+
+/// Takes a step's time from a cost model. The tokens it "samples" are a hash of seed, request and position: no model stands
+/// behind them, but equal runs get equal ones, and the prefix cache sees generated text that differs between requests.
+pub struct RooflineExecutor {
+    cost: Box<dyn CostModel>,
+    seed: u64,
+    vocab_size: u32,
+    shapes: Vec<SeqShape>,
+}
+
+impl RooflineExecutor {
+    pub fn new(cost: Box<dyn CostModel>, seed: u64, vocab_size: u32) -> RooflineExecutor {
+        RooflineExecutor { cost, seed, vocab_size: vocab_size.max(1), shapes: Vec::new() }
+    }
+
+    fn token(&self, seq: &SeqStep) -> TokenId {
+        let stream = self.seed ^ seq.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut token =
+            (mix(stream.wrapping_add(u64::from(seq.generated))) % u64::from(self.vocab_size)) as TokenId;
+        // Ends with the banned list, which is shorter than any vocabulary.
+        for _ in 0..seq.banned.len() {
+            if !seq.banned.contains(&token) {
+                break;
+            }
+            token = (token + 1) % self.vocab_size;
+        }
+        token
+    }
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
+fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+impl Executor for RooflineExecutor {
+    fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError> {
+        shapes_of(plan, &mut self.shapes);
+        let elapsed = self.cost.step_time(&self.shapes);
+        let sampling = plan.seqs.iter().zip(0..).filter(|(seq, _)| seq.sample);
+        let sampled = sampling.map(|(seq, index)| Sampled { seq: index, token: self.token(seq) }).collect();
+        Ok(StepOutcome { sampled, elapsed })
+    }
+}

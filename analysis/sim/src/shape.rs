@@ -1,0 +1,92 @@
+//! A step as a cost model sees it: how much of what, without tokens and blocks.
+
+use llmlab_core::step::{SeqStep, StepPlan};
+use llmlab_results::step::StepSeq;
+
+/// One sequence's share of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeqShape {
+    /// Tokens whose keys and values are in the cache already.
+    pub context: u32,
+    /// Tokens to compute.
+    pub new: u32,
+    /// Rows computed to fill a rectangle and thrown away.
+    pub padding: u32,
+    /// Whether logits of the last position are wanted.
+    pub sample: bool,
+}
+
+impl SeqShape {
+    /// Rows that go through the linear layers.
+    pub fn rows(&self) -> u64 {
+        u64::from(self.new) + u64::from(self.padding)
+    }
+
+    /// Whether the output projection computes a row for it: also for a finished sequence that a rectangle still carries.
+    pub fn has_logits(&self) -> bool {
+        self.sample || self.new == 0
+    }
+
+    /// Positions that the last new token sees, in a layer with this window.
+    pub fn seen(&self, window: Option<u32>) -> u64 {
+        let all = u64::from(self.context) + u64::from(self.new);
+        window.map_or(all, |window| all.min(u64::from(window) + u64::from(self.new.max(1)) - 1))
+    }
+
+    /// Queries and keys that meet: the position p sees p + 1 keys, or its window.
+    pub fn pairs(&self, window: Option<u32>) -> u64 {
+        pairs_up_to(u64::from(self.context) + u64::from(self.new), window)
+            - pairs_up_to(u64::from(self.context), window)
+    }
+}
+
+fn pairs_up_to(positions: u64, window: Option<u32>) -> u64 {
+    let growing = window.map_or(positions, |window| positions.min(u64::from(window)));
+    growing * (growing + 1) / 2 + (positions - growing) * growing
+}
+
+impl From<&SeqStep> for SeqShape {
+    fn from(seq: &SeqStep) -> SeqShape {
+        SeqShape {
+            context: seq.context,
+            new: seq.tokens.len() as u32,
+            padding: seq.padding,
+            sample: seq.sample,
+        }
+    }
+}
+
+/// The shapes of a plan, into a vector that is used again.
+pub fn shapes_of(plan: &StepPlan, shapes: &mut Vec<SeqShape>) {
+    shapes.clear();
+    shapes.extend(plan.seqs.iter().map(SeqShape::from));
+}
+
+/// A sequence of a stored step log. The log does not say who samples; a single new token on top of a context decodes, or
+/// ends a prompt, and both sample.
+pub fn logged(seq: &StepSeq, sample: bool) -> SeqShape {
+    SeqShape { context: seq.context, new: seq.new_tokens, padding: seq.padding, sample }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_and_reach_by_counting() {
+        for window in [None, Some(1), Some(5), Some(100)] {
+            for (context, new) in [(0, 1), (0, 9), (4, 1), (7, 6), (50, 3)] {
+                let seq = SeqShape { context, new, padding: 0, sample: true };
+                let sees = |position: u32| window.map_or(position + 1, |w: u32| w.min(position + 1));
+                let pairs: u32 = (context..context + new).map(sees).sum();
+                assert_eq!(seq.pairs(window), u64::from(pairs), "{context} {new} {window:?}");
+                let first_seen = (context + 1).saturating_sub(window.unwrap_or(u32::MAX));
+                assert_eq!(
+                    seq.seen(window),
+                    u64::from(context + new - first_seen),
+                    "{context} {new} {window:?}"
+                );
+            }
+        }
+    }
+}

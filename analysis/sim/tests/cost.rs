@@ -1,0 +1,117 @@
+//! The roofline by hand, and against figures that others measured.
+
+mod common;
+
+use std::convert::Infallible;
+
+use llmlab_models::{ModelSpec, WeightFormat, catalogue};
+use llmlab_sim::cost_model::efficiency::{LAUNCH_S, STEP_S, STEP_SEQUENCE_S};
+use llmlab_sim::cost_model::layers::Layers;
+use llmlab_sim::cost_model::{CostModel, Device, Operation};
+use llmlab_sim::{Roofline, SeqShape};
+
+fn on_h100(format: WeightFormat) -> (ModelSpec, Roofline) {
+    let spec = llmlab_models::load_spec("spec:llama-3.1-8b").unwrap();
+    let layers = Layers::new(&spec, |tensor| {
+        Ok::<_, Infallible>(if tensor.role.is_vector() { WeightFormat::F32 } else { format })
+    })
+    .unwrap();
+    let device = Device::from_catalogue(catalogue::hardware("h100-sxm").unwrap()).unwrap();
+    let kv = spec.kv_bytes_per_token(2.0);
+    let model = Roofline::new(&spec, layers, kv, device);
+    (spec, model)
+}
+
+fn decode(context: u32) -> SeqShape {
+    SeqShape { context, new: 1, padding: 0, sample: true }
+}
+
+fn prefill(context: u32, new: u32) -> SeqShape {
+    SeqShape { context, new, padding: 0, sample: true }
+}
+
+#[test]
+fn the_down_projection_of_one_token_by_hand() {
+    let (_, model) = on_h100(WeightFormat::Bf16);
+    let cost = model.step(&[decode(100)]);
+    let down = cost.operations.iter().find(|cost| cost.operation == Operation::Down).unwrap();
+    // 4096 x 14336 weights of 2 bytes in 32 layers, one row of 14336 in and 4096 out.
+    let one = 4096.0 * 14336.0 * 2.0 + 2.0 * (14336.0 + 4096.0);
+    assert_eq!(down.bytes, 32.0 * one);
+    assert_eq!(down.flops, 32.0 * 2.0 * 4096.0 * 14336.0);
+    // 117.5 MB is above 100 MB: 0.90 of 3350 GB/s. It takes 1.25 ms, and 0.114 ms of launches.
+    let expected = 32.0 * (one / (0.90 * 3350e9) + LAUNCH_S);
+    assert!((down.seconds() / expected - 1.0).abs() < 1e-12);
+    assert!(down.is_memory_bound());
+    assert!((down.seconds() - 1.361e-3).abs() < 2e-6, "{}", down.seconds());
+}
+
+#[test]
+fn attention_is_the_sum_over_sequences_and_not_a_mean() {
+    let (_, model) = on_h100(WeightFormat::Bf16);
+    let cost = model.step(&[decode(10), decode(3000)]);
+    let attention = cost.operations.iter().find(|cost| cost.operation == Operation::AttentionDecode).unwrap();
+    // Keys and values of 11 + 3001 positions, 4096 bytes a layer each; queries in and results out of 4096 values.
+    assert_eq!(attention.bytes, 32.0 * (3012.0 * 4096.0 + 2.0 * 2.0 * 2.0 * 4096.0));
+    assert_eq!(attention.flops, 32.0 * 4.0 * 4096.0 * 3012.0);
+    let chunk = model.step(&[prefill(1000, 200)]);
+    let attention =
+        chunk.operations.iter().find(|cost| cost.operation == Operation::AttentionPrefill).unwrap();
+    // Position 1000 sees 1001 keys, position 1199 sees 1200.
+    assert_eq!(attention.flops, 32.0 * 4.0 * 4096.0 * 200.0 * (1001.0 + 1200.0) / 2.0);
+}
+
+#[test]
+fn a_step_is_the_sum_of_its_operations_and_counts_each_weight_once() {
+    let (spec, model) = on_h100(WeightFormat::Bf16);
+    let cost = model.step(&[decode(0)]);
+    let kinds =
+        [Operation::Qkv, Operation::AttentionOutput, Operation::GateUp, Operation::Down, Operation::LmHead];
+    let products = || cost.operations.iter().filter(|cost| kinds.contains(&cost.operation));
+    let flops: f64 = products().map(|cost| cost.flops).sum();
+    assert_eq!(flops, spec.linear_flops_per_token());
+    let bytes: f64 = products().map(|cost| cost.bytes).sum();
+    let norms = 65.0 * 4096.0 * 4.0;
+    let weights = spec.weight_bytes(WeightFormat::Bf16) as f64 - norms;
+    assert!(bytes > weights && bytes < weights * 1.001, "{bytes} {weights}");
+    let by_parts = cost.operations.iter().map(|cost| cost.seconds()).sum::<f64>();
+    assert_eq!(model.step_time(&[decode(0)]).as_nanos() as f64, (by_parts * 1e9).round());
+    assert!((cost.of(Operation::StepOverhead) - STEP_S - STEP_SEQUENCE_S).abs() < 1e-12);
+}
+
+#[test]
+fn logits_are_computed_for_sampled_rows_only() {
+    let (_, model) = on_h100(WeightFormat::Bf16);
+    let middle = SeqShape { sample: false, ..prefill(0, 500) };
+    assert_eq!(model.step(&[middle]).of(Operation::LmHead), 0.0);
+    let last = model.step(&[prefill(0, 500)]);
+    let head = last.operations.iter().find(|cost| cost.operation == Operation::LmHead).unwrap();
+    assert_eq!(head.flops, 2.0 * 128256.0 * 4096.0);
+}
+
+#[test]
+fn padding_pays_for_products_and_keeps_nothing() {
+    let (_, model) = on_h100(WeightFormat::Bf16);
+    let alone = model.step(&[prefill(0, 100)]);
+    let padded = model.step(&[SeqShape { padding: 100, ..prefill(0, 100) }]);
+    let twice = model.step(&[prefill(0, 200)]);
+    let flops = |cost: &llmlab_sim::StepCost, kind| {
+        cost.operations.iter().filter(|c| c.operation == kind).map(|c| c.flops).sum::<f64>()
+    };
+    assert_eq!(flops(&padded, Operation::Down), flops(&twice, Operation::Down));
+    assert_eq!(flops(&padded, Operation::AttentionPrefill), flops(&alone, Operation::AttentionPrefill));
+}
+
+#[test]
+fn fewer_bits_are_faster_where_memory_binds() {
+    let time = |format| on_h100(format).1.step_time(&[decode(100)]);
+    assert!(time(WeightFormat::Fp8) < time(WeightFormat::Bf16));
+    assert!(time(WeightFormat::Int4) < time(WeightFormat::Fp8));
+    assert!(time(WeightFormat::Bf16) < time(WeightFormat::F32));
+}
+
+#[test]
+fn a_cpu_of_the_catalogue_cannot_be_simulated_and_says_what_can() {
+    let error = Device::from_catalogue(catalogue::hardware("epyc-genoa").unwrap()).unwrap_err().to_string();
+    assert!(error.contains("this-host") && error.contains("calibrate --engine"), "{error}");
+}

@@ -1,0 +1,214 @@
+//! A simulated target with every size known: the engine's settings on hardware that need not be here.
+
+use std::sync::Arc;
+
+use llmlab_core::config::EngineConfig;
+use llmlab_core::engine::Engine;
+use llmlab_core::scheduler::Scheduler;
+use llmlab_models::catalogue;
+use llmlab_models::{LoadedModel, ModelSpec};
+use llmlab_results::manifest::{TargetFacts, TargetKind};
+use llmlab_scenarios::spec::SimulateSpec;
+use llmlab_sim::cost_model::layers::Layers;
+use llmlab_sim::fit::Fitted;
+use llmlab_sim::memory::{Budget, DEFAULT_UTILIZATION};
+use llmlab_sim::{CostModel, Device, Overhead, Roofline, RooflineExecutor};
+
+use crate::calibration::EngineCalibration;
+use crate::exit::Failure;
+use crate::text::bytes;
+use crate::weights::{self, Footprint};
+use crate::{host, wire};
+
+/// The machine that this process runs on, as `llmlab calibrate --engine` measured it.
+pub const THIS_HOST: &str = "this-host";
+
+#[derive(Debug, Clone)]
+pub struct ResolvedSimulation {
+    pub engine: EngineConfig,
+    pub hardware: SimulatedHardware,
+    pub overhead: Overhead,
+    pub max_queue: usize,
+    pub policy_label: String,
+    pub max_num_seqs: Option<u32>,
+    pub weight_label: String,
+    pub kv_label: String,
+    pub footprint: Footprint,
+    pub kv_bytes_per_token: u64,
+    pub vocab_size: u32,
+}
+
+#[derive(Debug, Clone)]
+pub enum SimulatedHardware {
+    Catalogue { cost: Arc<Roofline>, description: String, budget: Budget },
+    ThisHost { cost: Fitted, threads: u32 },
+}
+
+/// `model` is the shape; `loaded` its checkpoint, where there is one; `source` its name.
+pub fn resolve_simulation(
+    spec: &SimulateSpec,
+    source: &str,
+    model: &ModelSpec,
+    loaded: Option<&LoadedModel>,
+    max_model_len: Option<u32>,
+) -> Result<ResolvedSimulation, String> {
+    if spec.hardware.eq_ignore_ascii_case(THIS_HOST) {
+        on_this_host(spec, source, model, loaded, max_model_len)
+    } else {
+        on_catalogued(spec, model, loaded, max_model_len)
+    }
+}
+
+fn on_catalogued(
+    spec: &SimulateSpec,
+    model: &ModelSpec,
+    loaded: Option<&LoadedModel>,
+    max_model_len: Option<u32>,
+) -> Result<ResolvedSimulation, String> {
+    let hardware = catalogue::hardware(&spec.hardware)
+        .map_err(|error| format!("hardware: {error}; or \"{THIS_HOST}\" after llmlab calibrate --engine"))?;
+    let device = Device::from_catalogue(hardware).map_err(|error| format!("hardware: {error}"))?;
+    let utilization = spec.gpu_memory_utilization.unwrap_or(DEFAULT_UTILIZATION);
+    let budget = |weights: &Footprint| Budget::of(&device, utilization, model, weights.stored_bytes);
+    let sizes = wire::resolve_sizes(&spec.engine, model, loaded, max_model_len, |weights| {
+        let budget = budget(weights);
+        let left = budget.kv_bytes();
+        if left > 0.0 { Ok(left as u64) } else { Err(too_large(&device.name, utilization, &budget)) }
+    })?;
+    let budget = budget(&sizes.footprint);
+    // A pool that was chosen by hand must fit too.
+    let pool_bytes =
+        u64::from(sizes.engine.num_blocks) * u64::from(sizes.engine.block_size) * sizes.kv_bytes_per_token;
+    if sizes.footprint.stored_bytes as f64 + pool_bytes as f64 > device.memory_bytes {
+        return Err(format!(
+            "weights ({}) and the KV pool ({}) are more than the {} of {}; lower num_blocks or kv_memory",
+            bytes(sizes.footprint.stored_bytes),
+            bytes(pool_bytes),
+            bytes(device.memory_bytes as u64),
+            device.name
+        ));
+    }
+    let stored = loaded.map(|model| model.weights.as_ref());
+    let layers = Layers::new(model, |tensor| weights::format_in_memory(model, stored, sizes.weights, tensor))
+        .map_err(|error| error.to_string())?;
+    let cost = Arc::new(Roofline::new(model, layers, sizes.kv_bytes_per_token, device));
+    let hardware = SimulatedHardware::Catalogue { cost, description: hardware.description.clone(), budget };
+    Ok(resolved(spec, model, sizes, hardware, Overhead::SERVED_GPU))
+}
+
+fn too_large(device: &str, utilization: f64, budget: &Budget) -> String {
+    format!(
+        "the model does not fit on one {device}: of {} ({utilization} of its memory) weights take {}, activations {}; choose smaller weights or other hardware",
+        bytes(budget.usable_bytes as u64),
+        bytes(budget.weight_bytes as u64),
+        bytes((budget.activation_bytes + budget.outside_tensors_bytes) as u64)
+    )
+}
+
+fn on_this_host(
+    spec: &SimulateSpec,
+    source: &str,
+    model: &ModelSpec,
+    loaded: Option<&LoadedModel>,
+    max_model_len: Option<u32>,
+) -> Result<ResolvedSimulation, String> {
+    if spec.gpu_memory_utilization.is_some() {
+        return Err(format!("gpu_memory_utilization: {THIS_HOST} has no device memory; set kv_memory"));
+    }
+    // The same pool as a live engine has.
+    let sizes =
+        wire::resolve_sizes(&spec.engine, model, loaded, max_model_len, |_| Ok(wire::DEFAULT_KV_BYTES))?;
+    let threads = spec.engine.threads.unwrap_or_else(host::default_threads);
+    let recipe = sizes.weights.to_string();
+    let known = EngineCalibration::load(source, model.parameters(), &recipe, &sizes.kv.to_string(), threads)?;
+    let hardware = SimulatedHardware::ThisHost { cost: known.fitted, threads };
+    Ok(resolved(spec, model, sizes, hardware, known.overhead))
+}
+
+fn resolved(
+    spec: &SimulateSpec,
+    model: &ModelSpec,
+    sizes: wire::Sizes,
+    hardware: SimulatedHardware,
+    overhead: Overhead,
+) -> ResolvedSimulation {
+    ResolvedSimulation {
+        policy_label: sizes.engine.policy.knobs().rules(),
+        max_num_seqs: sizes.engine.policy.knobs().max_num_seqs(),
+        engine: sizes.engine,
+        hardware,
+        overhead,
+        max_queue: spec.engine.max_queue as usize,
+        weight_label: weights::label(sizes.weights, &sizes.footprint),
+        kv_label: sizes.kv.to_string(),
+        footprint: sizes.footprint,
+        kv_bytes_per_token: sizes.kv_bytes_per_token,
+        vocab_size: model.vocab_size,
+    }
+}
+
+impl ResolvedSimulation {
+    /// One line that says what kind of thing answers.
+    pub fn describe(&self) -> String {
+        let (on, threads) = match &self.hardware {
+            SimulatedHardware::Catalogue { description, .. } => (description.as_str(), String::new()),
+            SimulatedHardware::ThisHost { threads, .. } => ("this host", format!(", {threads} thread(s)")),
+        };
+        format!(
+            "simulated on {on}, policy {}, {} weights, {} KV {} in {} blocks of {}{threads}",
+            self.policy_label,
+            self.weight_label,
+            self.kv_label,
+            wire::kv_words(&self.engine),
+            self.engine.num_blocks - 1,
+            self.engine.block_size
+        )
+    }
+
+    pub fn facts(&self, name: &str) -> TargetFacts {
+        TargetFacts {
+            name: name.to_string(),
+            kind: TargetKind::Simulate,
+            description: self.describe(),
+            saturation_rps: None,
+            weight_format: Some(self.weight_label.clone()),
+            weight_bytes: self.footprint.read_bytes,
+            kv_bytes_per_token: self.kv_bytes_per_token,
+            threads: match self.hardware {
+                SimulatedHardware::Catalogue { .. } => None,
+                SimulatedHardware::ThisHost { threads, .. } => Some(threads),
+            },
+            max_num_seqs: self.max_num_seqs,
+            kv_blocks: Some(self.engine.num_blocks - 1),
+            block_size: Some(self.engine.block_size),
+        }
+    }
+
+    /// Where the device's memory goes, for people.
+    pub fn memory_words(&self) -> String {
+        let pool =
+            u64::from(self.engine.num_blocks) * u64::from(self.engine.block_size) * self.kv_bytes_per_token;
+        let kv = format!("KV pool {} ({} per token)", bytes(pool), bytes(self.kv_bytes_per_token));
+        match &self.hardware {
+            SimulatedHardware::Catalogue { budget, .. } => format!(
+                "{} usable: weights {}, activations {}, {kv}",
+                bytes(budget.usable_bytes as u64),
+                bytes(budget.weight_bytes as u64),
+                bytes((budget.activation_bytes + budget.outside_tensors_bytes) as u64)
+            ),
+            SimulatedHardware::ThisHost { .. } => {
+                format!("weights {}, {kv}", bytes(self.footprint.stored_bytes))
+            }
+        }
+    }
+
+    /// A fresh engine, as a live target gets a fresh process for each trial.
+    pub fn start(&self, seed: u64) -> Result<Engine<RooflineExecutor>, Failure> {
+        let scheduler = Scheduler::new(self.engine.clone()).map_err(Failure::bad_input)?;
+        let cost: Box<dyn CostModel> = match &self.hardware {
+            SimulatedHardware::Catalogue { cost, .. } => Box::new(cost.clone()),
+            SimulatedHardware::ThisHost { cost, .. } => Box::new(cost.clone()),
+        };
+        Ok(Engine::new(scheduler, RooflineExecutor::new(cost, seed, self.vocab_size)))
+    }
+}
