@@ -8,7 +8,7 @@ use llmlab_core::scheduler::Scheduler;
 use llmlab_models::catalogue;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{TargetFacts, TargetKind};
-use llmlab_scenarios::spec::SimulateSpec;
+use llmlab_scenarios::spec::{PolicySpec, SimulateSpec};
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::fit::Fitted;
 use llmlab_sim::memory::{Budget, DEFAULT_UTILIZATION};
@@ -52,6 +52,9 @@ pub fn resolve_simulation(
     loaded: Option<&LoadedModel>,
     max_model_len: Option<u32>,
 ) -> Result<ResolvedSimulation, String> {
+    if let PolicySpec::Vllm { speculation: Some(_), .. } = &spec.engine.policy {
+        return Err("speculative_method: how many drafts a real model accepts is not simulated yet; remove it".into());
+    }
     if spec.hardware.eq_ignore_ascii_case(THIS_HOST) {
         on_this_host(spec, source, model, loaded, max_model_len)
     } else {

@@ -87,7 +87,6 @@ pub fn kv_words(engine: &EngineConfig) -> &'static str {
         (Memory::Strategy, KvStrategy::Contiguous) => "contiguous",
     }
 }
-}
 
 /// Turns a scenario's engine into sizes. The error is one sentence that names the key.
 pub fn resolve_engine(

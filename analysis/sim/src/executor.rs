@@ -49,6 +49,6 @@ impl Executor for RooflineExecutor {
         let elapsed = self.cost.step_time(&self.shapes);
         let sampling = plan.seqs.iter().zip(0..).filter(|(seq, _)| seq.sample);
         let sampled = sampling.map(|(seq, index)| Sampled { seq: index, token: self.token(seq) }).collect();
-        Ok(StepOutcome { sampled, elapsed })
+        Ok(StepOutcome { sampled, drafts: Vec::new(), elapsed })
     }
 }

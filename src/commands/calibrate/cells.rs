@@ -45,7 +45,10 @@ impl Cell {
                 sample: seq.sample,
                 sampling: SamplingParams::default(),
                 generated: 0,
+                lora: None,
                 banned: Vec::new(),
+                banned_until: 0,
+                drafts: 0,
                 padding: 0,
             }
         });

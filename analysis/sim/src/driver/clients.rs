@@ -133,6 +133,7 @@ impl<'w, 's> Clients<'w, 's> {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Abort => "abort",
+            FinishReason::Error => "error",
         };
         record.finish_reason = Some(reason.into());
         if record.output_tokens == record.output_tokens_requested {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use llmlab_core::engine::Engine;
 use llmlab_core::executor::{Executor, ExecutorError};
-use llmlab_core::request::{At, Event, Request, RequestId, SamplingParams, StopRules};
+use llmlab_core::request::{At, Event, Request, RequestId, StopRules};
 use llmlab_core::scheduler::Planned;
 use llmlab_core::step::StepPlan;
 use llmlab_loadgen::workload::PlannedRequest;
@@ -146,7 +146,9 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
             }
             self.take_in()?;
             self.give_up(self.now)?;
-            let until = match self.engine.scheduler.plan(self.now) {
+            let planned = self.engine.scheduler.plan(self.now);
+            self.let_expired_go()?;
+            let until = match planned {
                 Planned::Step(plan) => {
                     if self.step(&plan)? {
                         continue;
@@ -233,6 +235,18 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
         Ok(())
     }
 
+    /// Tells clients whose requests their policy did not let wait any longer.
+    fn let_expired_go(&mut self) -> Result<(), SimulationError> {
+        let told = self.now + self.overhead.delivery();
+        for event in self.engine.scheduler.take_expired() {
+            if let Event::Finished { id, reason } = event {
+                self.queued -= 1;
+                self.clients.finished(id.0, told, reason)?;
+            }
+        }
+        Ok(())
+    }
+
     /// False when time was over before the step's tokens reached a client.
     fn step(&mut self, plan: &StepPlan) -> Result<bool, SimulationError> {
         let start = self.now;
@@ -278,17 +292,12 @@ fn request(planned: &PlannedRequest) -> Request {
             (0..planned.prompt_tokens).map(|position| first.wrapping_add(position)).collect()
         }
     };
-    Request {
-        id: RequestId(planned.index),
-        prompt,
-        sampling: SamplingParams::default(),
-        stop: StopRules {
-            max_tokens: planned.max_tokens,
-            min_tokens: 0,
-            ignore_eos: true,
-            eos_ids: Arc::from([]),
-            stop_token_ids: Arc::from([]),
-        },
-        priority: 0,
-    }
+    let stop = StopRules {
+        max_tokens: planned.max_tokens,
+        min_tokens: 0,
+        ignore_eos: true,
+        eos_ids: Arc::from([]),
+        stop_token_ids: Arc::from([]),
+    };
+    Request::new(RequestId(planned.index), prompt, stop)
 }
