@@ -53,7 +53,9 @@ pub fn resolve_simulation(
     max_model_len: Option<u32>,
 ) -> Result<ResolvedSimulation, String> {
     if let PolicySpec::Vllm { speculation: Some(_), .. } = &spec.engine.policy {
-        return Err("speculative_method: how many drafts a real model accepts is not simulated yet; remove it".into());
+        return Err(
+            "speculative_method: how many drafts a real model accepts is not simulated yet; remove it".into(),
+        );
     }
     if spec.hardware.eq_ignore_ascii_case(THIS_HOST) {
         on_this_host(spec, source, model, loaded, max_model_len)

@@ -1,7 +1,8 @@
 //! Where the vocabularies of the crates meet: scenario words become engine, workload and manifest types.
 
 use llmlab_core::config::{
-    EngineConfig, KvStrategy, Memory, PolicyConfig, SpeculativeConfig, SpeculativeMethod, TgiConfig, VllmConfig,
+    EngineConfig, KvStrategy, Memory, PolicyConfig, SpeculativeConfig, SpeculativeMethod, TgiConfig,
+    VllmConfig,
 };
 use llmlab_core::executor::Executor;
 use llmlab_kernels::attention::KvFormat;

@@ -91,7 +91,8 @@ impl KvShape {
         let kv_heads_per_device = if self.latent { 1 } else { (self.kv_heads / devices).max(1) };
         let vectors = if self.latent { 1 } else { 2 };
         let token_bytes = [kv_heads_per_device, self.head_size, budget.value_bytes, vectors];
-        let page_bytes = token_bytes.iter().map(|n| u64::from(*n)).product::<u64>() * u64::from(budget.block_size);
+        let page_bytes =
+            token_bytes.iter().map(|n| u64::from(*n)).product::<u64>() * u64::from(budget.block_size);
         let layers_per_group = self.layers_per_group();
         let groups = self.full_groups() + self.window_groups();
         let block_bytes = page_bytes * u64::from(layers_per_group);
@@ -134,7 +135,8 @@ impl KvShape {
     fn blocks_of(&self, tokens: u32, budget: &KvBudget) -> u64 {
         let block_size = u64::from(budget.block_size);
         let tokens = u64::from(tokens);
-        let seen = (u64::from(self.window).saturating_sub(1) + u64::from(budget.in_flight_tokens)).min(tokens);
+        let seen =
+            (u64::from(self.window).saturating_sub(1) + u64::from(budget.in_flight_tokens)).min(tokens);
         let full = u64::from(self.full_groups()) * tokens.div_ceil(block_size);
         let windows = u64::from(self.window_groups()) * (seen.div_ceil(block_size) + 1);
         full + windows

@@ -115,7 +115,8 @@ fn config(path: &Path) -> Result<(u32, f32), ModelError> {
     if !config.lora_alpha.is_finite() {
         return wrong("lora_alpha", "must be a finite number".into());
     }
-    for key in ["use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias"] {
+    for key in ["use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias"]
+    {
         if config.rest.get(key).is_some_and(|value| !is_off(value)) {
             return wrong(key, "is not supported".into());
         }

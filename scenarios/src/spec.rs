@@ -204,9 +204,14 @@ pub struct SpeculationSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "method")]
 pub enum SpeculationMethod {
-    Ngram { prompt_lookup_min: u32, prompt_lookup_max: u32 },
+    Ngram {
+        prompt_lookup_min: u32,
+        prompt_lookup_max: u32,
+    },
     /// `source` is a model source as in `[model]`.
-    DraftModel { source: String },
+    DraftModel {
+        source: String,
+    },
 }
 
 /// Knobs that the user did not set have the named system's default.

@@ -230,7 +230,9 @@ fn every_policy_of_the_table_is_offered_by_the_schema_and_survives_the_manifest(
     for policy in llmlab_scenarios::knobs::POLICIES {
         let engine = llmlab_scenarios::engine_from_knobs(policy, &[]).unwrap();
         let json = serde_json::to_value(&engine).unwrap();
-        assert_eq!(json["policy"]["policy"], policy);
+        // A twin with its defects is the same policy with a flag.
+        let rules = policy.strip_suffix("-0.33.0").or(policy.strip_suffix("-3.3.6")).unwrap_or(policy);
+        assert_eq!(json["policy"]["policy"], rules);
         assert_eq!(serde_json::from_value::<llmlab_scenarios::spec::EngineSpec>(json).unwrap(), engine);
         assert!(llmlab_scenarios::json_schema().contains(&format!("\"const\": \"{policy}\"")), "{policy}");
     }

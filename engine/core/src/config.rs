@@ -295,7 +295,11 @@ impl Default for VllmConfig {
 
 impl PolicyKnobs for VllmConfig {
     fn rules(&self) -> String {
-        let defects = if self.upstream_defects { "vllm-0.33.0 (V1 rules, defects included" } else { "vllm (V1, 0.33 rules" };
+        let defects = if self.upstream_defects {
+            "vllm-0.33.0 (V1 rules, defects included"
+        } else {
+            "vllm (V1, 0.33 rules"
+        };
         let ahead = if self.async_scheduling { ", async" } else { "" };
         let drafts = self.speculative_config.map_or_else(String::new, |speculation| {
             let by = match speculation.method {
@@ -369,7 +373,8 @@ impl TgiConfig {
 
 impl PolicyKnobs for TgiConfig {
     fn rules(&self) -> String {
-        let rules = if self.upstream_defects { "tgi-3.3.6 (v3 rules, defects included)" } else { "tgi (v3 rules)" };
+        let rules =
+            if self.upstream_defects { "tgi-3.3.6 (v3 rules, defects included)" } else { "tgi (v3 rules)" };
         rules.into()
     }
 
@@ -415,7 +420,9 @@ pub enum ConfigError {
     DraftsLargerThanBudget { budget: u32, needed: u32 },
     #[error("prompt_lookup_min ({least}) must be in 1..={most}, the prompt_lookup_max")]
     PromptLookup { least: u32, most: u32 },
-    #[error("speculation by ngram needs the tokens of the step before, which async_scheduling = true does not wait for")]
+    #[error(
+        "speculation by ngram needs the tokens of the step before, which async_scheduling = true does not wait for"
+    )]
     AsyncNgram,
     #[error("{key} must be in {low}..={high}, it is {value}")]
     OutOfRange { key: &'static str, low: f64, high: f64, value: f64 },

@@ -3,57 +3,76 @@
 //! Only full blocks are known. A block's hash covers its own tokens and, through the parent's hash, everything before
 //! it: equal hashes mean equal history, which is what makes keys and values reusable.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use rustc_hash::FxHashMap;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::request::{LoraId, TokenId};
 use crate::step::BlockId;
 
-/// Two independent 64-bit SipHashes. A hit is not checked against the tokens again, so the hash must be wide enough
-/// that a collision will not happen by accident: about 10^-20 for a billion distinct blocks.
+/// 128 bits of XXH3. A hit is not checked against the tokens again, so the hash must be wide enough that a collision will
+/// not happen by accident: about 10^-20 for a billion distinct blocks. It is no defence against a client that looks for
+/// one on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BlockHash(u64, u64);
+pub struct BlockHash(u128);
 
 impl BlockHash {
     /// What stands before the first block of a request with this adapter: its keys and values are nobody else's.
     pub fn root(lora: LoraId) -> Self {
-        BlockHash(u64::MAX, u64::from(lora.0))
+        BlockHash(u128::MAX - u128::from(lora.0))
     }
 
     /// `parent` is the hash of the block before; for the first, none or that of its adapter.
     pub fn chain(parent: Option<BlockHash>, tokens: &[TokenId]) -> Self {
-        let half = |salt: u64| {
-            let mut hasher = DefaultHasher::new();
-            (salt, parent, tokens).hash(&mut hasher);
-            hasher.finish()
-        };
-        BlockHash(half(1), half(2))
+        let parent = parent.map_or([0; 16], |parent| parent.0.to_le_bytes());
+        let bytes = || parent.into_iter().chain(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        let mut short = [0; SHORT_BYTES];
+        let length = parent.len() + 4 * tokens.len();
+        if length > SHORT_BYTES {
+            return BlockHash(xxh3_128(&bytes().collect::<Vec<u8>>()));
+        }
+        short.iter_mut().zip(bytes()).for_each(|(to, byte)| *to = byte);
+        BlockHash(xxh3_128(&short[..length]))
     }
 }
+
+/// Parent and tokens of the block sizes in use.
+const SHORT_BYTES: usize = 16 + 4 * 32;
 
 /// Hash -> blocks with that content. The same content can sit in several blocks (two requests that computed it at the
 /// same time); as in vLLM they are not merged and a lookup returns the one registered first.
 #[derive(Debug, Clone, Default)]
 pub struct PrefixCache {
-    blocks: HashMap<BlockHash, Vec<BlockId>>,
+    blocks: FxHashMap<BlockHash, Copies>,
+}
+
+/// Blocks of equal content, oldest first; rarely more than one.
+#[derive(Debug, Clone)]
+struct Copies {
+    first: BlockId,
+    more: Vec<BlockId>,
 }
 
 impl PrefixCache {
     /// The blocks of the longest known beginning of `hashes`.
     pub fn longest_prefix(&self, hashes: &[BlockHash]) -> Vec<BlockId> {
-        hashes.iter().map_while(|hash| Some(self.blocks.get(hash)?[0])).collect()
+        hashes.iter().map_while(|hash| Some(self.blocks.get(hash)?.first)).collect()
     }
 
     pub fn insert(&mut self, hash: BlockHash, block: BlockId) {
-        self.blocks.entry(hash).or_default().push(block);
+        self.blocks
+            .entry(hash)
+            .and_modify(|copies| copies.more.push(block))
+            .or_insert(Copies { first: block, more: Vec::new() });
     }
 
     pub fn remove(&mut self, hash: BlockHash, block: BlockId) {
-        if let Some(same) = self.blocks.get_mut(&hash) {
-            same.retain(|&b| b != block);
-            if same.is_empty() {
-                self.blocks.remove(&hash);
-            }
+        let Some(copies) = self.blocks.get_mut(&hash) else { return };
+        if copies.first != block {
+            copies.more.retain(|&copy| copy != block);
+        } else if copies.more.is_empty() {
+            self.blocks.remove(&hash);
+        } else {
+            copies.first = copies.more.remove(0);
         }
     }
 }

@@ -109,6 +109,11 @@ impl Sequence {
         &self.hashes[..full_blocks]
     }
 
+    /// The hash of a block whose hash was computed before.
+    pub fn block_hash(&self, block: usize) -> BlockHash {
+        self.hashes[block]
+    }
+
     /// Ids that must not be sampled next, because `min_tokens` is not reached.
     pub fn banned(&self) -> Vec<TokenId> {
         let stop = &self.request.stop;

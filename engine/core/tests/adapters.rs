@@ -9,7 +9,8 @@ use llmlab_core::{Planned, Scheduler};
 
 fn scheduler(max_loras: u32) -> Scheduler {
     let policy = PolicyConfig::Vllm(VllmConfig { max_loras, ..VllmConfig::default() });
-    let config = EngineConfig { policy, kv: KvStrategy::Paged, block_size: 4, num_blocks: 65, max_model_len: 64 };
+    let config =
+        EngineConfig { policy, kv: KvStrategy::Paged, block_size: 4, num_blocks: 65, max_model_len: 64 };
     Scheduler::new(config).unwrap()
 }
 

@@ -86,7 +86,12 @@ fn engine(policy: PolicyConfig, sizes: (KvStrategy, u32, u32, u32)) -> EngineCon
 fn vllm() -> impl Strategy<Value = EngineConfig> {
     let knobs = (1..6u32, 1..24u32, any::<[bool; 4]>(), 0..6u32, 1..4u32, 0..3u32);
     (knobs, any::<bool>(), speculation(), sizes()).prop_map(
-        |((seqs, budget, [chunked, caching, isl, priority], cap, interval, keep), ahead, speculation, sizes)| {
+        |(
+            (seqs, budget, [chunked, caching, isl, priority], cap, interval, keep),
+            ahead,
+            speculation,
+            sizes,
+        )| {
             // A step must hold at least one sequence with its drafts.
             let drafts = speculation.map_or(0, |s| 1 + s.num_speculative_tokens);
             let by_lookup = speculation.is_some_and(|s| s.method == SpeculativeMethod::Ngram);
@@ -521,10 +526,7 @@ impl Run {
                 let padded = matches!(&self.config.policy, PolicyConfig::Tgi(c) if c.requires_padding);
                 let whole_life = matches!(&self.config.policy, PolicyConfig::Trtllm(_));
                 let most = prompt + if whole_life { max_tokens } else { 1 };
-                assert!(
-                    tokens > limit && (tokens <= most || padded),
-                    "{tokens} of {limit} for {prompt}"
-                );
+                assert!(tokens > limit && (tokens <= most || padded), "{tokens} of {limit} for {prompt}");
                 Fate::Rejected
             }
             Err(EnqueueError::NeverFits { blocks, total }) => {
@@ -553,7 +555,10 @@ impl Run {
             assert!(self.admitted.insert(*id), "{id:?} was admitted for the first time twice");
             let arrived = Duration::from_millis(self.clients[id.0 as usize].arrives);
             let wait = self.now - arrived;
-            assert!(if planned_ahead { *waited <= wait } else { *waited == wait }, "{id:?} {waited:?} {wait:?}");
+            assert!(
+                if planned_ahead { *waited <= wait } else { *waited == wait },
+                "{id:?} {waited:?} {wait:?}"
+            );
         }
         let stats = self.scheduler.stats();
         match &self.config.policy {

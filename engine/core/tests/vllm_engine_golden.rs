@@ -58,7 +58,14 @@ impl<'a> Replay<'a> {
         let requests = array(&line["scenario"]["requests"]);
         let scheduler = Scheduler::new(config(&line["scenario"])).map_err(|e| e.to_string())?;
         let generated = vec![0; requests.len()];
-        Ok(Replay { line, requests, scheduler, generated, queue: VecDeque::new(), preempted_before: Vec::new() })
+        Ok(Replay {
+            line,
+            requests,
+            scheduler,
+            generated,
+            queue: VecDeque::new(),
+            preempted_before: Vec::new(),
+        })
     }
 
     fn run(mut self) -> Result<(), String> {
@@ -100,8 +107,7 @@ impl<'a> Replay<'a> {
         same("scheduled", &scheduled, &want["scheduled"])?;
         let emits: Value = seqs().filter(|s| s.sample).map(|s| name(s.id)).collect();
         same("emits", &emits, &want["emits"])?;
-        let new: Value =
-            plan.iter().flat_map(|plan| &plan.admitted).map(|(id, _)| name(*id)).collect();
+        let new: Value = plan.iter().flat_map(|plan| &plan.admitted).map(|(id, _)| name(*id)).collect();
         same("new", &new, &want["new"])?;
         same("running", &json!(names(self.scheduler.running())), &want["running"])?;
         same("waiting", &json!(names(&self.scheduler.waiting())), &want["waiting"])?;
@@ -164,7 +170,9 @@ impl<'a> Replay<'a> {
 
     /// What the recorded executor, which is a formula, returns for this plan.
     fn outcome(&self, plan: &StepPlan, new_drafts: &Value) -> StepOutcome {
-        let PolicyConfig::Vllm(policy) = &self.scheduler.config().policy else { unreachable!("built as vllm") };
+        let PolicyConfig::Vllm(policy) = &self.scheduler.config().policy else {
+            unreachable!("built as vllm")
+        };
         let spec = &self.line["scenario"]["spec"];
         let (mut sampled, mut drafts) = (Vec::new(), Vec::new());
         for (i, seq) in plan.seqs.iter().enumerate().filter(|(_, seq)| seq.sample) {

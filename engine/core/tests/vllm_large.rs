@@ -99,7 +99,8 @@ impl<'a> Replay<'a> {
         let mut added = Vec::new();
         while let Some(&i) = self.arrivals.last().filter(|i| int(&self.requests[**i][0]) <= it) {
             self.arrivals.pop();
-            let mut request = request(i as u64, prompt(i, self.requests[i]), int(&self.requests[i][4]) as u32);
+            let mut request =
+                request(i as u64, prompt(i, self.requests[i]), int(&self.requests[i][4]) as u32);
             request.priority = int(&self.requests[i][5]) as i32;
             self.scheduler.enqueue_arrived(now, at(i as u64), request).map_err(|e| e.to_string())?;
             added.push(i);

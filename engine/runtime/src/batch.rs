@@ -221,7 +221,8 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { vocab_size: 100, max_model_len: 20, num_blocks: 10, block_size: 4, adapters: 2 };
+    const LIMITS: Limits =
+        Limits { vocab_size: 100, max_model_len: 20, num_blocks: 10, block_size: 4, adapters: 2 };
 
     fn seq(id: u64, context: u32, tokens: &[u32], blocks: &[u32], sample: bool, padding: u32) -> SeqStep {
         SeqStep {

@@ -88,8 +88,7 @@ impl DraftModelExecutor {
         while !reading.is_empty() {
             self.passes += 1;
             let seqs = reading.iter().map(|i| draft_step(&batch[*i], &plan.seqs[batch[*i].seq])).collect();
-            let pass =
-                StepPlan { step: self.passes, seqs, preempted: Vec::new(), admitted: Vec::new() };
+            let pass = StepPlan { step: self.passes, seqs, preempted: Vec::new(), admitted: Vec::new() };
             let outcome = self.draft.execute(&pass)?;
             for drawn in outcome.sampled {
                 let drafting = &mut batch[reading[drawn.seq as usize]];

@@ -20,7 +20,12 @@ pub struct StepBytes {
 
 pub(crate) fn of(plan: &StepPlan, weights: &DecoderWeights, spec: &ModelSpec, kv: &KvCache) -> StepBytes {
     let rows: u64 = plan.seqs.iter().map(|seq| seq.tokens.len() as u64 + u64::from(seq.padding)).sum();
-    let logit_rows = plan.seqs.iter().filter(|seq| seq.sample || seq.tokens.is_empty()).map(|seq| 1 + u64::from(seq.drafts)).sum();
+    let logit_rows = plan
+        .seqs
+        .iter()
+        .filter(|seq| seq.sample || seq.tokens.is_empty())
+        .map(|seq| 1 + u64::from(seq.drafts))
+        .sum();
     let head = if logit_rows > 0 { weights.head().bytes() } else { 0 };
     let last = weights.layers.len() - 1;
     let layers: u64 = weights

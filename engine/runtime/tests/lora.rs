@@ -119,7 +119,10 @@ fn a_batch_of_adapters_computes_what_merged_weights_compute() {
             let error = ours.iter().zip(merged).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(error < 2e-5 * size, "request {i}: {error} of {size}");
             let change = ours.iter().zip(base).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(lora.is_none() == (change == 0.0), "request {i}: the base model's logits moved by {change}");
+            assert!(
+                lora.is_none() == (change == 0.0),
+                "request {i}: the base model's logits moved by {change}"
+            );
             differs |= change > 0.05 * size;
         }
     }

@@ -5,7 +5,9 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use llmlab_core::request::{At, FinishReason, LoraId, Request, RequestId, SamplingParams, StopRules, TokenId};
+use llmlab_core::request::{
+    At, FinishReason, LoraId, Request, RequestId, SamplingParams, StopRules, TokenId,
+};
 use tokio::sync::mpsc;
 
 use crate::error::ApiError;

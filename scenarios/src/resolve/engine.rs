@@ -8,7 +8,7 @@ use toml::{Spanned, Value};
 use crate::error::{Finding, unknown_key, unknown_value};
 use crate::knobs::{self, Default, KNOBS, Kind, POLICIES};
 use crate::scenario::EngineTable;
-use crate::spec::{EngineSpec, SpeculationMethod, SpeculationSpec, KnobValue, KnobValues, PolicySpec};
+use crate::spec::{EngineSpec, KnobValue, KnobValues, PolicySpec, SpeculationMethod, SpeculationSpec};
 use crate::units::{parse_duration, parse_memory};
 
 /// `span` is where a complaint about something missing points to.
@@ -140,8 +140,11 @@ fn prefix_caching(knobs: &Knobs, kv_strategy: &str) -> Result<bool, Finding> {
 /// Knobs of speculation mean something only together.
 fn speculation(knobs: &Knobs) -> Result<Option<SpeculationSpec>, Finding> {
     let method = knobs.optional_choice("speculative_method")?;
-    let unused = |names: &[&'static str], why: String| match names.iter().find_map(|name| knobs.written(name)) {
-        Some(value) => Err(Finding::new(value.span(), why).help("remove it, or choose another speculative_method")),
+    let unused = |names: &[&'static str], why: String| match names.iter().find_map(|name| knobs.written(name))
+    {
+        Some(value) => {
+            Err(Finding::new(value.span(), why).help("remove it, or choose another speculative_method"))
+        }
         None => Ok(()),
     };
     let (lookup, model) = (["prompt_lookup_min", "prompt_lookup_max"], ["speculative_model"]);
@@ -150,7 +153,8 @@ fn speculation(knobs: &Knobs) -> Result<Option<SpeculationSpec>, Finding> {
         unused(&all, "without speculative_method this has no effect".into())?;
         return Ok(None);
     };
-    if let (Some(value), true) = (knobs.written("speculative_method"), knobs.choice("executor")? == "candle") {
+    if let (Some(value), true) = (knobs.written("speculative_method"), knobs.choice("executor")? == "candle")
+    {
         return Err(Finding::new(value.span(), "executor \"candle\" does not speculate")
             .help("remove it, or choose executor \"cpu\""));
     }
@@ -167,7 +171,8 @@ fn speculation(knobs: &Knobs) -> Result<Option<SpeculationSpec>, Finding> {
             if let (Some(value), true) =
                 (knobs.written("async_scheduling"), knobs.switch("async_scheduling")?)
             {
-                let message = "async_scheduling plans before the tokens are known that method \"ngram\" looks up";
+                let message =
+                    "async_scheduling plans before the tokens are known that method \"ngram\" looks up";
                 return Err(Finding::new(value.span(), message).help("remove one of them"));
             }
             SpeculationMethod::Ngram { prompt_lookup_min: least, prompt_lookup_max: most }
@@ -178,7 +183,9 @@ fn speculation(knobs: &Knobs) -> Result<Option<SpeculationSpec>, Finding> {
                 Some((_, Value::String(source))) if !source.is_empty() => {
                     SpeculationMethod::DraftModel { source: source.clone() }
                 }
-                Some((value, _)) => return Err(wrong_type(value, "speculative_model", "a model source".into())),
+                Some((value, _)) => {
+                    return Err(wrong_type(value, "speculative_model", "a model source".into()));
+                }
                 None => {
                     let span = knobs.written("speculative_method").map(Spanned::span).unwrap_or_default();
                     return Err(Finding::new(span, "method \"draft_model\" needs speculative_model"));

@@ -1,7 +1,7 @@
 //! The clients of a simulation: what each has sent, seen and still waits for, and its record in the end.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::io;
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use llmlab_core::request::{At, FinishReason};
 use llmlab_loadgen::workload::PlannedRequest;
 use llmlab_loadgen::{Issuer, Observer, Timeouts};
 use llmlab_results::record::{CountSource, Outcome, RecordSink, RequestRecord, TokenEvent};
+use rustc_hash::FxHashMap;
 
 pub(super) struct Clients<'w, 's> {
     issuer: Issuer<'w>,
     timeouts: Timeouts,
     sink: &'s mut dyn RecordSink,
     observer: &'s dyn Observer,
-    waiting: HashMap<u64, Client>,
+    waiting: FxHashMap<u64, Client>,
     /// One entry a client. It may be early, because tokens move a deadline; then it is set again.
     deadlines: BinaryHeap<Reverse<(At, u64)>>,
     last_end: At,
@@ -49,7 +50,7 @@ impl<'w, 's> Clients<'w, 's> {
             timeouts,
             sink,
             observer,
-            waiting: HashMap::new(),
+            waiting: FxHashMap::default(),
             deadlines: BinaryHeap::new(),
             last_end: At::ZERO,
         }

@@ -151,6 +151,7 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
             let until = match planned {
                 Planned::Step(plan) => {
                     if self.step(&plan)? {
+                        self.engine.scheduler.recycle(plan);
                         continue;
                     }
                     break Ended::TimeLimit;

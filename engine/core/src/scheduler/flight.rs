@@ -53,6 +53,7 @@ pub fn launch(
     block_size: u32,
     speculation: Option<SpeculativeConfig>,
     ahead: bool,
+    spare: Option<SeqStep>,
 ) -> (Part, SeqStep) {
     let (context, end, expected) = (seq.computed, seq.computed + work.tokens, seq.expected());
     let covering = end.div_ceil(block_size as usize);
@@ -64,12 +65,16 @@ pub fn launch(
     seq.prefilling = seq.computed < expected;
     let emits = work.tokens > 0 && !seq.prefilling;
     let table = if speculation.is_some() { seq.blocks.len() } else { covering };
+    let (mut tokens, mut blocks) = spare.map_or_else(Default::default, |spare| (spare.tokens, spare.blocks));
+    put_tokens(&mut tokens, seq, context, end);
+    blocks.clear();
+    blocks.extend_from_slice(&seq.blocks[..table]);
     let step = SeqStep {
         id: seq.id(),
         context: context as u32,
-        tokens: tokens_at(seq, context, end),
+        tokens,
         drafts: drafts as u32,
-        blocks: seq.blocks[..table].to_vec(),
+        blocks,
         sample: emits,
         sampling: seq.request.sampling.clone(),
         lora: seq.request.lora,
@@ -90,14 +95,13 @@ pub fn launch(
 }
 
 /// Tokens at these positions: known ones, then drafts, then unknown ones.
-fn tokens_at(seq: &Sequence, start: usize, end: usize) -> Vec<TokenId> {
-    let known = &seq.tokens[start.min(seq.tokens.len())..end.min(seq.tokens.len())];
-    let mut tokens = known.to_vec();
+fn put_tokens(tokens: &mut Vec<TokenId>, seq: &Sequence, start: usize, end: usize) {
+    tokens.clear();
+    tokens.extend_from_slice(&seq.tokens[start.min(seq.tokens.len())..end.min(seq.tokens.len())]);
     if seq.placeholders == 0 {
-        tokens.extend(seq.drafts.iter().take(end - start - known.len()));
+        tokens.extend(seq.drafts.iter().take(end - start - tokens.len()));
     }
     tokens.resize(end - start, UNKNOWN);
-    tokens
 }
 
 /// Puts what is known by now into a plan that was made while the step before it ran: every step before it is committed and

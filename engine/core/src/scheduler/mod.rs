@@ -30,7 +30,7 @@ use crate::scheduler::flight::Flight;
 use crate::scheduler::state::State;
 use crate::sequence::{Sequence, longest};
 use crate::stats::Stats;
-use crate::step::{BlockId, Sampled, StepOutcome, StepPlan};
+use crate::step::{BlockId, Sampled, SeqStep, StepOutcome, StepPlan};
 
 /// Why a request was refused. None of these depends on the load: asking again will not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +134,8 @@ pub struct Scheduler {
     /// Left while a step was in flight, in order; the policy hears of it when the step is over. Planning ahead it hears at
     /// once: a step planned later also runs later.
     leaving: Vec<RequestId>,
+    /// Memory of plans that were given back.
+    spare: Vec<SeqStep>,
 }
 
 impl Scheduler {
@@ -141,7 +143,16 @@ impl Scheduler {
         config.validate()?;
         let policy = config.policy.knobs().build(&config);
         let state = State::new(&config);
-        Ok(Scheduler { config, state, policy, now: At::ZERO, flights: VecDeque::new(), ahead: VecDeque::new(), leaving: Vec::new() })
+        Ok(Scheduler {
+            config,
+            state,
+            policy,
+            now: At::ZERO,
+            flights: VecDeque::new(),
+            ahead: VecDeque::new(),
+            leaving: Vec::new(),
+            spare: Vec::new(),
+        })
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -296,7 +307,9 @@ impl Scheduler {
         let leaving = std::mem::take(&mut self.leaving);
         let mut events = Vec::with_capacity(plan.seqs.len());
         let mut failed = Vec::new();
-        for (flight, part) in [flight].iter().chain(&dropped).flat_map(|f| f.parts.iter().map(move |part| (f, part))) {
+        for (flight, part) in
+            [flight].iter().chain(&dropped).flat_map(|f| f.parts.iter().map(move |part| (f, part)))
+        {
             if flight.gone.contains(&part.id) || failed.contains(&part.id) {
                 continue;
             }
@@ -335,7 +348,13 @@ impl Scheduler {
     }
 
     /// One sequence's part of an outcome.
-    fn take_in(&mut self, part: &flight::Part, tokens: &[Sampled], drafts: &[Sampled], events: &mut Vec<Event>) {
+    fn take_in(
+        &mut self,
+        part: &flight::Part,
+        tokens: &[Sampled],
+        drafts: &[Sampled],
+        events: &mut Vec<Event>,
+    ) {
         let id = part.id;
         let plans_ahead = self.state.plans_ahead;
         let max_model_len = self.state.max_model_len;
@@ -378,14 +397,16 @@ impl Scheduler {
         }
         if end.is_none() {
             seq.drafts = match self.state.speculation {
-                Some(speculation) if speculation.looks_up() => speculation.look_up(&seq.tokens, max_model_len),
+                Some(speculation) if speculation.looks_up() => {
+                    speculation.look_up(&seq.tokens, max_model_len)
+                }
                 _ => drafts.iter().map(|draft| draft.token).collect(),
             };
         }
         if !plans_ahead {
             seq.draft_count = seq.drafts.len();
         }
-        if !stale {
+        if !stale && (plans_ahead || self.state.speculation.is_some()) {
             // Accepted drafts and tokens that were unknown when the step was planned may have filled blocks.
             let written = seq.computed - seq.in_flight;
             self.state.register_full_blocks(id, written);
@@ -440,6 +461,13 @@ impl Scheduler {
     /// In the order they will be looked at.
     pub fn waiting(&self) -> Vec<RequestId> {
         self.state.waiting.iter().collect()
+    }
+
+    /// Takes back a plan that is over, for its memory. Worth it for who runs a great many steps.
+    pub fn recycle(&mut self, plan: StepPlan) {
+        let most = plan.seqs.len();
+        self.spare.extend(plan.seqs);
+        self.spare.truncate(2 * most + 16);
     }
 
     /// Generated tokens, accepted or not, that steps in flight will bring to a request; 0 unless steps are planned ahead.
@@ -507,12 +535,16 @@ impl Scheduler {
             let stats = &mut self.state.stats;
             stats.computed_tokens_total += work.tokens as u64;
             stats.kv_tokens += work.tokens + work.dummy_drafts;
-            let kind =
-                if work.tokens > 0 { &mut stats.prefill_padding_total } else { &mut stats.decode_padding_total };
+            let kind = if work.tokens > 0 {
+                &mut stats.prefill_padding_total
+            } else {
+                &mut stats.decode_padding_total
+            };
             *kind += work.padding as u64;
             let (speculation, ahead) = (self.state.speculation, self.state.plans_ahead);
+            let spare = self.spare.pop();
             let (part, seq_step) =
-                flight::launch(seq, &work, self.state.blocks.block_size(), speculation, ahead);
+                flight::launch(seq, &work, self.state.blocks.block_size(), speculation, ahead, spare);
             flight.parts.push(part);
             seqs.push(seq_step);
         }

@@ -1,7 +1,7 @@
 //! The books every policy works on: who waits, who runs, and which blocks each sequence holds. A policy reads them and
 //! moves requests only through the methods here, so that no policy can lose a request or a block.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use crate::block_manager::{BlockManager, Discipline};
 use crate::config::{EngineConfig, KvStrategy, PolicyConfig, SpeculativeConfig, SpeculativeMethod};
@@ -14,7 +14,7 @@ use crate::step::BlockId;
 #[derive(Debug)]
 pub struct State {
     /// Everything that waits, runs or still holds blocks. Looked up by id, never iterated: its order is random.
-    pub seqs: HashMap<RequestId, Sequence>,
+    pub seqs: FxHashMap<RequestId, Sequence>,
     pub waiting: WaitingQueue,
     /// Admitted and neither finished nor aborted, oldest admission first.
     pub running: Vec<RequestId>,
@@ -66,7 +66,7 @@ impl State {
             _ => (None, false, false),
         };
         State {
-            seqs: HashMap::new(),
+            seqs: FxHashMap::default(),
             waiting: WaitingQueue::new(by_priority),
             running: Vec::new(),
             blocks: BlockManager::new(discipline, num_blocks, config.block_size),
@@ -113,7 +113,11 @@ impl State {
     /// Cached blocks a waiting sequence could start from. Its last token is always computed, since its logits are
     /// needed.
     pub fn longest_prefix(&mut self, id: RequestId) -> Vec<BlockId> {
-        if self.prefix_caching && !self.seq(id).request.skip_prefix_cache { self.known_prefix(id) } else { Vec::new() }
+        if self.prefix_caching && !self.seq(id).request.skip_prefix_cache {
+            self.known_prefix(id)
+        } else {
+            Vec::new()
+        }
     }
 
     /// What the cache knows of a sequence's beginning, whether or not this policy asks it by itself.
@@ -199,14 +203,19 @@ impl State {
 
     /// Makes room for the first `end` tokens of a running sequence. False when the pool is short.
     pub fn grow(&mut self, id: RequestId, end: usize) -> bool {
-        let slots = self.with_look_ahead(end);
-        let missing = self.blocks.blocks_for(slots).saturating_sub(self.seq(id).blocks.len());
-        if !self.blocks.free().can_take(missing) {
-            return false;
+        let needed = self.blocks.blocks_for(self.with_look_ahead(end));
+        let Some(seq) = self.seqs.get_mut(&id) else { panic!("request {} is unknown", id.0) };
+        if needed > seq.blocks.len() {
+            let missing = needed - seq.blocks.len();
+            if !self.blocks.free().can_take(missing) {
+                return false;
+            }
+            seq.blocks.extend(self.blocks.take(missing));
         }
-        let fresh = self.blocks.take(missing);
-        self.seq_mut(id).blocks.extend(fresh);
-        self.register_full_blocks(id, end);
+        let fills_a_block = end / self.blocks.block_size() as usize > seq.registered;
+        if fills_a_block {
+            self.register_full_blocks(id, end);
+        }
         true
     }
 
@@ -270,10 +279,10 @@ impl State {
         let full = (end / block_size).min(seq.hashable_blocks(block_size, look_ahead));
         let known = seq.registered;
         if full > known {
-            let fresh = seq.block_hashes(full, block_size, look_ahead)[known..].to_vec();
+            seq.block_hashes(full, block_size, look_ahead);
             seq.registered = full;
-            for (&block, hash) in seq.blocks[known..full].iter().zip(fresh) {
-                self.blocks.register(block, hash);
+            for place in known..full {
+                self.blocks.register(seq.blocks[place], seq.block_hash(place));
             }
         }
     }

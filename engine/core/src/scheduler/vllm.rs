@@ -13,6 +13,7 @@ use crate::config::{SpeculativeMethod, VllmConfig};
 use crate::request::{At, LoraId, RequestId};
 use crate::scheduler::state::{Admission, State};
 use crate::scheduler::{Decision, EnqueueError, Policy, Work, refuse_never_fits};
+use crate::sequence::Sequence;
 
 #[derive(Debug)]
 pub struct Vllm {
@@ -121,7 +122,7 @@ impl Vllm {
             let budget = step.budget.min(step.input_budget - self.draft_slots);
             let tokens = seq.uncomputed().min(step.prompt_cap).min(budget).min(room);
             let (end, prefilling) = (seq.computed + tokens, seq.prefilling);
-            if tokens == 0 || ends_in_flight(state, id) || (step.defer_prefill && prefilling) {
+            if tokens == 0 || ends_in_flight(seq) || (step.defer_prefill && prefilling) {
                 i += 1;
                 continue;
             }
@@ -230,8 +231,7 @@ impl Vllm {
 }
 
 /// What is in flight brings the sequence to its last token at least, even if every draft is rejected.
-fn ends_in_flight(state: &State, id: RequestId) -> bool {
-    let seq = state.seq(id);
+fn ends_in_flight(seq: &Sequence) -> bool {
     let last = seq.prompt_len() + seq.request.stop.max_tokens as usize;
     seq.placeholders > 0 && seq.computed + 2 >= last + seq.placeholders
 }

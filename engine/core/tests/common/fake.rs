@@ -108,10 +108,19 @@ impl FakeExecutor {
         let history = &self.history[&seq.id];
         let verified = seq.tokens.len() - seq.drafts as usize;
         let (start, end) = (seq.context as usize, seq.context as usize + verified);
-        assert_eq!(seq.tokens[..verified], history[start..end], "{:?} was given other tokens than its own", seq.id);
+        assert_eq!(
+            seq.tokens[..verified],
+            history[start..end],
+            "{:?} was given other tokens than its own",
+            seq.id
+        );
         let covering = (start + seq.tokens.len()).div_ceil(self.block_size);
         assert!(
-            if self.drafts == 0 && !self.planned_ahead { seq.blocks.len() == covering } else { seq.blocks.len() >= covering },
+            if self.drafts == 0 && !self.planned_ahead {
+                seq.blocks.len() == covering
+            } else {
+                seq.blocks.len() >= covering
+            },
             "{:?} has the wrong number of blocks",
             seq.id
         );
@@ -159,7 +168,12 @@ impl Executor for FakeExecutor {
                     .map(|p| stored(p).unwrap_or_else(|| panic!("{:?} reads an empty slot", seq.id)))
                     .collect()
             };
-            assert_eq!(read[..known], self.history[&seq.id][..known], "{:?} reads back another history", seq.id);
+            assert_eq!(
+                read[..known],
+                self.history[&seq.id][..known],
+                "{:?} reads back another history",
+                seq.id
+            );
             if !seq.sample {
                 continue;
             }

@@ -29,7 +29,6 @@ impl Shape {
     }
 
     /// `x` is [rows, hidden], `out` becomes [rows, hidden].
-    #[allow(clippy::too_many_arguments, reason = "input, output, weights, what changes them, and buffers")]
     pub fn apply(
         &self,
         pool: &ThreadPool,

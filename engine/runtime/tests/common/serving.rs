@@ -41,8 +41,8 @@ pub fn requests() -> Vec<Request> {
                 stop_token_ids: [].into(),
             },
             priority: 0,
-        lora: None,
-        skip_prefix_cache: false,
+            lora: None,
+            skip_prefix_cache: false,
         })
         .collect()
 }
