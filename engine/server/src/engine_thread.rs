@@ -208,6 +208,7 @@ impl EngineThread {
         let used = stats.total_blocks - stats.free_blocks - stats.cached_blocks;
         self.metrics.set_load(stats.running, stats.waiting, used as f64 / stats.total_blocks.max(1) as f64);
         self.metrics.set_prefix_cache(stats.prefix_query_tokens_total, stats.prefix_hit_tokens_total);
+        self.metrics.set_speculation(stats.draft_tokens_total, stats.accepted_draft_tokens_total);
     }
 }
 

@@ -76,6 +76,8 @@ pub(crate) struct Metrics {
     preemptions: Counter,
     prefix_queries: Counter,
     prefix_hits: Counter,
+    draft_tokens: Counter,
+    accepted_tokens: Counter,
     prompt_tokens: Counter,
     generation_tokens: Counter,
     finished: Family<Finished, Counter>,
@@ -134,6 +136,18 @@ impl Metrics {
                 &mut r,
                 "prefix_cache_hits",
                 "Tokens found in the prefix cache",
+                Counter::default(),
+            ),
+            draft_tokens: add(
+                &mut r,
+                "spec_decode_num_draft_tokens",
+                "Draft tokens that were verified",
+                Counter::default(),
+            ),
+            accepted_tokens: add(
+                &mut r,
+                "spec_decode_num_accepted_tokens",
+                "Draft tokens that were accepted",
                 Counter::default(),
             ),
             prompt_tokens: add(
@@ -237,6 +251,12 @@ impl Metrics {
     pub fn set_prefix_cache(&self, queried_total: u64, hit_total: u64) {
         self.prefix_queries.inner().store(queried_total, Ordering::Relaxed);
         self.prefix_hits.inner().store(hit_total, Ordering::Relaxed);
+    }
+
+    /// Totals since the start.
+    pub fn set_speculation(&self, drafted_total: u64, accepted_total: u64) {
+        self.draft_tokens.inner().store(drafted_total, Ordering::Relaxed);
+        self.accepted_tokens.inner().store(accepted_total, Ordering::Relaxed);
     }
 
     pub fn step(&self, new_tokens: usize, preempted: usize) {

@@ -55,6 +55,7 @@ async fn the_exposition_is_well_formed_and_has_vllms_families() {
         ("num_requests_running", "gauge"), ("num_requests_waiting", "gauge"), ("kv_cache_usage_perc", "gauge"),
         ("num_preemptions_total", "counter"), ("prompt_tokens_total", "counter"), ("generation_tokens_total", "counter"),
         ("request_success_total", "counter"), ("prefix_cache_queries_total", "counter"), ("prefix_cache_hits_total", "counter"),
+        ("spec_decode_num_draft_tokens_total", "counter"), ("spec_decode_num_accepted_tokens_total", "counter"),
         ("time_to_first_token_seconds", "histogram"), ("inter_token_latency_seconds", "histogram"),
         ("e2e_request_latency_seconds", "histogram"), ("request_queue_time_seconds", "histogram"),
         ("request_prompt_tokens", "histogram"), ("request_generation_tokens", "histogram"), ("iteration_tokens_total", "histogram"),
