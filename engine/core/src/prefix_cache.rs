@@ -23,20 +23,27 @@ impl BlockHash {
 
     /// `parent` is the hash of the block before; for the first, none or that of its adapter.
     pub fn chain(parent: Option<BlockHash>, tokens: &[TokenId]) -> Self {
-        let parent = parent.map_or([0; 16], |parent| parent.0.to_le_bytes());
-        let bytes = || parent.into_iter().chain(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        let length = PARENT_BYTES + 4 * tokens.len();
         let mut short = [0; SHORT_BYTES];
-        let length = parent.len() + 4 * tokens.len();
-        if length > SHORT_BYTES {
-            return BlockHash(xxh3_128(&bytes().collect::<Vec<u8>>()));
+        let mut long = Vec::new();
+        let bytes = if length <= SHORT_BYTES {
+            &mut short[..length]
+        } else {
+            long.resize(length, 0);
+            long.as_mut_slice()
+        };
+        let (before, own) = bytes.split_at_mut(PARENT_BYTES);
+        before.copy_from_slice(&parent.map_or(0, |parent| parent.0).to_le_bytes());
+        for (to, token) in own.as_chunks_mut::<4>().0.iter_mut().zip(tokens) {
+            *to = token.to_le_bytes();
         }
-        short.iter_mut().zip(bytes()).for_each(|(to, byte)| *to = byte);
-        BlockHash(xxh3_128(&short[..length]))
+        BlockHash(xxh3_128(bytes))
     }
 }
 
+const PARENT_BYTES: usize = 16;
 /// Parent and tokens of the block sizes in use.
-const SHORT_BYTES: usize = 16 + 4 * 32;
+const SHORT_BYTES: usize = PARENT_BYTES + 4 * 32;
 
 /// Hash -> blocks with that content. The same content can sit in several blocks (two requests that computed it at the
 /// same time); as in vLLM they are not merged and a lookup returns the one registered first.

@@ -2,7 +2,7 @@
 //! right once the outcome is there.
 
 use crate::config::SpeculativeConfig;
-use crate::request::{RequestId, TokenId};
+use crate::request::{RequestId, SamplingParams, TokenId};
 use crate::scheduler::Work;
 use crate::scheduler::state::State;
 use crate::sequence::Sequence;
@@ -53,8 +53,8 @@ pub fn launch(
     block_size: u32,
     speculation: Option<SpeculativeConfig>,
     ahead: bool,
-    spare: Option<SeqStep>,
-) -> (Part, SeqStep) {
+    step: &mut SeqStep,
+) -> Part {
     let (context, end, expected) = (seq.computed, seq.computed + work.tokens, seq.expected());
     let covering = end.div_ceil(block_size as usize);
     assert!(covering <= seq.blocks.len(), "request {} has no block for token {end}", seq.id().0);
@@ -65,24 +65,19 @@ pub fn launch(
     seq.prefilling = seq.computed < expected;
     let emits = work.tokens > 0 && !seq.prefilling;
     let table = if speculation.is_some() { seq.blocks.len() } else { covering };
-    let (mut tokens, mut blocks) = spare.map_or_else(Default::default, |spare| (spare.tokens, spare.blocks));
-    put_tokens(&mut tokens, seq, context, end);
-    blocks.clear();
-    blocks.extend_from_slice(&seq.blocks[..table]);
-    let step = SeqStep {
-        id: seq.id(),
-        context: context as u32,
-        tokens,
-        drafts: drafts as u32,
-        blocks,
-        sample: emits,
-        sampling: seq.request.sampling.clone(),
-        lora: seq.request.lora,
-        generated: seq.generated() as u32,
-        banned: seq.banned(),
-        banned_until: seq.request.stop.min_tokens,
-        padding: (work.padding + work.dummy_drafts) as u32,
-    };
+    put_tokens(&mut step.tokens, seq, context, end);
+    step.blocks.clear();
+    step.blocks.extend_from_slice(&seq.blocks[..table]);
+    step.id = seq.id();
+    step.context = context as u32;
+    step.drafts = drafts as u32;
+    step.sample = emits;
+    step.sampling.clone_from(&seq.request.sampling);
+    step.lora = seq.request.lora;
+    step.generated = seq.generated() as u32;
+    step.banned = seq.banned();
+    step.banned_until = seq.request.stop.min_tokens;
+    step.padding = (work.padding + work.dummy_drafts) as u32;
     if work.tokens > 0 {
         seq.draft_count = 0;
     }
@@ -90,8 +85,25 @@ pub fn launch(
         seq.placeholders += 1 + drafts + work.dummy_drafts;
         seq.draft_count = speculation.map_or(0, |s| s.num_speculative_tokens as usize);
     }
-    let part = Part { id: seq.id(), tokens: work.tokens, drafts, dummy_drafts: work.dummy_drafts, emits };
-    (part, step)
+    Part { id: seq.id(), tokens: work.tokens, drafts, dummy_drafts: work.dummy_drafts, emits }
+}
+
+/// To be filled by [`launch`].
+pub fn blank() -> SeqStep {
+    SeqStep {
+        id: RequestId(0),
+        context: 0,
+        tokens: Vec::new(),
+        drafts: 0,
+        blocks: Vec::new(),
+        sample: false,
+        sampling: SamplingParams::default(),
+        lora: None,
+        generated: 0,
+        banned: Vec::new(),
+        banned_until: 0,
+        padding: 0,
+    }
 }
 
 /// Tokens at these positions: known ones, then drafts, then unknown ones.

@@ -134,7 +134,7 @@ pub struct Scheduler {
     /// Left while a step was in flight, in order; the policy hears of it when the step is over. Planning ahead it hears at
     /// once: a step planned later also runs later.
     leaving: Vec<RequestId>,
-    /// Memory of plans that were given back.
+    /// Memory of a plan that was given back.
     spare: Vec<SeqStep>,
 }
 
@@ -465,9 +465,7 @@ impl Scheduler {
 
     /// Takes back a plan that is over, for its memory. Worth it for who runs a great many steps.
     pub fn recycle(&mut self, plan: StepPlan) {
-        let most = plan.seqs.len();
-        self.spare.extend(plan.seqs);
-        self.spare.truncate(2 * most + 16);
+        self.spare = plan.seqs;
     }
 
     /// Generated tokens, accepted or not, that steps in flight will bring to a request; 0 unless steps are planned ahead.
@@ -523,7 +521,8 @@ impl Scheduler {
         let step = self.state.stats.steps_total;
         let mut flight = Flight { step, parts: Vec::with_capacity(work.len()), gone: Vec::new() };
         let mut admitted = Vec::new();
-        let mut seqs = Vec::with_capacity(work.len());
+        let mut seqs = std::mem::take(&mut self.spare);
+        let (speculation, ahead) = (self.state.speculation, self.state.plans_ahead);
         for work in work {
             let id = work.id;
             let seq =
@@ -541,13 +540,14 @@ impl Scheduler {
                 &mut stats.decode_padding_total
             };
             *kind += work.padding as u64;
-            let (speculation, ahead) = (self.state.speculation, self.state.plans_ahead);
-            let spare = self.spare.pop();
-            let (part, seq_step) =
-                flight::launch(seq, &work, self.state.blocks.block_size(), speculation, ahead, spare);
-            flight.parts.push(part);
-            seqs.push(seq_step);
+            if seqs.len() == flight.parts.len() {
+                seqs.push(flight::blank());
+            }
+            let step = &mut seqs[flight.parts.len()];
+            let block_size = self.state.blocks.block_size();
+            flight.parts.push(flight::launch(seq, &work, block_size, speculation, ahead, step));
         }
+        seqs.truncate(flight.parts.len());
         self.flights.push_back(flight);
         StepPlan { step, seqs, preempted: std::mem::take(&mut self.state.preempted), admitted }
     }
