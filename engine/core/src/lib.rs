@@ -2,7 +2,7 @@
 //!
 //! No tensors, no clock, no I/O, no threads, no randomness: the same code serves tokens and is simulated.
 //! Reading order: [`request`], [`step`], [`executor`], [`config`] are what the outside sees; then [`sequence`],
-//! [`free_blocks`], [`prefix_cache`], [`block_manager`] keep the books; [`ngram`] guesses ahead; [`scheduler`] drives a policy over them;
+//! [`free_blocks`], [`prefix_cache`], [`block_manager`] keep the books; [`speculation`] and [`ngram`] guess ahead; [`scheduler`] drives a policy over them;
 //! [`engine`] ties a scheduler to an executor and [`stats`] says why a run went as it did.
 
 pub mod block_manager;
@@ -15,6 +15,7 @@ pub mod prefix_cache;
 pub mod request;
 pub mod scheduler;
 pub mod sequence;
+pub mod speculation;
 pub mod stats;
 pub mod step;
 

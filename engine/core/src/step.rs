@@ -35,6 +35,26 @@ pub struct SeqStep {
     pub padding: u32,
 }
 
+impl SeqStep {
+    /// A step by hand: the tokens from `context` on, then a greedy sample.
+    pub fn new(id: RequestId, context: u32, tokens: Vec<TokenId>, blocks: Vec<BlockId>) -> Self {
+        SeqStep {
+            id,
+            context,
+            tokens,
+            drafts: 0,
+            blocks,
+            sample: true,
+            sampling: SamplingParams::default(),
+            lora: None,
+            generated: 0,
+            banned: Vec::new(),
+            banned_until: 0,
+            padding: 0,
+        }
+    }
+}
+
 /// A whole forward pass. Prefill chunks and decodes may be mixed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepPlan {

@@ -9,6 +9,7 @@ use llmlab_core::config::{
     ConfigError, DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig, TgiConfig, VllmConfig,
 };
 use llmlab_core::request::{Event, FinishReason, Request, RequestId};
+use llmlab_core::step::StepPlan;
 use llmlab_core::{EnqueueError, Planned, Scheduler};
 
 fn paged(policy: PolicyConfig) -> EngineConfig {
@@ -76,6 +77,37 @@ fn an_id_can_be_used_again_only_when_the_first_request_is_over() {
     assert!(scheduler.abort(at(0), RequestId(1)).is_some());
     assert_eq!(scheduler.abort(at(0), RequestId(1)), None);
     scheduler.enqueue(at(0), request(1, vec![6], 1)).unwrap();
+}
+
+/// Planning ahead, a request can be thrown out while its last token is still being computed. If its client leaves then, the
+/// token that comes must not be taken for one of a new request under the same id.
+#[test]
+fn an_id_is_taken_while_a_step_with_it_is_in_flight() {
+    let policy = VllmConfig { async_scheduling: true, enable_prefix_caching: false, ..VllmConfig::default() };
+    let mut scheduler = Scheduler::new(paged(PolicyConfig::Vllm(policy))).unwrap();
+    for id in [1, 2] {
+        scheduler.enqueue(at(0), request(id, vec![5; 15], 12)).unwrap();
+    }
+    let mut in_flight: Vec<StepPlan> = Vec::new();
+    while scheduler.stats().preemptions_total == 0 {
+        if in_flight.len() == 2 {
+            let plan = in_flight.remove(0);
+            scheduler.commit(at(0), &plan, &common::outcome(&plan, |_| 9));
+        }
+        let Planned::Step(plan) = scheduler.plan_one(at(0)) else { panic!("nothing planned") };
+        in_flight.push(plan);
+    }
+    let late = in_flight.remove(0);
+    assert!(late.seqs.iter().any(|seq| seq.id == RequestId(2)), "request 2 is not under way: {late:?}");
+    assert!(scheduler.abort(at(0), RequestId(2)).is_some());
+    let again = scheduler.enqueue(at(0), request(2, vec![6], 1));
+    assert_eq!(again, Err(EnqueueError::DuplicateId(RequestId(2))));
+    let events = scheduler.commit(at(0), &late, &common::outcome(&late, |_| 9));
+    assert!(!events.iter().any(|event| matches!(event, Event::Token { id: RequestId(2), .. })), "{events:?}");
+    for plan in in_flight {
+        scheduler.commit(at(0), &plan, &common::outcome(&plan, |_| 9));
+    }
+    scheduler.enqueue(at(0), request(2, vec![6], 1)).unwrap();
 }
 
 fn invalid(config: EngineConfig) -> ConfigError {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use llmlab_core::executor::Executor;
-use llmlab_core::request::{RequestId, SamplingParams};
+use llmlab_core::request::RequestId;
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
 use llmlab_kernels::attention::KvFormat;
 use llmlab_models::LoadedModel;
@@ -41,20 +41,12 @@ fn config(weights: WeightRecipe) -> RuntimeConfig {
 
 fn seq(index: u32, context: u32, tokens: u32) -> SeqStep {
     let blocks = 1 + index * BLOCKS_PER_SEQ..1 + (index + 1) * BLOCKS_PER_SEQ;
-    SeqStep {
-        id: RequestId(u64::from(index)),
+    SeqStep::new(
+        RequestId(u64::from(index)),
         context,
-        tokens: (0..tokens).map(|i| (i * 37 + index) % 256).collect(),
-        blocks: blocks.map(BlockId).take((context + tokens).div_ceil(BLOCK_SIZE) as usize).collect(),
-        sample: true,
-        sampling: SamplingParams::default(),
-        generated: 0,
-        lora: None,
-        banned: Vec::new(),
-        banned_until: 0,
-        drafts: 0,
-        padding: 0,
-    }
+        (0..tokens).map(|i| (i * 37 + index) % 256).collect(),
+        blocks.map(BlockId).take((context + tokens).div_ceil(BLOCK_SIZE) as usize).collect(),
+    )
 }
 
 fn plan(seqs: Vec<SeqStep>) -> StepPlan {

@@ -216,7 +216,7 @@ fn check(seq: &SeqStep, limits: &Limits) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use llmlab_core::request::{RequestId, SamplingParams};
+    use llmlab_core::request::RequestId;
     use llmlab_core::step::BlockId;
 
     use super::*;
@@ -226,18 +226,14 @@ mod tests {
 
     fn seq(id: u64, context: u32, tokens: &[u32], blocks: &[u32], sample: bool, padding: u32) -> SeqStep {
         SeqStep {
-            id: RequestId(id),
-            context,
-            tokens: tokens.to_vec(),
-            blocks: blocks.iter().copied().map(BlockId).collect(),
             sample,
-            sampling: SamplingParams::default(),
-            generated: 0,
-            lora: None,
-            banned: Vec::new(),
-            banned_until: 0,
-            drafts: 0,
             padding,
+            ..SeqStep::new(
+                RequestId(id),
+                context,
+                tokens.to_vec(),
+                blocks.iter().copied().map(BlockId).collect(),
+            )
         }
     }
 

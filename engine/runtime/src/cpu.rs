@@ -191,7 +191,7 @@ impl Executor for CpuExecutor {
 
 #[cfg(test)]
 mod tests {
-    use llmlab_core::request::{RequestId, SamplingParams};
+    use llmlab_core::request::RequestId;
     use llmlab_core::step::{BlockId, SeqStep};
     use llmlab_kernels::attention::KvFormat;
     use llmlab_quant::{WeightFormat, WeightRecipe};
@@ -210,20 +210,7 @@ mod tests {
             max_model_len: 32,
         };
         let mut executor = CpuExecutor::new(&model, &config).unwrap();
-        let seq = SeqStep {
-            id: RequestId(0),
-            context: 0,
-            tokens: (40..51).collect(),
-            blocks: vec![BlockId(2)],
-            sample: true,
-            sampling: SamplingParams::default(),
-            generated: 0,
-            lora: None,
-            banned: Vec::new(),
-            banned_until: 0,
-            drafts: 0,
-            padding: 0,
-        };
+        let seq = SeqStep::new(RequestId(0), 0, (40..51).collect(), vec![BlockId(2)]);
         let plan = StepPlan { step: 1, seqs: vec![seq], preempted: Vec::new(), admitted: Vec::new() };
         let mut rows = |at_once| {
             let keep = |row: usize, logits: &[f32]| (row, logits.to_vec());

@@ -6,9 +6,9 @@
 
 use llmlab_core::request::LoraId;
 use llmlab_kernels::{Activations, Isa, PackedMatrix, ThreadPool, matmul_many};
+use llmlab_models::ModelSpec;
 use llmlab_models::lora::{LoraAdapter, LoraDelta};
 use llmlab_models::spec::{FeedForward, Linear};
-use llmlab_models::{ModelError, ModelSpec};
 use llmlab_quant::WeightFormat;
 
 use crate::config::RuntimeError;
@@ -150,8 +150,11 @@ impl ProjectionDelta {
                         .map_err(|source| RuntimeError::Pack { tensor: linear.weight.clone(), source })
                 };
                 let (rows, cols) = (linear.rows as usize, linear.cols as usize);
-                if a.len() != rank * cols || b.len() != rows * rank {
-                    return Err(ModelError::NoSuchTensor { tensor: linear.weight.clone() }.into());
+                for (half, expected) in [(a, rank * cols), (b, rows * rank)] {
+                    if half.len() != expected {
+                        let (tensor, found) = (linear.weight.clone(), half.len());
+                        return Err(RuntimeError::TensorSize { tensor, found, expected });
+                    }
                 }
                 delta.parts.push(PartDelta {
                     first,

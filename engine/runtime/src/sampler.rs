@@ -309,18 +309,10 @@ mod tests {
         let pool = ThreadPool::new(2);
         let logits: Vec<f32> = rows.concat();
         let seq = |seed| SeqStep {
-            id: RequestId(seed),
-            context: 0,
-            tokens: [&[9], drafts].concat(),
             drafts: drafts.len() as u32,
-            blocks: vec![BlockId(1)],
-            sample: true,
             sampling: params(1.0, 0, 1.0, seed),
             generated: 4,
-            lora: None,
-            banned: Vec::new(),
-            banned_until: 0,
-            padding: 0,
+            ..SeqStep::new(RequestId(seed), 0, [&[9], drafts].concat(), vec![BlockId(1)])
         };
         let mut sampler = Sampler::default();
         let mut step = |seed| {

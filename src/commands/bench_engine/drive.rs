@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use llmlab_core::executor::{Executor, ExecutorError};
-use llmlab_core::request::{RequestId, SamplingParams, TokenId};
+use llmlab_core::request::{RequestId, TokenId};
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
 use llmlab_runtime::CpuExecutor;
 
@@ -206,18 +206,13 @@ impl<'a> Driver<'a> {
         let blocks = (context + tokens.len() as u32).div_ceil(BLOCK_SIZE);
         let first = 1 + seq as u32 * self.blocks_per_seq;
         SeqStep {
-            id: RequestId(seq as u64),
-            context,
-            tokens,
-            blocks: (first..first + blocks).map(BlockId).collect(),
             sample,
-            sampling: SamplingParams::default(),
-            generated: 0,
-            lora: None,
-            banned: Vec::new(),
-            banned_until: 0,
-            drafts: 0,
-            padding: 0,
+            ..SeqStep::new(
+                RequestId(seq as u64),
+                context,
+                tokens,
+                (first..first + blocks).map(BlockId).collect(),
+            )
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The shaped steps that an engine is timed with.
 
-use llmlab_core::request::{RequestId, SamplingParams};
+use llmlab_core::request::RequestId;
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
 use llmlab_sim::SeqShape;
 
@@ -36,20 +36,13 @@ impl Cell {
             let first = next_block;
             next_block += blocks;
             SeqStep {
-                id: RequestId(id),
-                context: seq.context,
-                tokens: (0..seq.new)
-                    .map(|at| (at.wrapping_mul(7919) + id as u32 * 31) % vocab_size)
-                    .collect(),
-                blocks: (first..first + blocks).map(BlockId).collect(),
                 sample: seq.sample,
-                sampling: SamplingParams::default(),
-                generated: 0,
-                lora: None,
-                banned: Vec::new(),
-                banned_until: 0,
-                drafts: 0,
-                padding: 0,
+                ..SeqStep::new(
+                    RequestId(id),
+                    seq.context,
+                    (0..seq.new).map(|at| (at.wrapping_mul(7919) + id as u32 * 31) % vocab_size).collect(),
+                    (first..first + blocks).map(BlockId).collect(),
+                )
             }
         });
         StepPlan { step, seqs: seqs.collect(), preempted: Vec::new(), admitted: Vec::new() }

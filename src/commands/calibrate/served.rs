@@ -2,7 +2,6 @@
 //! records, both on one clock.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
 use llmlab_loadgen::{
@@ -84,7 +83,8 @@ fn part(
         threads: config.threads,
         engine: llmlab_scenarios::engine_from_knobs("vllm", &knobs).map_err(Failure::usage)?,
     };
-    let folder = TemporaryFolder::new()?;
+    let folder = tempfile::tempdir()
+        .map_err(|error| Failure::internal(format!("cannot create a temporary folder: {error}")))?;
     let process = EngineProcess::start(&launch, folder.path())?;
     let endpoint = Endpoint {
         base_url: process.url.clone(),
@@ -215,37 +215,6 @@ fn line(mut points: Vec<(f64, f64)>) -> (f64, f64) {
     let slope = median(slopes).max(0.0);
     let constant = median(points.iter().map(|(x, y)| y - slope * x).collect());
     (constant.max(0.0), slope)
-}
-
-/// Gone when dropped.
-struct TemporaryFolder(std::path::PathBuf);
-
-impl TemporaryFolder {
-    fn new() -> Result<TemporaryFolder, Failure> {
-        let base = std::env::temp_dir();
-        for attempt in 0..1000u32 {
-            let path = base.join(format!("llmlab-calibrate-{}-{attempt}", std::process::id()));
-            match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(TemporaryFolder(path)),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    return Err(Failure::internal(format!("cannot create {}: {error}", path.display())));
-                }
-            }
-        }
-        Err(Failure::internal(format!("cannot create a folder in {}", base.display())))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TemporaryFolder {
-    fn drop(&mut self) {
-        // What is left behind is a few logs in the system's temporary folder.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! right once the outcome is there.
 
 use crate::config::SpeculativeConfig;
-use crate::request::{RequestId, SamplingParams, TokenId};
+use crate::request::{RequestId, TokenId};
 use crate::scheduler::Work;
 use crate::scheduler::state::State;
 use crate::sequence::Sequence;
@@ -86,24 +86,6 @@ pub fn launch(
         seq.draft_count = speculation.map_or(0, |s| s.num_speculative_tokens as usize);
     }
     Part { id: seq.id(), tokens: work.tokens, drafts, dummy_drafts: work.dummy_drafts, emits }
-}
-
-/// To be filled by [`launch`].
-pub fn blank() -> SeqStep {
-    SeqStep {
-        id: RequestId(0),
-        context: 0,
-        tokens: Vec::new(),
-        drafts: 0,
-        blocks: Vec::new(),
-        sample: false,
-        sampling: SamplingParams::default(),
-        lora: None,
-        generated: 0,
-        banned: Vec::new(),
-        banned_until: 0,
-        padding: 0,
-    }
 }
 
 /// Tokens at these positions: known ones, then drafts, then unknown ones.

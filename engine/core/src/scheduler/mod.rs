@@ -2,7 +2,7 @@
 //!
 //! A step is three calls: `plan`, then someone executes it, then `commit`. Between the two, requests may be enqueued and
 //! aborted. A policy that plans ahead has planned the step after it too, before the outcome is known. Reading order:
-//! [`state`] (the books), `flight` (steps that were planned and not committed) and [`queue`]; then the policies, simple ones
+//! [`policy`] (what a policy is asked), [`state`] (the books), `flight` (steps that were planned and not committed) and [`queue`]; then the policies, simple ones
 //! first: [`orca`], [`rectangle`] with [`static_batch`] and [`dynamic_batch`], [`vllm`], [`sarathi`], [`fastgen`], [`tgi`],
 //! [`trtllm`], [`llamacpp`], [`sglang`]. A new policy is a file here and a line in the table of [`crate::config`].
 
@@ -11,6 +11,7 @@ pub mod fastgen;
 mod flight;
 pub mod llamacpp;
 pub mod orca;
+pub mod policy;
 pub mod queue;
 pub mod rectangle;
 pub mod sarathi;
@@ -22,11 +23,11 @@ pub mod trtllm;
 pub mod vllm;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use crate::config::{ConfigError, EngineConfig};
 use crate::request::{At, Event, FinishReason, Request, RequestId};
 use crate::scheduler::flight::Flight;
+pub use crate::scheduler::policy::{Decision, Policy, Work, deadline, oldest_arrival, refuse_never_fits};
 use crate::scheduler::state::State;
 use crate::sequence::{Sequence, longest};
 use crate::stats::Stats;
@@ -57,68 +58,6 @@ pub enum Planned {
     /// Nothing to do until a request arrives. Only under `tgi-3.3.6` can requests be waiting then, for memory that will
     /// never be there: a driver that runs to the end must stop here and not ask again.
     Idle,
-}
-
-/// A rule that orders the queue and fills the next forward pass.
-pub trait Policy: std::fmt::Debug + Send {
-    /// What it returns will be executed, after the steps in flight.
-    fn plan(&mut self, state: &mut State, now: At) -> Decision;
-
-    /// Why this policy could never serve a request of so many prompt tokens, if that is so.
-    fn refuses(&self, state: &State, prompt_tokens: usize, longest_tokens: usize) -> Option<EnqueueError>;
-
-    /// A running request finished or was aborted. Its blocks go back now, unless the policy still needs its slot.
-    fn retire(&mut self, state: &mut State, id: RequestId) {
-        state.release(id);
-    }
-
-    /// The client of a running request left. `token_due`: the step that is being committed sampled a token for it, which
-    /// [`Policy::token_for_nobody`] will hear of.
-    fn client_left(&mut self, state: &mut State, id: RequestId, _token_due: bool) {
-        self.retire(state, id);
-    }
-
-    /// A token was sampled for a request that has left and still holds its blocks.
-    fn token_for_nobody(&mut self, _state: &mut State, _id: RequestId) {}
-
-    /// A request left the waiting queue before its turn.
-    fn left_the_queue(&mut self, _place: usize) {}
-
-    /// A sequence got a token, with which it is over if `end` says so. The policy has the last word.
-    fn ends(
-        &mut self,
-        _state: &mut State,
-        _id: RequestId,
-        end: Option<FinishReason>,
-    ) -> Option<FinishReason> {
-        end
-    }
-}
-
-/// What a policy wants next.
-#[derive(Debug)]
-pub enum Decision {
-    /// In batch order. Empty when planning only preempted.
-    Run(Vec<Work>),
-    WaitUntil(At),
-    Idle,
-}
-
-/// One sequence's share of a forward pass: its next `tokens` tokens, drafts included, and rows computed for nothing.
-#[derive(Debug, Clone)]
-pub struct Work {
-    pub id: RequestId,
-    pub tokens: usize,
-    pub padding: usize,
-    /// Rows that stand for drafts nobody made: computed for nothing, but counted as tokens until the step is committed.
-    pub dummy_drafts: usize,
-}
-
-impl Work {
-    /// Without padding.
-    pub fn tokens(id: RequestId, tokens: usize) -> Self {
-        Work { id, tokens, padding: 0, dummy_drafts: 0 }
-    }
 }
 
 #[derive(Debug)]
@@ -188,6 +127,8 @@ impl Scheduler {
         if let Some(place) = self.state.waiting.place(id) {
             self.state.waiting.take(place);
             self.state.seqs.remove(&id);
+            // It may have been thrown out while a step with it is in flight.
+            self.forget(id);
             self.policy.left_the_queue(place);
         } else {
             let place = self.state.running.iter().position(|running| *running == id)?;
@@ -210,11 +151,11 @@ impl Scheduler {
         let mut nothing = Planned::Idle;
         while self.flights.len() < self.depth() {
             match self.plan_one(now) {
-                Planned::Step(mut plan) => {
-                    if self.flights.len() == 1 {
-                        self.resolve(&mut plan);
-                    }
+                Planned::Step(plan) => {
                     self.ahead.push_back(plan);
+                    if self.flights.len() == 1 {
+                        self.resolve_next();
+                    }
                 }
                 planned => {
                     nothing = planned;
@@ -288,10 +229,7 @@ impl Scheduler {
             "step {}: tokens for sequences in plan order",
             plan.step
         );
-        if let Some(mut next) = self.ahead.pop_front() {
-            self.resolve(&mut next);
-            self.ahead.push_front(next);
-        }
+        self.resolve_next();
         events
     }
 
@@ -340,10 +278,10 @@ impl Scheduler {
         flight
     }
 
-    /// Completes a plan whose turn to be executed has come.
-    fn resolve(&self, plan: &mut StepPlan) {
-        if self.state.plans_ahead {
-            flight::resolve(plan, &self.state);
+    /// Completes the plan whose turn to be executed has come.
+    fn resolve_next(&mut self) {
+        if let Some(next) = self.ahead.front_mut().filter(|_| self.state.plans_ahead) {
+            flight::resolve(next, &self.state);
         }
     }
 
@@ -541,7 +479,8 @@ impl Scheduler {
             };
             *kind += work.padding as u64;
             if seqs.len() == flight.parts.len() {
-                seqs.push(flight::blank());
+                // To be filled in the next line.
+                seqs.push(SeqStep::new(id, 0, Vec::new(), Vec::new()));
             }
             let step = &mut seqs[flight.parts.len()];
             let block_size = self.state.blocks.block_size();
@@ -551,21 +490,4 @@ impl Scheduler {
         self.flights.push_back(flight);
         StepPlan { step, seqs, preempted: std::mem::take(&mut self.state.preempted), admitted }
     }
-}
-
-/// The refusal every policy shares: a request whose whole life takes more blocks than there are could only wait or be
-/// preempted for ever.
-pub fn refuse_never_fits(state: &State, longest_tokens: usize) -> Option<EnqueueError> {
-    let (blocks, total) = (state.life_blocks(longest_tokens), state.blocks.usable());
-    (blocks > total).then_some(EnqueueError::NeverFits { blocks, total })
-}
-
-/// When the front of the queue arrived.
-pub fn oldest_arrival(state: &State) -> Option<At> {
-    state.waiting.front().map(|id| state.seq(id).arrived)
-}
-
-/// The end of a wait that began at `since`; never, if that is beyond what a `Duration` can hold.
-pub fn deadline(since: At, delay: Duration) -> At {
-    since.checked_add(delay).unwrap_or(At::MAX)
 }

@@ -10,7 +10,7 @@ mod moments;
 mod windows;
 
 use llmlab_core::executor::ExecutorError;
-use llmlab_core::request::{RequestId, SamplingParams, TokenId};
+use llmlab_core::request::{RequestId, TokenId};
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
 
 use crate::CpuExecutor;
@@ -126,18 +126,13 @@ impl<'a> Scorer<'a> {
     fn plan(&self, window: usize, context: usize, tokens: &[TokenId], sample: bool) -> StepPlan {
         let blocks = (context + tokens.len()).div_ceil(self.block_size) as u32;
         let seq = SeqStep {
-            id: RequestId(window as u64),
-            context: context as u32,
-            tokens: tokens.to_vec(),
-            blocks: (1..=blocks).map(BlockId).collect(),
             sample,
-            sampling: SamplingParams::default(),
-            generated: 0,
-            lora: None,
-            banned: Vec::new(),
-            banned_until: 0,
-            drafts: 0,
-            padding: 0,
+            ..SeqStep::new(
+                RequestId(window as u64),
+                context as u32,
+                tokens.to_vec(),
+                (1..=blocks).map(BlockId).collect(),
+            )
         };
         StepPlan { step: window as u64, seqs: vec![seq], preempted: Vec::new(), admitted: Vec::new() }
     }

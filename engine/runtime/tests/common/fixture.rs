@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use llmlab_core::executor::Executor;
-use llmlab_core::request::{RequestId, SamplingParams};
+use llmlab_core::request::RequestId;
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
 use llmlab_kernels::KernelError;
 use llmlab_kernels::attention::KvFormat;
@@ -172,20 +172,7 @@ pub fn logit_error(logits: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
 
 fn seq(index: u32, context: u32, tokens: &[u32]) -> SeqStep {
     let blocks = 1 + index * BLOCKS_PER_SEQ..1 + (index + 1) * BLOCKS_PER_SEQ;
-    SeqStep {
-        id: RequestId(u64::from(index)),
-        context,
-        tokens: tokens.to_vec(),
-        blocks: blocks.map(BlockId).collect(),
-        sample: true,
-        sampling: SamplingParams::default(),
-        generated: 0,
-        lora: None,
-        banned: Vec::new(),
-        banned_until: 0,
-        drafts: 0,
-        padding: 0,
-    }
+    SeqStep::new(RequestId(u64::from(index)), context, tokens.to_vec(), blocks.map(BlockId).collect())
 }
 
 fn plan(seqs: Vec<SeqStep>) -> StepPlan {

@@ -4,7 +4,7 @@
 pub mod fixture;
 pub mod serving;
 
-use llmlab_core::request::{RequestId, SamplingParams, TokenId};
+use llmlab_core::request::{RequestId, TokenId};
 use llmlab_core::step::{BlockId, SeqStep, StepPlan};
 use llmlab_kernels::attention::KvFormat;
 use llmlab_models::synthetic::SyntheticWeights;
@@ -65,20 +65,7 @@ pub fn prompt(n: usize, seed: u32) -> Vec<TokenId> {
 }
 
 pub fn seq(id: u64, context: u32, tokens: &[TokenId], blocks: &[u32]) -> SeqStep {
-    SeqStep {
-        id: RequestId(id),
-        context,
-        tokens: tokens.to_vec(),
-        blocks: blocks.iter().copied().map(BlockId).collect(),
-        sample: true,
-        sampling: SamplingParams::default(),
-        generated: 0,
-        lora: None,
-        banned: Vec::new(),
-        banned_until: 0,
-        drafts: 0,
-        padding: 0,
-    }
+    SeqStep::new(RequestId(id), context, tokens.to_vec(), blocks.iter().copied().map(BlockId).collect())
 }
 
 pub fn plan(step: u64, seqs: Vec<SeqStep>) -> StepPlan {
