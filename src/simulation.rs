@@ -209,7 +209,8 @@ impl ResolvedSimulation {
 
     /// A fresh engine, as a live target gets a fresh process for each trial.
     pub fn start(&self, seed: u64) -> Result<Engine<RooflineExecutor>, Failure> {
-        let scheduler = Scheduler::new(self.engine.clone()).map_err(Failure::bad_input)?;
+        let scheduler =
+            Scheduler::new(self.engine.clone()).map_err(Failure::bad_input)?.without_block_tables();
         let cost: Box<dyn CostModel> = match &self.hardware {
             SimulatedHardware::Catalogue { cost, .. } => Box::new(cost.clone()),
             SimulatedHardware::ThisHost { cost, .. } => Box::new(cost.clone()),

@@ -76,7 +76,8 @@ fn workload(seed: u64) -> Workload {
 }
 
 fn run(replica: &Replica, load: &Workload) -> u64 {
-    let scheduler = Scheduler::new(replica.config.clone()).expect("the configuration is valid");
+    let scheduler =
+        Scheduler::new(replica.config.clone()).expect("the configuration is valid").without_block_tables();
     let executor = RooflineExecutor::new(Box::new(replica.cost.clone()), 1, replica.spec.vocab_size);
     let mut engine = Engine::new(scheduler, executor);
     let mut sink = Sink(0);

@@ -1,7 +1,9 @@
 //! The executor that computes nothing and says how long it would have taken.
 
-use llmlab_core::executor::{Executor, ExecutorError};
-use llmlab_core::request::TokenId;
+use std::time::Duration;
+
+use llmlab_core::executor::{Executor, ExecutorError, Foresight};
+use llmlab_core::request::{RequestId, TokenId};
 use llmlab_core::step::{Sampled, SeqStep, StepOutcome, StepPlan};
 
 use crate::cost_model::CostModel;
@@ -21,10 +23,16 @@ impl RooflineExecutor {
         RooflineExecutor { cost, seed, vocab_size: vocab_size.max(1), shapes: Vec::new() }
     }
 
+    /// Ids that may not be picked aside.
+    fn any_token(&self, id: RequestId, generated: u32) -> TokenId {
+        let stream = self.seed ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let random = mix(stream.wrapping_add(u64::from(generated)));
+        // The high half of the product spreads over the vocabulary without a division.
+        ((u128::from(random) * u128::from(self.vocab_size)) >> 64) as TokenId
+    }
+
     fn token(&self, seq: &SeqStep) -> TokenId {
-        let stream = self.seed ^ seq.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut token =
-            (mix(stream.wrapping_add(u64::from(seq.generated))) % u64::from(self.vocab_size)) as TokenId;
+        let mut token = self.any_token(seq.id, seq.generated);
         // Ends with the banned list, which is shorter than any vocabulary.
         for _ in 0..seq.banned.len() {
             if !seq.banned.contains(&token) {
@@ -47,8 +55,22 @@ impl Executor for RooflineExecutor {
     fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError> {
         shapes_of(plan, &mut self.shapes);
         let elapsed = self.cost.step_time(&self.shapes);
+        let mut sampled = Vec::with_capacity(plan.seqs.len());
         let sampling = plan.seqs.iter().zip(0..).filter(|(seq, _)| seq.sample);
-        let sampled = sampling.map(|(seq, index)| Sampled { seq: index, token: self.token(seq) }).collect();
+        sampled.extend(sampling.map(|(seq, index)| Sampled { seq: index, token: self.token(seq) }));
         Ok(StepOutcome { sampled, drafts: Vec::new(), elapsed })
+    }
+    fn foresight(&self) -> Option<&dyn Foresight> {
+        Some(self)
+    }
+}
+
+impl Foresight for RooflineExecutor {
+    fn decode_time(&self, sequences: usize, keys: u64) -> Option<Duration> {
+        self.cost.decode_time(sequences, keys)
+    }
+
+    fn token(&self, id: RequestId, generated: u32) -> TokenId {
+        self.any_token(id, generated)
     }
 }

@@ -1,5 +1,8 @@
 //! The seam between deciding and computing.
 
+use std::time::Duration;
+
+use crate::request::{RequestId, TokenId};
 use crate::step::{StepOutcome, StepPlan};
 
 #[derive(Debug, thiserror::Error)]
@@ -13,16 +16,39 @@ pub struct ExecutorError(pub String);
 /// keys and values of the plan are written before any is read.
 pub trait Executor: Send {
     fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError>;
+
+    /// For executors that know what comes out of a decode step without being given its plan.
+    fn foresight(&self) -> Option<&dyn Foresight> {
+        None
+    }
+}
+
+/// Plain decode steps as [`Executor::execute`] would answer them.
+pub trait Foresight {
+    /// The time of a step in which so many sequences compute one token each and sample, seeing `keys` keys in all. `None`
+    /// if it depends on more than that.
+    fn decode_time(&self, sequences: usize, keys: u64) -> Option<Duration>;
+
+    /// What a request gets after `generated` tokens.
+    fn token(&self, id: RequestId, generated: u32) -> TokenId;
 }
 
 impl<E: Executor + ?Sized> Executor for Box<E> {
     fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError> {
         (**self).execute(plan)
     }
+
+    fn foresight(&self) -> Option<&dyn Foresight> {
+        (**self).foresight()
+    }
 }
 
 impl<E: Executor + ?Sized> Executor for &mut E {
     fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError> {
         (**self).execute(plan)
+    }
+
+    fn foresight(&self) -> Option<&dyn Foresight> {
+        (**self).foresight()
     }
 }

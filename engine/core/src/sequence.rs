@@ -114,24 +114,30 @@ impl Sequence {
         self.hashes[block]
     }
 
+    /// Whether [`Sequence::banned`] may have any.
+    pub fn bans(&self) -> bool {
+        self.generated() < self.request.stop.min_tokens as usize
+    }
+
     /// Ids that must not be sampled next, because `min_tokens` is not reached.
-    pub fn banned(&self) -> Vec<TokenId> {
+    pub fn banned(&self) -> impl Iterator<Item = TokenId> + '_ {
         let stop = &self.request.stop;
-        if self.generated() >= stop.min_tokens as usize {
-            return Vec::new();
-        }
-        let eos: &[TokenId] = if stop.ignore_eos { &[] } else { &stop.eos_ids };
-        eos.iter().chain(stop.stop_token_ids.iter()).copied().collect()
+        let (eos, ids): (&[TokenId], &[TokenId]) = match self.bans() {
+            true if stop.ignore_eos => (&[], &stop.stop_token_ids),
+            true => (&stop.eos_ids, &stop.stop_token_ids),
+            false => (&[], &[]),
+        };
+        eos.iter().chain(ids).copied()
     }
 
     /// Appends a sampled token and says whether it was the last: eos, then stop ids, then length, as in vLLM.
+    #[inline]
     pub fn append(&mut self, token: TokenId, max_model_len: usize) -> Option<FinishReason> {
         self.tokens.push(token);
         let (stop, generated) = (&self.request.stop, self.generated());
-        // A token that was banned in this step cannot end the request; a virtual executor may still produce one.
-        let may_stop = generated > stop.min_tokens as usize;
         let is_eos = !stop.ignore_eos && stop.eos_ids.contains(&token);
-        if may_stop && (is_eos || stop.stop_token_ids.contains(&token)) {
+        // A token that was banned in this step cannot end the request; a virtual executor may still produce one.
+        if (is_eos || stop.stop_token_ids.contains(&token)) && generated > stop.min_tokens as usize {
             Some(FinishReason::Stop)
         } else if generated >= stop.max_tokens as usize || self.tokens.len() >= max_model_len {
             Some(FinishReason::Length)
@@ -177,9 +183,9 @@ mod tests {
     #[test]
     fn eos_and_stop_ids_end_only_after_min_tokens() {
         let mut seq = sequence(rules());
-        assert_eq!(seq.banned(), [2, 9]);
+        assert!(seq.banned().eq([2, 9]));
         assert_eq!(seq.append(2, 100), None);
-        assert!(seq.banned().is_empty());
+        assert_eq!(seq.banned().count(), 0);
         assert_eq!(seq.append(9, 100), Some(FinishReason::Stop));
     }
 
@@ -193,7 +199,7 @@ mod tests {
     #[test]
     fn length_ends_at_max_tokens_or_the_context_length() {
         let mut seq = sequence(StopRules { ignore_eos: true, ..rules() });
-        assert_eq!(seq.banned(), [9]);
+        assert!(seq.banned().eq([9]));
         assert_eq!((seq.append(2, 100), seq.append(2, 100)), (None, None));
         assert_eq!(seq.append(5, 100), Some(FinishReason::Length));
         let mut seq = sequence(rules());

@@ -24,11 +24,21 @@ use crate::shape::SeqShape;
 pub trait CostModel: Send + Sync {
     /// `seqs` in any order; not empty.
     fn step_time(&self, seqs: &[SeqShape]) -> Duration;
+
+    /// The same for a step in which so many sequences compute one token each, seeing `keys` keys in all, if no more needs to be
+    /// known.
+    fn decode_time(&self, _sequences: usize, _keys: u64) -> Option<Duration> {
+        None
+    }
 }
 
 impl<M: CostModel + ?Sized> CostModel for Arc<M> {
     fn step_time(&self, seqs: &[SeqShape]) -> Duration {
         (**self).step_time(seqs)
+    }
+
+    fn decode_time(&self, sequences: usize, keys: u64) -> Option<Duration> {
+        (**self).decode_time(sequences, keys)
     }
 }
 

@@ -56,6 +56,13 @@ impl Operation {
     }
 }
 
+impl Operation {
+    /// Whether it depends on contexts, and not on rows alone.
+    pub fn is_attention(self) -> bool {
+        matches!(self, Operation::AttentionPrefill | Operation::AttentionDecode)
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

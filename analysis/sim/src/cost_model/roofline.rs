@@ -1,5 +1,6 @@
 //! A step on one catalogued device, operation by operation.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use llmlab_models::ModelSpec;
@@ -23,7 +24,12 @@ pub struct Roofline {
     kv_width: f64,
     /// Keys and values of one token in one layer.
     kv_layer_bytes: f64,
+    /// By sequences, once somebody asked: what decode steps cost beside attention.
+    decode_rows: Vec<OnceLock<f64>>,
 }
+
+/// Larger batches are computed each time.
+const REMEMBERED: usize = 1024;
 
 /// Bytes of one activation.
 const ACTIVATION: f64 = 2.0;
@@ -31,12 +37,38 @@ const ACTIVATION: f64 = 2.0;
 /// What a step asks of the linear layers.
 #[derive(Debug, Clone, Copy)]
 struct Rows {
+    sequences: f64,
     /// Through every layer, padding included.
     all: f64,
     /// Of these, the ones whose keys and values are kept.
     kept: f64,
     logits: f64,
     sampled: f64,
+}
+
+impl Rows {
+    fn of(seqs: &[SeqShape]) -> Rows {
+        let (mut all, mut kept, mut logits, mut sampled) = (0, 0, 0u64, 0u64);
+        for seq in seqs {
+            all += seq.rows();
+            kept += u64::from(seq.new);
+            logits += u64::from(seq.has_logits());
+            sampled += u64::from(seq.sample);
+        }
+        Rows {
+            sequences: seqs.len() as f64,
+            all: all as f64,
+            kept: kept as f64,
+            logits: logits as f64,
+            sampled: sampled as f64,
+        }
+    }
+
+    /// A token for each sequence.
+    fn decoding(sequences: usize) -> Rows {
+        let rows = sequences as f64;
+        Rows { sequences: rows, all: rows, kept: rows, logits: rows, sampled: rows }
+    }
 }
 
 /// What a step asks of attention in layers of one window.
@@ -59,12 +91,24 @@ impl Roofline {
             vocab: f64::from(spec.vocab_size),
             query_width: spec.query_width() as f64,
             kv_width: spec.kv_width() as f64,
+            decode_rows: vec![OnceLock::new(); REMEMBERED],
             kv_layer_bytes: kv_bytes_per_token as f64 / f64::from(spec.num_layers.max(1)),
         }
     }
 
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Seconds of all operations of a decode step but attention.
+    fn decode_rows_s(&self, sequences: usize) -> f64 {
+        let compute = || {
+            let mut seconds = 0.0;
+            let none = |_| (Attention::default(), Attention::default());
+            self.operations(Rows::decoding(sequences), none, |cost| seconds += cost.seconds());
+            seconds
+        };
+        self.decode_rows.get(sequences).map_or_else(compute, |known| *known.get_or_init(compute))
     }
 
     /// The step operation by operation.
@@ -74,14 +118,17 @@ impl Roofline {
         StepCost { operations }
     }
 
-    fn each(&self, seqs: &[SeqShape], mut found: impl FnMut(OperationCost)) {
-        let rows = Rows {
-            all: seqs.iter().map(SeqShape::rows).sum::<u64>() as f64,
-            kept: seqs.iter().map(|seq| u64::from(seq.new)).sum::<u64>() as f64,
-            logits: seqs.iter().filter(|seq| seq.has_logits()).count() as f64,
-            sampled: seqs.iter().filter(|seq| seq.sample).count() as f64,
-        };
-        let overhead_s = STEP_S + STEP_SEQUENCE_S * seqs.len() as f64;
+    fn each(&self, seqs: &[SeqShape], found: impl FnMut(OperationCost)) {
+        self.operations(Rows::of(seqs), |window| attention(seqs, window), found);
+    }
+
+    fn operations(
+        &self,
+        rows: Rows,
+        attention: impl Fn(Option<u32>) -> (Attention, Attention),
+        mut found: impl FnMut(OperationCost),
+    ) {
+        let overhead_s = STEP_S + STEP_SEQUENCE_S * rows.sequences;
         found(OperationCost {
             operation: Operation::StepOverhead,
             flops: 0.0,
@@ -94,7 +141,7 @@ impl Roofline {
         let embedded = rows.all * (self.layers.embedding_row_bytes + ACTIVATION * self.hidden);
         found(self.moving(Operation::Embedding, 1.0, embedded));
         for (count, layer) in &self.layers.layers {
-            self.layer(*count, layer, rows, seqs, &mut found);
+            self.layer(*count, layer, rows, attention(layer.window), &mut found);
         }
         found(self.norms(1.0, rows.all));
         if rows.logits > 0.0 {
@@ -111,7 +158,7 @@ impl Roofline {
         count: f64,
         layer: &Layer,
         rows: Rows,
-        seqs: &[SeqShape],
+        (prefill, decode): (Attention, Attention),
         found: &mut impl FnMut(OperationCost),
     ) {
         found(self.norms(count * layer.norms, rows.all));
@@ -120,7 +167,6 @@ impl Roofline {
         let turned = 2.0 * ACTIVATION * rows.all * (self.query_width + self.kv_width);
         let written = rows.kept * (self.kv_layer_bytes + ACTIVATION * self.kv_width);
         found(self.moving(Operation::RopeAndKvWrite, count, turned + written));
-        let (prefill, decode) = attention(seqs, layer.window);
         if prefill.queries > 0.0 {
             found(self.attention(Operation::AttentionPrefill, count, prefill));
         }
@@ -234,22 +280,50 @@ impl Roofline {
 
 /// Sequences with several new tokens, and those with one.
 fn attention(seqs: &[SeqShape], window: Option<u32>) -> (Attention, Attention) {
-    let (mut prefill, mut decode) = (Attention::default(), Attention::default());
+    let mut prefill = Attention::default();
+    let (mut queries, mut keys) = (0, 0);
     for seq in seqs.iter().filter(|seq| seq.new > 0) {
-        let work = if seq.new > 1 { &mut prefill } else { &mut decode };
+        if seq.new == 1 {
+            queries += 1;
+            keys += seq.seen(window);
+            continue;
+        }
         let (queries, pairs) = (f64::from(seq.new), seq.pairs(window) as f64);
-        work.queries += queries;
-        work.seen += seq.seen(window) as f64;
-        work.pairs += pairs;
-        work.stretched_pairs += pairs / attention_share(queries);
+        prefill.queries += queries;
+        prefill.seen += seq.seen(window) as f64;
+        prefill.pairs += pairs;
+        prefill.stretched_pairs += pairs / attention_share(queries);
     }
-    (prefill, decode)
+    (prefill, Attention::decoding(queries, keys))
+}
+
+impl Attention {
+    /// Of sequences with one query each, which see so many keys in all.
+    fn decoding(queries: usize, keys: u64) -> Attention {
+        let keys = keys as f64;
+        let stretched_pairs = keys / attention_share(1.0);
+        Attention { queries: queries as f64, seen: keys, pairs: keys, stretched_pairs }
+    }
 }
 
 impl CostModel for Roofline {
     fn step_time(&self, seqs: &[SeqShape]) -> Duration {
-        let mut seconds = 0.0;
-        self.each(seqs, |cost| seconds += cost.seconds());
-        duration(seconds)
+        let (mut rows, mut attention) = (0.0, 0.0);
+        self.each(seqs, |cost| {
+            *if cost.operation.is_attention() { &mut attention } else { &mut rows } += cost.seconds()
+        });
+        duration(rows + attention)
+    }
+
+    fn decode_time(&self, sequences: usize, keys: u64) -> Option<Duration> {
+        if self.layers.layers.iter().any(|(_, layer)| layer.window.is_some()) {
+            return None;
+        }
+        let mut attention = 0.0;
+        let decode = Attention::decoding(sequences, keys);
+        for (count, _) in &self.layers.layers {
+            attention += self.attention(Operation::AttentionDecode, *count, decode).seconds();
+        }
+        Some(duration(self.decode_rows_s(sequences) + attention))
     }
 }

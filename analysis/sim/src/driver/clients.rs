@@ -22,6 +22,9 @@ pub(super) struct Clients<'w, 's> {
     last_end: At,
 }
 
+/// Events that a record has memory for from the start.
+const MOST_RESERVED: usize = 1024;
+
 struct Client {
     record: RequestRecord,
     /// At the scheduler and not scheduled yet.
@@ -34,7 +37,7 @@ pub(super) struct Left {
     pub was_queued: bool,
 }
 
-fn ns(at: At) -> u64 {
+pub(super) fn ns(at: At) -> u64 {
     u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -76,7 +79,8 @@ impl<'w, 's> Clients<'w, 's> {
     /// Sends the next request, exactly when it is due: a virtual client is never late.
     pub fn issue(&mut self) -> Option<&'w PlannedRequest> {
         let (due, request) = self.issuer.issue()?;
-        let client = Client { record: new_record(request, due), queued: false };
+        let mut client = Client { record: new_record(request, due), queued: false };
+        client.record.events.reserve((request.max_tokens as usize).min(MOST_RESERVED));
         let deadline = self.deadline(&client.record);
         self.deadlines.push(Reverse((deadline, request.index)));
         self.waiting.insert(request.index, client);
@@ -119,6 +123,14 @@ impl<'w, 's> Clients<'w, 's> {
         }
         record.events.push(TokenEvent { at_ns: ns(at), tokens: 1 });
         record.output_tokens += 1;
+    }
+
+    /// A token at each of these times, after its first.
+    pub fn tokens(&mut self, id: u64, at_ns: &[u64]) {
+        let Some(client) = self.waiting.get_mut(&id) else { return };
+        let record = &mut client.record;
+        record.events.extend(at_ns.iter().map(|&at_ns| TokenEvent { at_ns, tokens: 1 }));
+        record.output_tokens += at_ns.len() as u32;
     }
 
     /// So many tokens were delivered by one step.

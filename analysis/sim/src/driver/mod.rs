@@ -6,6 +6,7 @@
 
 mod clients;
 mod steps;
+mod stretches;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -96,6 +97,8 @@ pub fn simulate<E: Executor>(
         steps_sink: options.steps,
         now: At::ZERO,
         steps: 0,
+        events: Vec::new(),
+        delivered_ns: Vec::new(),
         queued: 0,
     };
     run.until_the_end(stop)
@@ -114,6 +117,10 @@ struct Run<'a, 'w, 's, 'o, E> {
     /// The engine thread's time.
     now: At,
     steps: u64,
+    /// Memory for those of a step.
+    events: Vec<Event>,
+    /// Memory for the times of a stretch.
+    delivered_ns: Vec<u64>,
     /// Enqueued and never scheduled.
     queued: usize,
 }
@@ -146,6 +153,9 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
             }
             self.take_in()?;
             self.give_up(self.now)?;
+            if self.stretch()? {
+                continue;
+            }
             let planned = self.engine.scheduler.plan(self.now);
             self.let_expired_go()?;
             let until = match planned {
@@ -180,9 +190,14 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
 
     /// When something happens next that is no step.
     fn next_event(&mut self) -> Option<At> {
+        self.next_sent_or_there().into_iter().chain(self.clients.next_deadline()).min()
+    }
+
+    /// When a client sends next or the server gets what was sent.
+    fn next_sent_or_there(&self) -> Option<At> {
         let due = self.clients.next_due().filter(|due| *due < self.time_limit);
         let arrival = self.travelling.peek().map(|Reverse(next)| next.arrives);
-        [due, arrival, self.clients.next_deadline()].into_iter().flatten().min()
+        due.into_iter().chain(arrival).min()
     }
 
     /// Sends what is due by now and enqueues what has arrived by now.
@@ -258,7 +273,8 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
         let planned = self.steps_sink.is_some().then(|| self.engine.scheduler.stats());
         let outcome = self.engine.executor.execute(plan)?;
         let end = start + outcome.elapsed;
-        let events = self.engine.scheduler.commit(end, plan, &outcome);
+        let mut events = std::mem::take(&mut self.events);
+        self.engine.scheduler.commit_into(end, plan, &outcome, &mut events);
         self.steps += 1;
         if let (Some(sink), Some(stats)) = (&mut self.steps_sink, planned) {
             let block_size = self.engine.scheduler.config().block_size;
@@ -271,12 +287,13 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
         }
         self.now = end;
         self.give_up(delivered)?;
-        for event in events {
+        for event in events.drain(..) {
             match event {
                 Event::Token { id, .. } => self.clients.token(id.0, delivered),
                 Event::Finished { id, reason } => self.clients.finished(id.0, delivered, reason)?,
             }
         }
+        self.events = events;
         self.clients.told(outcome.sampled.len());
         self.now = end + self.overhead.between_steps(outcome.sampled.len());
         Ok(true)

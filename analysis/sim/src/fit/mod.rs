@@ -82,7 +82,10 @@ impl Fitted {
     }
 
     pub fn seconds(&self, seqs: &[SeqShape]) -> f64 {
-        let terms = terms::of(&self.shape, seqs);
+        self.priced(&terms::of(&self.shape, seqs))
+    }
+
+    fn priced(&self, terms: &[f64]) -> f64 {
         let alone: f64 = terms.iter().zip(&self.prices).map(|(term, price)| term * price).sum();
         self.stretch * alone + self.planning_s
     }
@@ -113,5 +116,10 @@ impl Fitted {
 impl CostModel for Fitted {
     fn step_time(&self, seqs: &[SeqShape]) -> Duration {
         duration(self.seconds(seqs))
+    }
+
+    fn decode_time(&self, sequences: usize, keys: u64) -> Option<Duration> {
+        let terms = terms::of_decode(&self.shape, sequences, keys)?;
+        Some(duration(self.priced(&terms)))
     }
 }

@@ -41,6 +41,9 @@ pub const NAMES: [&str; COUNT] = [
     "logits, rows above 64",
 ];
 
+/// The place of the first term of prompts.
+const PREFILL_PAIR: usize = 1 + (ROWS.len() + 1) + 2;
+
 const COUNT: usize = 1 + (ROWS.len() + 1) + 4 + 1 + (LOGIT_ROWS.len() + 1);
 
 /// What the terms need of a model.
@@ -83,24 +86,37 @@ impl AttentionShape {
 
 /// How much of each term a step has.
 pub fn of(shape: &AttentionShape, seqs: &[SeqShape]) -> [f64; COUNT] {
-    let mut terms = [0.0; COUNT];
-    let rows: u64 = seqs.iter().map(SeqShape::rows).sum();
+    let rows = seqs.iter().map(SeqShape::rows).sum();
     let logits = seqs.iter().filter(|seq| seq.has_logits()).count() as u64;
+    let work = seqs.iter().filter(|seq| seq.new > 0);
+    let (prompts, decodes): (Vec<&SeqShape>, Vec<&SeqShape>) = work.partition(|seq| seq.new > 1);
+    let decode_keys = shape.mean(|window| decodes.iter().map(|seq| seq.seen(window)).sum());
+    let mut terms = counts(rows, logits, seqs.len(), decode_keys);
+    for seq in prompts {
+        terms[PREFILL_PAIR] += shape.mean(|window| seq.pairs(window));
+        terms[PREFILL_PAIR + 1] += shape.mean(|window| shape.keys_read(seq, window));
+    }
+    terms
+}
+
+/// The same where so many sequences compute one token each, seeing `keys` keys in all; `None` if some layer has a window.
+pub fn of_decode(shape: &AttentionShape, sequences: usize, keys: u64) -> Option<[f64; COUNT]> {
+    let rows = sequences as u64;
+    let open = shape.windows.iter().all(|(window, _)| window.is_none());
+    open.then(|| counts(rows, rows, sequences, shape.mean(|_| keys)))
+}
+
+/// All terms but those of prompts.
+fn counts(rows: u64, logits: u64, sequences: usize, decode_keys: f64) -> [f64; COUNT] {
+    let mut terms = [0.0; COUNT];
     let (head, rest) = terms.split_at_mut(1);
     let (by_rows, rest) = rest.split_at_mut(ROWS.len() + 1);
     let (attention, rest) = rest.split_at_mut(4);
     let (first_logits, by_logits) = rest.split_at_mut(1);
     head[0] = 1.0;
     classes(rows, &ROWS, by_rows);
-    attention[0] = seqs.len() as f64;
-    for seq in seqs.iter().filter(|seq| seq.new > 0) {
-        if seq.new == 1 {
-            attention[1] += shape.mean(|window| seq.seen(window));
-        } else {
-            attention[2] += shape.mean(|window| seq.pairs(window));
-            attention[3] += shape.mean(|window| shape.keys_read(seq, window));
-        }
-    }
+    attention[0] = sequences as f64;
+    attention[1] = decode_keys;
     first_logits[0] = f64::from(u8::from(logits > 0));
     classes(logits, &LOGIT_ROWS, by_logits);
     terms

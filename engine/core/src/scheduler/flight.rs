@@ -45,29 +45,39 @@ impl Sequence {
     }
 }
 
+/// What holds for every plan of a scheduler.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    pub block_size: usize,
+    pub speculation: Option<SpeculativeConfig>,
+    /// The next step will be planned before this one is known.
+    pub ahead: bool,
+    /// Plans bring block tables.
+    pub tables: bool,
+}
+
 /// Counts a sequence's work as computed, since planning takes a step in flight for done, and describes it to the executor.
-/// `ahead`: the next step will be planned before this one is known.
-pub fn launch(
-    seq: &mut Sequence,
-    work: &Work,
-    block_size: u32,
-    speculation: Option<SpeculativeConfig>,
-    ahead: bool,
-    step: &mut SeqStep,
-) -> Part {
+pub fn launch(seq: &mut Sequence, work: &Work, rules: &Rules, step: &mut SeqStep) -> Part {
+    let Rules { block_size, speculation, ahead, tables } = *rules;
     let (context, end, expected) = (seq.computed, seq.computed + work.tokens, seq.expected());
-    let covering = end.div_ceil(block_size as usize);
-    assert!(covering <= seq.blocks.len(), "request {} has no block for token {end}", seq.id().0);
+    assert!(end <= seq.blocks.len() * block_size, "request {} has no block for token {end}", seq.id().0);
     let drafts = end.saturating_sub(expected);
     let rows = work.tokens + work.dummy_drafts;
     seq.computed += rows;
     seq.in_flight += rows;
     seq.prefilling = seq.computed < expected;
     let emits = work.tokens > 0 && !seq.prefilling;
-    let table = if speculation.is_some() { seq.blocks.len() } else { covering };
-    put_tokens(&mut step.tokens, seq, context, end);
+    if work.tokens == 1 && end <= seq.tokens.len() {
+        step.tokens.clear();
+        step.tokens.push(seq.tokens[context]);
+    } else {
+        put_tokens(&mut step.tokens, seq, context, end);
+    }
     step.blocks.clear();
-    step.blocks.extend_from_slice(&seq.blocks[..table]);
+    if tables {
+        let table = if speculation.is_some() { seq.blocks.len() } else { end.div_ceil(block_size) };
+        step.blocks.extend_from_slice(&seq.blocks[..table]);
+    }
     step.id = seq.id();
     step.context = context as u32;
     step.drafts = drafts as u32;
@@ -75,7 +85,10 @@ pub fn launch(
     step.sampling.clone_from(&seq.request.sampling);
     step.lora = seq.request.lora;
     step.generated = seq.generated() as u32;
-    step.banned = seq.banned();
+    step.banned.clear();
+    if seq.bans() {
+        step.banned.extend(seq.banned());
+    }
     step.banned_until = seq.request.stop.min_tokens;
     step.padding = (work.padding + work.dummy_drafts) as u32;
     if work.tokens > 0 {
@@ -89,6 +102,7 @@ pub fn launch(
 }
 
 /// Tokens at these positions: known ones, then drafts, then unknown ones.
+#[inline(never)]
 fn put_tokens(tokens: &mut Vec<TokenId>, seq: &Sequence, start: usize, end: usize) {
     tokens.clear();
     tokens.extend_from_slice(&seq.tokens[start.min(seq.tokens.len())..end.min(seq.tokens.len())]);
@@ -123,13 +137,18 @@ pub fn resolve(plan: &mut StepPlan, state: &State) {
         step.drafts = (step.tokens.len() - known.len()) as u32;
         step.padding += (rows - step.tokens.len()) as u32;
         step.generated = seq.generated() as u32;
-        step.banned = seq.banned();
+        step.banned.clear();
+        step.banned.extend(seq.banned());
     }
 }
 
 /// Takes the leading entries that belong to one sequence of the plan.
+#[inline]
 pub fn split_off<'a>(rest: &mut &'a [Sampled], seq: usize) -> &'a [Sampled] {
-    let count = rest.iter().take_while(|sampled| sampled.seq as usize == seq).count();
+    let mut count = 0;
+    while count < rest.len() && rest[count].seq as usize == seq {
+        count += 1;
+    }
     let (own, others) = rest.split_at(count);
     *rest = others;
     own

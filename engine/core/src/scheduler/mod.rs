@@ -18,6 +18,7 @@ pub mod sarathi;
 pub mod sglang;
 pub mod state;
 pub mod static_batch;
+pub mod stretch;
 pub mod tgi;
 pub mod trtllm;
 pub mod vllm;
@@ -26,7 +27,7 @@ use std::collections::VecDeque;
 
 use crate::config::{ConfigError, EngineConfig};
 use crate::request::{At, Event, FinishReason, Request, RequestId};
-use crate::scheduler::flight::Flight;
+use crate::scheduler::flight::{Flight, Part, Rules};
 pub use crate::scheduler::policy::{Decision, Policy, Work, deadline, oldest_arrival, refuse_never_fits};
 use crate::scheduler::state::State;
 use crate::sequence::{Sequence, longest};
@@ -73,8 +74,13 @@ pub struct Scheduler {
     /// Left while a step was in flight, in order; the policy hears of it when the step is over. Planning ahead it hears at
     /// once: a step planned later also runs later.
     leaving: Vec<RequestId>,
-    /// Memory of a plan that was given back.
+    /// Plans name the blocks of their sequences.
+    tables: bool,
+    /// Memory of a plan that was given back, and of its flight.
     spare: Vec<SeqStep>,
+    spare_parts: Vec<Part>,
+    /// Memory of the last stretch.
+    spare_lanes: Vec<stretch::Lane>,
 }
 
 impl Scheduler {
@@ -90,8 +96,17 @@ impl Scheduler {
             flights: VecDeque::new(),
             ahead: VecDeque::new(),
             leaving: Vec::new(),
+            tables: true,
             spare: Vec::new(),
+            spare_parts: Vec::new(),
+            spare_lanes: Vec::new(),
         })
+    }
+
+    /// Leaves [`SeqStep::blocks`] empty, for executors that need to know how much is computed and not where it lies.
+    pub fn without_block_tables(mut self) -> Self {
+        self.tables = false;
+        self
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -200,12 +215,18 @@ impl Scheduler {
     /// Takes in what the executor computed for the oldest step in flight: tokens first to last, each followed by
     /// `Finished` if it was the request's last.
     pub fn commit(&mut self, now: At, plan: &StepPlan, outcome: &StepOutcome) -> Vec<Event> {
-        let flight = self.land(now, plan);
+        let mut events = Vec::with_capacity(outcome.sampled.len());
+        self.commit_into(now, plan, outcome, &mut events);
+        events
+    }
+
+    /// As [`Scheduler::commit`], behind what is in `events` already.
+    pub fn commit_into(&mut self, now: At, plan: &StepPlan, outcome: &StepOutcome, events: &mut Vec<Event>) {
+        let mut flight = self.land(now, plan);
         for id in std::mem::take(&mut self.leaving) {
             let token_due = flight.parts.iter().any(|part| part.id == id && part.emits);
             self.policy.client_left(&mut self.state, id, token_due);
         }
-        let mut events = Vec::with_capacity(outcome.sampled.len());
         let mut sampled = outcome.sampled.as_slice();
         let mut drafts = outcome.drafts.as_slice();
         for (index, part) in flight.parts.iter().enumerate() {
@@ -222,7 +243,7 @@ impl Scheduler {
                 part.id.0,
                 tokens.len()
             );
-            self.take_in(part, tokens, next_drafts, &mut events);
+            self.take_in(part, tokens, next_drafts, events);
         }
         assert!(
             sampled.is_empty() && drafts.is_empty(),
@@ -230,7 +251,8 @@ impl Scheduler {
             plan.step
         );
         self.resolve_next();
-        events
+        flight.parts.clear();
+        self.spare_parts = flight.parts;
     }
 
     /// Instead of `commit`, when the plan in flight could not be computed: every request in it ends with
@@ -334,12 +356,15 @@ impl Scheduler {
             }
         }
         if end.is_none() {
-            seq.drafts = match self.state.speculation {
+            match self.state.speculation {
                 Some(speculation) if speculation.looks_up() => {
-                    speculation.look_up(&seq.tokens, max_model_len)
+                    seq.drafts = speculation.look_up(&seq.tokens, max_model_len);
                 }
-                _ => drafts.iter().map(|draft| draft.token).collect(),
-            };
+                _ => {
+                    seq.drafts.clear();
+                    seq.drafts.extend(drafts.iter().map(|draft| draft.token));
+                }
+            }
         }
         if !plans_ahead {
             seq.draft_count = seq.drafts.len();
@@ -401,7 +426,7 @@ impl Scheduler {
         self.state.waiting.iter().collect()
     }
 
-    /// Takes back a plan that is over, for its memory. Worth it for who runs a great many steps.
+    /// Takes back a plan that is over, for its memory. Worth it for those who run a great many steps.
     pub fn recycle(&mut self, plan: StepPlan) {
         self.spare = plan.seqs;
     }
@@ -457,11 +482,17 @@ impl Scheduler {
     fn build_plan(&mut self, work: Vec<Work>) -> StepPlan {
         self.state.stats.steps_total += 1;
         let step = self.state.stats.steps_total;
-        let mut flight = Flight { step, parts: Vec::with_capacity(work.len()), gone: Vec::new() };
+        let mut flight = Flight { step, parts: std::mem::take(&mut self.spare_parts), gone: Vec::new() };
+        flight.parts.reserve(work.len());
         let mut admitted = Vec::new();
         let mut seqs = std::mem::take(&mut self.spare);
-        let (speculation, ahead) = (self.state.speculation, self.state.plans_ahead);
-        for work in work {
+        let rules = Rules {
+            block_size: self.state.blocks.block_size() as usize,
+            speculation: self.state.speculation,
+            ahead: self.state.plans_ahead,
+            tables: self.tables,
+        };
+        for work in &work {
             let id = work.id;
             let seq =
                 self.state.seqs.get_mut(&id).unwrap_or_else(|| panic!("planned request {} is unknown", id.0));
@@ -483,9 +514,9 @@ impl Scheduler {
                 seqs.push(SeqStep::new(id, 0, Vec::new(), Vec::new()));
             }
             let step = &mut seqs[flight.parts.len()];
-            let block_size = self.state.blocks.block_size();
-            flight.parts.push(flight::launch(seq, &work, block_size, speculation, ahead, step));
+            flight.parts.push(flight::launch(seq, work, &rules, step));
         }
+        self.state.spare_work = work;
         seqs.truncate(flight.parts.len());
         self.flights.push_back(flight);
         StepPlan { step, seqs, preempted: std::mem::take(&mut self.state.preempted), admitted }

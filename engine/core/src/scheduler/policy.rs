@@ -14,6 +14,14 @@ pub trait Policy: std::fmt::Debug + Send {
     /// Why this policy could never serve a request of so many prompt tokens, if that is so.
     fn refuses(&self, state: &State, prompt_tokens: usize, longest_tokens: usize) -> Option<EnqueueError>;
 
+    /// Whether, while the running set stays as it is and every sequence in it has one token to compute, each step gives all of
+    /// them that token in the order of the set, admits nobody, and leaves nothing behind in the policy. For [`stretch`] only.
+    ///
+    /// [`stretch`]: crate::scheduler::stretch
+    fn decodes_evenly(&self, _state: &State) -> bool {
+        false
+    }
+
     /// A running request finished or was aborted. Its blocks go back now, unless the policy still needs its slot.
     fn retire(&mut self, state: &mut State, id: RequestId) {
         state.release(id);

@@ -6,6 +6,7 @@ use rustc_hash::FxHashMap;
 use crate::block_manager::{BlockManager, Discipline};
 use crate::config::{EngineConfig, KvStrategy, PolicyConfig, SpeculativeConfig, SpeculativeMethod};
 use crate::request::RequestId;
+use crate::scheduler::Work;
 use crate::scheduler::queue::WaitingQueue;
 use crate::sequence::Sequence;
 use crate::stats::Stats;
@@ -29,6 +30,8 @@ pub struct State {
     keeps_unwritten_blocks: bool,
     /// Thrown out of `running` since the last plan, in order.
     pub preempted: Vec<RequestId>,
+    /// Memory of the last step's work, for policies that want it for the next.
+    pub spare_work: Vec<Work>,
     /// Gave up waiting, by their policy's rule, since this was last asked for.
     pub expired: Vec<RequestId>,
     pub stats: Stats,
@@ -77,6 +80,7 @@ impl State {
             plans_ahead,
             keeps_unwritten_blocks,
             preempted: Vec::new(),
+            spare_work: Vec::new(),
             expired: Vec::new(),
             stats: Stats::default(),
         }
@@ -203,18 +207,18 @@ impl State {
 
     /// Makes room for the first `end` tokens of a running sequence. False when the pool is short.
     pub fn grow(&mut self, id: RequestId, end: usize) -> bool {
-        let needed = self.blocks.blocks_for(self.with_look_ahead(end));
+        let block_size = self.blocks.block_size() as usize;
+        let slots = self.with_look_ahead(end);
         let Some(seq) = self.seqs.get_mut(&id) else { panic!("request {} is unknown", id.0) };
-        if needed > seq.blocks.len() {
-            let missing = needed - seq.blocks.len();
+        if slots > seq.blocks.len() * block_size {
+            let missing = self.blocks.blocks_for(slots) - seq.blocks.len();
             if !self.blocks.free().can_take(missing) {
                 return false;
             }
             seq.blocks.extend(self.blocks.take(missing));
         }
-        let fills_a_block = end / self.blocks.block_size() as usize > seq.registered;
-        if fills_a_block {
-            self.register_full_blocks(id, end);
+        if self.prefix_caching && end >= (seq.registered + 1) * block_size {
+            self.register(id, end);
         }
         true
     }

@@ -85,10 +85,12 @@ impl Vllm {
         }
     }
 
-    fn start(&self, state: &State) -> Filling {
+    fn start(&self, state: &mut State) -> Filling {
         let threshold = self.config.long_prefill_token_threshold as usize;
         let alone = state.running.len() + state.waiting.len() <= 1;
         let budget = self.config.max_num_batched_tokens as usize;
+        let mut work = std::mem::take(&mut state.spare_work);
+        work.clear();
         Filling {
             budget,
             input_budget: budget,
@@ -97,7 +99,7 @@ impl Vllm {
             carries_prefill: false,
             continues_prefill: false,
             from_running: 0,
-            work: Vec::new(),
+            work,
         }
     }
 
@@ -255,6 +257,15 @@ impl Policy for Vllm {
             }
         }
         Decision::Run(step.work)
+    }
+
+    fn decodes_evenly(&self, state: &State) -> bool {
+        let running = state.running.len();
+        let admits = !state.waiting.is_empty() && running < self.config.max_num_seqs as usize;
+        // The interval counts steps.
+        !admits
+            && running <= self.config.max_num_batched_tokens as usize
+            && self.config.prefill_schedule_interval <= 1
     }
 
     fn refuses(&self, state: &State, _prompt_tokens: usize, longest_tokens: usize) -> Option<EnqueueError> {
