@@ -3,7 +3,7 @@
 //! Knows no metric, no server and no clock: times arrive in the records, `now` arrives as a parameter.
 //!
 //! Reading order: [`record`], [`step`] and [`manifest`] are the data; [`journal`] is the line format that survives a
-//! crash; [`run_dir`] and [`trial`] write a run; [`read`] reads one back, whole or broken; [`parquet`] exports it.
+//! crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole or broken; [`parquet`] exports it.
 //!
 //! ```text
 //! results/runs/20261121-101500-vllm-vs-tgi/
@@ -25,6 +25,7 @@ pub mod read;
 pub mod record;
 pub mod run_dir;
 pub mod step;
+pub mod sweep;
 pub mod trial;
 
 mod error;
@@ -33,4 +34,5 @@ pub use error::ResultsError;
 pub use parquet::write_parquet;
 pub use read::{TrialFiles, read_run};
 pub use run_dir::{RunDir, latest_run};
+pub use sweep::read_sweep;
 pub use trial::{SampleWriter, TrialWriter};
