@@ -194,9 +194,7 @@ impl Metric {
             | Metric::PaddingShare
             | Metric::RecomputedShare
             | Metric::RooflineShare => Unit::Share,
-            Metric::BatchMean | Metric::WaitingMean | Metric::WaitingMax | Metric::Preemptions => {
-                Unit::Count
-            }
+            Metric::BatchMean | Metric::WaitingMean | Metric::WaitingMax | Metric::Preemptions => Unit::Count,
             Metric::CostOutput | Metric::CostTotal => Unit::UsDollars,
             _ => Unit::Nanoseconds,
         }

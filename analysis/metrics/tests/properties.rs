@@ -77,7 +77,13 @@ fn any_step(step: u64) -> impl Strategy<Value = StepRow> {
             external_fragmentation: (blocks > 3).then_some(f64::from(blocks % 5) / 4.0),
             seqs: seqs
                 .into_iter()
-                .map(|(new_tokens, context, padding)| StepSeq { id: 1, new_tokens, context, padding, ..StepSeq::default() })
+                .map(|(new_tokens, context, padding)| StepSeq {
+                    id: 1,
+                    new_tokens,
+                    context,
+                    padding,
+                    ..StepSeq::default()
+                })
                 .collect(),
         },
     )

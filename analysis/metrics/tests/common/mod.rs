@@ -256,12 +256,7 @@ pub fn simulate(target: &str, repeat: u32, seed: u64, requests: u64, rate: f64, 
                 r.admitted = true;
                 admitted.push((r.index, now - r.enqueued));
             }
-            seqs.push(StepSeq {
-                id: r.index,
-                new_tokens: new,
-                context: r.computed,
-                ..StepSeq::default()
-            });
+            seqs.push(StepSeq { id: r.index, new_tokens: new, context: r.computed, ..StepSeq::default() });
             elapsed += toy.per_sequence_ns;
             r.computed += new;
         }
