@@ -25,10 +25,10 @@ fn every_shipped_scenario_resolves_and_points_editors_to_the_schema() {
     let files = shipped();
     assert!(files.len() >= 4, "{files:?}");
     for file in files {
-        let (text, spec) =
-            llmlab_scenarios::load(&file).unwrap_or_else(|e| panic!("{}: {e:?}", file.display()));
+        let (text, cells) =
+            llmlab_scenarios::load_cells(&file).unwrap_or_else(|e| panic!("{}: {e:?}", file.display()));
         assert!(text.starts_with("#:schema ./schema.json\n"), "{}", file.display());
-        assert_eq!(file.file_stem().unwrap().to_str(), Some(spec.name.as_str()));
+        assert_eq!(file.file_stem().unwrap().to_str(), Some(cells[0].spec.name.as_str()));
     }
 }
 
