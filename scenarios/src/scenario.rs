@@ -188,15 +188,21 @@ pub struct MixTable {
     /// Unique; letters, digits, '.', '_' and '-'.
     #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,39}$"))]
     pub name: Spanned<String>,
+    /// A published traffic shape.
     #[serde(default)]
     #[schemars(schema_with = "schema::traffic")]
     pub traffic: Option<Spanned<String>>,
+    /// A csv or jsonl file, relative to this file.
     #[schemars(with = "Option<String>")]
     pub trace: Option<Spanned<String>>,
+    /// Distributions of prompt and output length.
     pub lengths: Option<LengthsTable>,
+    /// Factors applied to the drawn lengths.
     pub scale: Option<ScaleTable>,
+    /// [min, max] prompt tokens after scaling.
     #[schemars(with = "Option<(u32, u32)>")]
     pub input_range: Option<Spanned<(u32, u32)>>,
+    /// [min, max] output tokens after scaling.
     #[schemars(with = "Option<(u32, u32)>")]
     pub output_range: Option<Spanned<(u32, u32)>>,
 }

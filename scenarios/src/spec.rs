@@ -295,8 +295,9 @@ pub enum KnobValue {
     Count(u32),
     Number(f64),
     Choice(String),
-    Time(Duration),
+    /// Before `Time`, which would read a list of two as seconds and nanoseconds.
     Counts(Vec<u32>),
+    Time(Duration),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -206,10 +206,12 @@ fn the_template_resolves_also_with_its_commented_lines() {
 #[test]
 fn a_spec_survives_the_manifest() {
     for file in shipped() {
-        let (_, spec) = llmlab_scenarios::load(&file).unwrap();
-        let json = serde_json::to_string(&spec).unwrap();
-        let back: RunSpec = serde_json::from_str(&json).unwrap();
-        assert_eq!(back, spec, "{}", file.display());
+        let (_, cells) = llmlab_scenarios::load_cells(&file).unwrap();
+        for spec in cells.into_iter().map(|cell| cell.spec) {
+            let json = serde_json::to_string(&spec).unwrap();
+            let back: RunSpec = serde_json::from_str(&json).unwrap();
+            assert_eq!(back, spec, "{}", file.display());
+        }
     }
 }
 

@@ -145,7 +145,7 @@ fn mistakes_are_told_where_they_stand() {
         ("rate = [2, 4.5]", "rate = 2", 11),
         ("rate = [2, 4.5]", "rate = [2]\nload = [0.5]", 12),
         ("rate = [2, 4.5]", "rates = [2]", 11),
-        ("rate = [2, 4.5]", "users = [4]", 9),
+        ("rate = [2, 4.5]", "users = [4]", 11),
         ("rate = [2, 4.5]", &format!("rate = [{many}]"), 10),
         ("cv = 2.0", "cv = 2.0, rate = 3.0", 9),
         ("name = \"code\"", "name = \"chat\"", 15),
