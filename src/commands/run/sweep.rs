@@ -41,6 +41,8 @@ pub fn run(
             break;
         }
     }
+    let left = manifest.cells.iter().skip(results.len());
+    results.extend(left.map(|cell| sweep_report::result(cell, None)));
     sweep_report::finish(dir.path(), name, &results, args.json)?;
     Ok(code)
 }
@@ -67,7 +69,8 @@ fn measure(
         }
         Err(failure) => {
             eprintln!("{:?}", failure.error);
-            cell.error = Some(failure.error.to_string());
+            let causes: Vec<String> = failure.error.chain().map(ToString::to_string).collect();
+            cell.error = Some(causes.join(": "));
             (None, failure.code)
         }
     };

@@ -32,6 +32,7 @@ pub(super) const HELD: RGBColor = RGBColor(10, 10, 10);
 /// The page behind everything.
 pub(super) const PAPER: RGBColor = RGBColor(11, 11, 11);
 pub(super) const TEXT: RGBColor = RGBColor(12, 12, 12);
+pub(super) const GAUGE: RGBColor = RGBColor(13, 13, 13);
 
 const TEXT_PX: f64 = 13.0;
 
@@ -285,6 +286,7 @@ pub(super) fn restyle(svg: &str, size: (u32, u32), x: &Axis, y: &Axis, pixels: P
         (HELD, "held", "#E4E7EC"),
         (PAPER, "paper", "#FFFFFF"),
         (TEXT, "text", "#1B1F26"),
+        (GAUGE, "gauge", "#8C7BB5"),
     ] {
         for attribute in ["fill", "stroke"] {
             let found = format!("{attribute}=\"{}\"", hex(stand_in));

@@ -8,11 +8,12 @@ use crate::report::page;
 use crate::sweep::{CellTable, Figure, SweepTable};
 
 const NAME_WIDTH: usize = 20;
-const LEGEND: [&str; 5] = [
+const LEGEND: [&str; 6] = [
     "* best of its column in its cell, within 0.5 %; unmarked where more than three targets are that good",
     "queue: requests waiting, mean over time and most",
     "padding: rows computed for nothing, of all rows; recomputed: tokens computed again after preemptions, of all tokens",
-    "internal fragmentation: KV room that requests hold and do not fill; external: free KV room in pieces too short for a request",
+    "internal fragmentation: KV room that requests hold and do not fill",
+    "external fragmentation: free KV room in pieces too short for a request",
     "exact definitions: analysis/metrics/definitions.md",
 ];
 
@@ -142,7 +143,7 @@ struct View<'a> {
     name: &'a str,
     headings: Vec<String>,
     cells: Vec<CellView<'a>>,
-    legend: [&'static str; 5],
+    legend: [&'static str; 6],
 }
 
 #[derive(Serialize)]

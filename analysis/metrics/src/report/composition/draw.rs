@@ -6,8 +6,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::pieces::{Composition, Work};
 use crate::report::svg::{
-    AGAIN, Axis, DECODE, DRAFTS, Drawn, FAILED, GRID, HELD, INK, PADDING, PAPER, PREFILL, Pixels, TEXT, Unit,
-    restyle,
+    AGAIN, Axis, DECODE, DRAFTS, Drawn, FAILED, GAUGE, GRID, HELD, INK, PADDING, PAPER, PREFILL, Pixels,
+    TEXT, Unit, restyle,
 };
 
 const WIDTH_PX: u32 = 1140;
@@ -222,7 +222,7 @@ fn strip<'a>(
         }
         steps.push((at, value));
     }
-    chart.draw_series(AreaSeries::new(steps, 0.0, PADDING.filled()))?;
+    chart.draw_series(AreaSeries::new(steps, 0.0, GAUGE.filled()))?;
     let (xs, ys) = chart.plotting_area().get_pixel_range();
     Ok((xs.start, xs.end, ys.start, ys.end))
 }
