@@ -118,7 +118,7 @@ fn explain_lists_the_cells_and_runs_nothing() {
     let said = stdout(&output);
     for part in [
         "4 cells x 3 target(s) x 1 repeat(s) = 12 trials",
-        "short, rate 5: 16 tokens",
+        "short, rate 5: input 16 tokens",
         "Poisson at 80 requests/s",
     ] {
         assert!(said.contains(part), "{part} is missing in:\n{said}");
