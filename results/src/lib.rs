@@ -16,6 +16,10 @@
 //!     steps.jsonl            the engine's own step log, written by the server
 //!   requests.parquet         every request of every trial, for other tools
 //!   token_events.parquet     every token event of every trial
+//!
+//! results/runs/20261121-101500-batching-testbed/
+//!   sweep.json               which run is which cell; replaced atomically
+//!   20261121-101501-.../     one run directory per cell
 //! ```
 
 pub mod journal;
