@@ -3,7 +3,7 @@
 //! Knows no metric, no server and no clock: times arrive in the records, `now` arrives as a parameter.
 //!
 //! Reading order: [`record`], [`step`] and [`manifest`] are the data; [`journal`] is the line format that survives a
-//! crash; [`run_dir`] and [`trial`] write a run; [`read`] reads one back, whole or broken; [`parquet`] exports it.
+//! crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole or broken; [`parquet`] exports it.
 //!
 //! ```text
 //! results/runs/20261121-101500-vllm-vs-tgi/
@@ -16,6 +16,10 @@
 //!     steps.jsonl            the engine's own step log, written by the server
 //!   requests.parquet         every request of every trial, for other tools
 //!   token_events.parquet     every token event of every trial
+//!
+//! results/runs/20261121-101500-batching-testbed/
+//!   sweep.json               which run is which cell; replaced atomically
+//!   20261121-101501-.../     one run directory per cell
 //! ```
 
 pub mod journal;
@@ -25,6 +29,7 @@ pub mod read;
 pub mod record;
 pub mod run_dir;
 pub mod step;
+pub mod sweep;
 pub mod trial;
 
 mod error;
@@ -33,4 +38,5 @@ pub use error::ResultsError;
 pub use parquet::write_parquet;
 pub use read::{TrialFiles, read_run};
 pub use run_dir::{RunDir, latest_run};
+pub use sweep::read_sweep;
 pub use trial::{SampleWriter, TrialWriter};

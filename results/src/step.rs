@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One sequence's share of a step: `new_tokens` computed on top of `context` tokens already in the KV cache.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepSeq {
     pub id: u64,
     pub new_tokens: u32,
@@ -11,9 +11,13 @@ pub struct StepSeq {
     /// Rows computed for this sequence only to fill a rectangular batch (static batching).
     #[serde(default)]
     pub padding: u32,
+    /// The last so many of `new_tokens` are guesses that the step verified (speculation).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drafts: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Fields after `block_size` that a log does not have are from before they were written.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRow {
     pub step: u64,
     /// CLOCK_MONOTONIC at the start of the step; comparable with the client's on one machine.
@@ -24,12 +28,25 @@ pub struct StepRow {
     pub waiting: u32,
     pub free_blocks: u32,
     pub total_blocks: u32,
-    /// Tokens whose keys and values are stored, summed over running sequences; with `block_size` gives internal waste.
+    /// Tokens whose keys and values are stored, summed over running sequences.
     pub kv_tokens: u64,
     pub block_size: u32,
+    /// What `kv_tokens` counts more than once, because running sequences share blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_shared_tokens: Option<u64>,
+    /// Tokens that the blocks of running sequences have room for, each block once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_held_tokens: Option<u64>,
+    /// Share of the free blocks in stretches too short for a request, 0..=1; 0 where blocks need not be consecutive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_fragmentation: Option<f64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub preempted: Vec<u64>,
     /// (request id, nanoseconds from enqueue to first scheduling) for requests first scheduled in this step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub admitted: Vec<(u64, u64)>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }

@@ -1,4 +1,4 @@
-//! What to ask. A scenario file becomes a validated [`spec::RunSpec`]; every mistake in the file becomes one error
+//! What to ask. A scenario file becomes a validated [`spec::RunSpec`], or one for each cell of its sweep; every mistake in the file becomes one error
 //! with file, line, caret and the accepted values.
 //!
 //! Knows the keys of a scenario, units, policy knobs and published traffic shapes. Must not know models, prices,
@@ -26,23 +26,48 @@ mod resolve;
 pub use error::ScenarioError;
 pub use schema::json_schema;
 
-use error::Source;
-use spec::{EngineSpec, RunSpec};
+use error::{Finding, Source};
+use spec::{Cell, EngineSpec, RunSpec};
 
-/// Reads a scenario file. Returns its text, for the manifest, and what it resolves to.
-pub fn load(path: &Path) -> Result<(String, RunSpec), ScenarioError> {
+/// Reads a scenario file. Returns its text, for the manifest, and the runs it resolves to: one, or those of its sweep.
+pub fn load_cells(path: &Path) -> Result<(String, Vec<Cell>), ScenarioError> {
     let read_error = |source| ScenarioError::Read { path: path.to_path_buf(), source };
     let text = fs::read_to_string(path).map_err(read_error)?;
-    let spec = parse(&text, &path.display().to_string())?;
-    Ok((text, spec))
+    let cells = parse_cells(&text, &path.display().to_string())?;
+    Ok((text, cells))
 }
 
 /// `name` is the file's path: shown in errors, and paths in the scenario are relative to its folder.
-pub fn parse(text: &str, name: &str) -> Result<RunSpec, ScenarioError> {
+pub fn parse_cells(text: &str, name: &str) -> Result<Vec<Cell>, ScenarioError> {
     let source = Source { name, text };
     let scenario: scenario::Scenario = toml::from_str(text).map_err(|e| source.toml_error(&e))?;
     let base = Path::new(name).parent().unwrap_or(Path::new(""));
     resolve::resolve(&scenario, base).map_err(|finding| source.error(finding))
+}
+
+/// A scenario file that is one run.
+pub fn load(path: &Path) -> Result<(String, RunSpec), ScenarioError> {
+    let (text, cells) = load_cells(path)?;
+    let spec = only_run(cells, &Source { name: &path.display().to_string(), text: &text })?;
+    Ok((text, spec))
+}
+
+/// A scenario that is one run.
+pub fn parse(text: &str, name: &str) -> Result<RunSpec, ScenarioError> {
+    only_run(parse_cells(text, name)?, &Source { name, text })
+}
+
+fn only_run(mut cells: Vec<Cell>, source: &Source<'_>) -> Result<RunSpec, ScenarioError> {
+    match cells.pop() {
+        Some(Cell { point: None, spec }) => Ok(spec),
+        _ => {
+            let at = source.text.find("[sweep").unwrap_or(0);
+            Err(source.error(
+                Finding::new(at..source.text.len(), "the scenario sweeps several runs")
+                    .label("one run was expected"),
+            ))
+        }
+    }
 }
 
 /// The engine of `llmlab serve`: a policy and `knob=value` pairs with the keys, checks and defaults of a scenario's

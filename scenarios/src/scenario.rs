@@ -32,6 +32,9 @@ pub struct Scenario {
     #[serde(default)]
     #[schemars(schema_with = "schema::slo")]
     pub slo: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
+    /// Several workloads instead of one: a run for each combination of how often requests are sent and how long they are.
+    #[schemars(with = "Option<SweepTable>")]
+    pub sweep: Option<Spanned<SweepTable>>,
     #[serde(default)]
     pub compare: CompareTable,
     #[schemars(with = "Option<CostTable>")]
@@ -52,7 +55,7 @@ pub struct ModelTable {
 }
 
 /// The requests: how long, how many, when. Exactly one of traffic, trace and lengths.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadTable {
     /// A published traffic shape: quantiles of prompt and output length.
@@ -87,7 +90,7 @@ pub struct WorkloadTable {
 }
 
 /// Independent distributions of prompt and output length.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LengthsTable {
     #[schemars(with = "DistributionTable")]
@@ -97,7 +100,7 @@ pub struct LengthsTable {
 }
 
 /// fixed (tokens), uniform (min, max) or lognormal (median, p95), in tokens.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DistributionTable {
     #[schemars(schema_with = "schema::distribution")]
@@ -120,7 +123,7 @@ pub struct DistributionTable {
 }
 
 /// Factors applied to the drawn lengths.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleTable {
     #[schemars(with = "Option<f64>")]
@@ -130,7 +133,7 @@ pub struct ScaleTable {
 }
 
 /// When requests are sent: an open process with `rate` or `load`, or `users` that wait for their answers.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ArrivalsTable {
     /// Default: closed when `users` is given, else poisson. `native` is what the traffic's publisher measured.
@@ -158,8 +161,54 @@ pub struct ArrivalsTable {
     pub speed: Option<Spanned<f64>>,
 }
 
+/// At most one of rate, load and users, and any number of mixes; every combination of the two is a run of its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SweepTable {
+    /// Requests per second, one value after the other; `[workload] arrivals` then has none.
+    #[schemars(with = "Option<Vec<f64>>")]
+    pub rate: Option<Spanned<Vec<Spanned<f64>>>>,
+    /// Shares of the saturation, which is measured for each mix.
+    #[schemars(with = "Option<Vec<f64>>")]
+    pub load: Option<Spanned<Vec<Spanned<f64>>>>,
+    /// Users with one request in flight each.
+    #[schemars(with = "Option<Vec<u32>>")]
+    pub users: Option<Spanned<Vec<Spanned<u32>>>>,
+    /// Lengths, one mix after the other.
+    #[serde(default)]
+    #[schemars(with = "Vec<MixTable>")]
+    pub mix: Vec<Spanned<MixTable>>,
+}
+
+/// Lengths under a name. What is written here replaces its namesake in `[workload]`; traffic, trace and lengths replace
+/// each other.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MixTable {
+    /// Unique; letters, digits, '.', '_' and '-'.
+    #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,39}$"))]
+    pub name: Spanned<String>,
+    /// A published traffic shape.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::traffic")]
+    pub traffic: Option<Spanned<String>>,
+    /// A csv or jsonl file, relative to this file.
+    #[schemars(with = "Option<String>")]
+    pub trace: Option<Spanned<String>>,
+    /// Distributions of prompt and output length.
+    pub lengths: Option<LengthsTable>,
+    /// Factors applied to the drawn lengths.
+    pub scale: Option<ScaleTable>,
+    /// [min, max] prompt tokens after scaling.
+    #[schemars(with = "Option<(u32, u32)>")]
+    pub input_range: Option<Spanned<(u32, u32)>>,
+    /// [min, max] output tokens after scaling.
+    #[schemars(with = "Option<(u32, u32)>")]
+    pub output_range: Option<Spanned<(u32, u32)>>,
+}
+
 /// When a request is given up.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TimeoutsTable {
     /// Default "5s".

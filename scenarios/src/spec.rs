@@ -6,6 +6,34 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// One run of a scenario: the only one, or one of a sweep.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cell {
+    /// `None` where the scenario sweeps nothing.
+    pub point: Option<SweepPoint>,
+    pub spec: RunSpec,
+}
+
+/// Where a run stands in its sweep. At least one of the two is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SweepPoint {
+    pub mix: Option<String>,
+    /// The swept key and its value, e.g. ("rate", 4.0).
+    pub arrivals: Option<(String, f64)>,
+}
+
+/// "chat, rate 4"
+impl std::fmt::Display for SweepPoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.mix, &self.arrivals) {
+            (Some(mix), Some((key, value))) => write!(f, "{mix}, {key} {value}"),
+            (Some(mix), None) => f.write_str(mix),
+            (None, Some((key, value))) => write!(f, "{key} {value}"),
+            (None, None) => f.write_str("all"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSpec {
     pub name: String,
@@ -267,8 +295,9 @@ pub enum KnobValue {
     Count(u32),
     Number(f64),
     Choice(String),
-    Time(Duration),
+    /// Before `Time`, which would read a list of two as seconds and nanoseconds.
     Counts(Vec<u32>),
+    Time(Duration),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

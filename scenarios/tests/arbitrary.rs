@@ -1,11 +1,11 @@
 //! Whatever the text, the answer is a spec or an error, never a panic, and the error can be drawn.
 
-use llmlab_scenarios::{engine_from_knobs, parse, template};
+use llmlab_scenarios::{engine_from_knobs, parse_cells, template};
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;
 
 fn parse_and_draw(text: &str) {
-    if let Err(error) = parse(text, "fuzz.toml") {
+    if let Err(error) = parse_cells(text, "fuzz.toml") {
         let mut drawn = String::new();
         GraphicalReportHandler::new_themed(GraphicalTheme::ascii())
             .render_report(&mut drawn, &error)

@@ -25,10 +25,10 @@ fn every_shipped_scenario_resolves_and_points_editors_to_the_schema() {
     let files = shipped();
     assert!(files.len() >= 4, "{files:?}");
     for file in files {
-        let (text, spec) =
-            llmlab_scenarios::load(&file).unwrap_or_else(|e| panic!("{}: {e:?}", file.display()));
+        let (text, cells) =
+            llmlab_scenarios::load_cells(&file).unwrap_or_else(|e| panic!("{}: {e:?}", file.display()));
         assert!(text.starts_with("#:schema ./schema.json\n"), "{}", file.display());
-        assert_eq!(file.file_stem().unwrap().to_str(), Some(spec.name.as_str()));
+        assert_eq!(file.file_stem().unwrap().to_str(), Some(cells[0].spec.name.as_str()));
     }
 }
 
@@ -206,10 +206,12 @@ fn the_template_resolves_also_with_its_commented_lines() {
 #[test]
 fn a_spec_survives_the_manifest() {
     for file in shipped() {
-        let (_, spec) = llmlab_scenarios::load(&file).unwrap();
-        let json = serde_json::to_string(&spec).unwrap();
-        let back: RunSpec = serde_json::from_str(&json).unwrap();
-        assert_eq!(back, spec, "{}", file.display());
+        let (_, cells) = llmlab_scenarios::load_cells(&file).unwrap();
+        for spec in cells.into_iter().map(|cell| cell.spec) {
+            let json = serde_json::to_string(&spec).unwrap();
+            let back: RunSpec = serde_json::from_str(&json).unwrap();
+            assert_eq!(back, spec, "{}", file.display());
+        }
     }
 }
 

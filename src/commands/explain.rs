@@ -1,9 +1,9 @@
 //! `llmlab run --explain`: the resolved plan in words and numbers, without running it.
 
 use llmlab_loadgen::Workload;
-use llmlab_scenarios::spec::{ArrivalSpec, LengthDist, LengthSpec, RateSpec};
+use llmlab_scenarios::spec::{ArrivalSpec, LengthDist, LengthSpec, RateSpec, SweepPoint};
 
-use super::run::{How, Plan, PlannedTarget};
+use super::run::{How, Plan, Planned, PlannedTarget};
 use crate::exit::{Code, Failure};
 use crate::host;
 use crate::text::{bytes, count};
@@ -13,7 +13,45 @@ const TURNAROUND_S: f64 = 0.8;
 /// Share of the roofline a mixed run reaches, for the estimate; the run itself measures the true one.
 const EXPECTED_EFFICIENCY: f64 = 0.35;
 
-pub fn explain(plan: &Plan) -> Result<Code, Failure> {
+pub fn explain(planned: &Planned) -> Result<Code, Failure> {
+    match planned {
+        Planned::Run(plan) => explain_run(plan)?,
+        Planned::Sweep { name, cells } => explain_sweep(name, cells)?,
+    }
+    println!("\nnothing was run; drop --explain to run it");
+    Ok(Code::Pass)
+}
+
+/// The first cell in full, then what tells the others from it.
+fn explain_sweep(name: &str, cells: &[(SweepPoint, Plan)]) -> Result<(), Failure> {
+    let Some((_, first)) = cells.first() else { return Ok(()) };
+    let (targets, repeats) = (first.targets.len(), first.spec.repeats as usize);
+    let trials = cells.len() * targets * repeats;
+    println!(
+        "{name}: {} cells x {targets} target(s) x {repeats} repeat(s) = {trials} trials; the first cell:\n",
+        cells.len()
+    );
+    explain_run(first)?;
+    println!();
+    for (i, (point, plan)) in cells.iter().enumerate() {
+        let workload = plan.workload(plan_rate(plan).unwrap_or(1.0))?;
+        println!("cell {:<4} {point}: {}; {}", i + 1, lengths_in_words(plan), arrivals_in_words(plan));
+        println!("          {}", workload_in_words(plan, &workload));
+    }
+    Ok(())
+}
+
+fn workload_in_words(plan: &Plan, workload: &Workload) -> String {
+    format!(
+        "{} requests a trial, the first {} warm-up; {} prompt + {} output tokens",
+        workload.requests.len(),
+        plan.warmup_requests,
+        count(workload.prompt_tokens_total() as f64),
+        count(workload.output_tokens_total() as f64)
+    )
+}
+
+fn explain_run(plan: &Plan) -> Result<(), Failure> {
     // Arrival times do not change what is drawn, so any rate shows the requests.
     let workload = plan.workload(plan_rate(plan).unwrap_or(1.0))?;
     println!("{}  (seed {})", plan.spec.name, plan.spec.seed);
@@ -31,13 +69,7 @@ pub fn explain(plan: &Plan) -> Result<Code, Failure> {
     if let LengthSpec::Quantiles { source, .. } = &plan.spec.workload.lengths {
         println!("          {source}");
     }
-    println!(
-        "          {} requests a trial, the first {} warm-up; {} prompt + {} output tokens",
-        workload.requests.len(),
-        plan.warmup_requests,
-        count(workload.prompt_tokens_total() as f64),
-        count(workload.output_tokens_total() as f64)
-    );
+    println!("          {}", workload_in_words(plan, &workload));
     println!("arrivals  {}", arrivals_in_words(plan));
     for target in &plan.targets {
         println!("target    {}: {}", target.facts.name, target.facts.description);
@@ -76,8 +108,7 @@ pub fn explain(plan: &Plan) -> Result<Code, Failure> {
         None if plan.all_simulated() => println!("expected  virtual time: nothing is waited for"),
         None => println!("expected  duration unknown: it depends on the server"),
     }
-    println!("\nnothing was run; drop --explain to run it");
-    Ok(Code::Pass)
+    Ok(())
 }
 
 /// The fixed rate, if the scenario has one.

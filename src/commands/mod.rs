@@ -10,6 +10,7 @@ mod report;
 pub mod run;
 mod serve;
 mod simulate;
+mod sweep_report;
 
 use clap::CommandFactory;
 

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use llmlab_metrics::analysis::TargetAnalysis;
 use llmlab_metrics::{Analysis, Trial};
-use llmlab_results::{latest_run, read_run, write_parquet};
+use llmlab_results::{latest_run, read_run, read_sweep, write_parquet};
 
+use super::sweep_report;
 use crate::cli::ReportArgs;
 use crate::exit::{Code, Failure};
 
@@ -27,6 +28,9 @@ pub fn report(args: ReportArgs) -> Result<Code, Failure> {
             Failure::bad_input(format!("no runs under {}; make one with llmlab run", args.results.display()))
         })?,
     };
+    if let Some(sweep) = read_sweep(&run).map_err(Failure::bad_input)? {
+        return sweep_report::rebuild(&run, &sweep, args.json);
+    }
     let written = write(&run)?;
     print(&written, &run, args.json)?;
     Ok(verdict_code(&written.analysis))
@@ -47,8 +51,7 @@ pub fn write(run: &Path) -> Result<Written, Failure> {
     let analysis = llmlab_metrics::analyse(&manifest, &trials);
     let save = |name: &str, text: &str| -> Result<PathBuf, Failure> {
         let path = run.join(name);
-        std::fs::write(&path, text)
-            .map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))?;
+        save(&path, text)?;
         Ok(path)
     };
     save("analysis.json", &serde_json::to_string_pretty(&analysis).map_err(Failure::internal)?)?;
@@ -59,7 +62,15 @@ pub fn write(run: &Path) -> Result<Written, Failure> {
     for (name, svg) in llmlab_metrics::svgs(&analysis, &manifest, &trials) {
         save(&format!("charts/{name}"), &svg)?;
     }
+    for (name, svg) in llmlab_metrics::compositions(&analysis, &trials) {
+        save(&name, &svg)?;
+    }
     Ok(Written { analysis, html, markdown, warnings })
+}
+
+pub fn save(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text)
+        .map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))
 }
 
 pub fn print(written: &Written, run: &Path, json: bool) -> Result<(), Failure> {

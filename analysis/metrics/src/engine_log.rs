@@ -20,11 +20,15 @@ pub struct EngineLog {
     /// Share of KV blocks in use, 0..=1.
     pub kv_use_mean: Option<f64>,
     pub kv_use_max: Option<f64>,
-    /// Share of the slots in used blocks that hold no token, 0..=1.
-    pub kv_waste_mean: Option<f64>,
+    /// Share of the room held by sequences that has no token in it, 0..=1.
+    pub internal_fragmentation_mean: Option<f64>,
+    /// Share of the free room in stretches too short for a request, 0..=1; 0 where memory need not be in one piece.
+    pub external_fragmentation_mean: Option<f64>,
     /// Rows computed only to fill a rectangle, of all rows computed.
     pub padding_share: f64,
     pub preemptions: u64,
+    /// Tokens computed again because a preemption had thrown them away, of all tokens computed.
+    pub recomputed_share: f64,
     pub prefill_tokens: u64,
     pub decode_tokens: u64,
 }
@@ -50,9 +54,11 @@ pub fn engine_log(steps: &DataFrame, window: &Window) -> Option<EngineLog> {
         waiting_max: max("waiting").unwrap_or(0.0),
         kv_use_mean: mean("kv_use"),
         kv_use_max: max("kv_use"),
-        kv_waste_mean: mean("kv_waste"),
+        internal_fragmentation_mean: mean("internal_fragmentation"),
+        external_fragmentation_mean: mean("external_fragmentation"),
         padding_share: if rows > 0.0 { padding / rows } else { 0.0 },
         preemptions: sum("preempted") as u64,
+        recomputed_share: if new > 0.0 { sum("recomputed") / new } else { 0.0 },
         prefill_tokens: prefill as u64,
         decode_tokens: (new - prefill) as u64,
     })

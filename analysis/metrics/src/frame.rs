@@ -2,6 +2,8 @@
 //!
 //! Times are `f64` nanoseconds since the start of the trial; a value that a request does not have is null, never zero.
 
+use std::collections::HashMap;
+
 use llmlab_results::record::{Outcome, RequestRecord};
 use llmlab_results::step::StepRow;
 use polars::prelude::{BooleanChunked, Column, DataFrame};
@@ -75,7 +77,8 @@ pub fn token_events(records: &[RequestRecord], warmup: u64) -> DataFrame {
 
 /// One row per engine step. Columns: `start_ns` (since the start of the trial, may be negative for a step before it),
 /// `elapsed_ns`, `batch` (sequences in the step), `new_tokens`, `prefill_tokens`, `padding`, `context` (cached tokens read, summed over
-/// sequences), `attended` (query-key pairs), `waiting`, `kv_use`, `kv_waste`, `preempted`.
+/// sequences), `attended` (query-key pairs), `waiting`, `kv_use`, `internal_fragmentation`, `external_fragmentation`, `preempted`,
+/// `recomputed` (tokens that were computed before a preemption already).
 pub fn steps(rows: &[StepRow], trial_start_monotonic_ns: u64) -> DataFrame {
     let floats = |name: &str, f: &dyn Fn(&StepRow) -> Option<f64>| {
         Column::new(name.into(), rows.iter().map(f).collect::<Vec<Option<f64>>>())
@@ -100,11 +103,12 @@ pub fn steps(rows: &[StepRow], trial_start_monotonic_ns: u64) -> DataFrame {
         floats("attended", &|r| sum(r, &|new, context| new * (context + (new + 1.0) / 2.0))),
         floats("waiting", &|r| Some(f64::from(r.waiting))),
         floats("kv_use", &|r| share(used_blocks(r), f64::from(r.total_blocks))),
-        floats("kv_waste", &|r| {
-            share(r.kv_tokens as f64, used_blocks(r) * f64::from(r.block_size))
-                .map(|used| (1.0 - used).max(0.0))
+        floats("internal_fragmentation", &internal_fragmentation),
+        floats("external_fragmentation", &|r| {
+            r.external_fragmentation.filter(|share| (0.0..=1.0).contains(share))
         }),
         floats("preempted", &|r| Some(r.preempted.len() as f64)),
+        Column::new("recomputed".into(), recomputed(rows)),
     ];
     DataFrame::new(rows.len(), columns).expect("columns are built from the same rows")
 }
@@ -175,6 +179,36 @@ pub fn tpot_ns(r: &RequestRecord) -> Option<f64> {
 /// `None` where the clock would run backwards: such a record is reported, not averaged in.
 fn since(later: u64, earlier: u64) -> Option<f64> {
     later.checked_sub(earlier).map(|ns| ns as f64)
+}
+
+/// Room held without a token in it. Logs from before sharing was written down have no better answer than that nothing is
+/// shared and used blocks are held by sequences.
+fn internal_fragmentation(r: &StepRow) -> Option<f64> {
+    let stored = r.kv_tokens.saturating_sub(r.kv_shared_tokens.unwrap_or(0));
+    let held = r.kv_held_tokens.map_or(used_blocks(r) * f64::from(r.block_size), |held| held as f64);
+    share(stored as f64, held).map(|filled| (1.0 - filled).max(0.0))
+}
+
+/// For each step, its tokens at positions that their sequence had computed when it was last preempted.
+fn recomputed(rows: &[StepRow]) -> Vec<f64> {
+    // By request: the end of what it has computed, and of what it had when it was thrown out.
+    let mut known: HashMap<u64, (u64, u64)> = HashMap::new();
+    rows.iter()
+        .map(|row| {
+            for id in &row.preempted {
+                if let Some((computed, lost)) = known.get_mut(id) {
+                    *lost = *computed;
+                }
+            }
+            let again = row.seqs.iter().map(|seq| {
+                let (from, new) = (u64::from(seq.context), u64::from(seq.new_tokens));
+                let (computed, lost) = known.entry(seq.id).or_default();
+                *computed = from + new;
+                lost.saturating_sub(from).min(new)
+            });
+            again.sum::<u64>() as f64
+        })
+        .collect()
 }
 
 fn used_blocks(r: &StepRow) -> f64 {

@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
 //! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
-//! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`report`].
+//! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`],
+//! [`report`].
 
 pub mod analysis;
 pub mod compare;
@@ -21,6 +22,7 @@ pub mod report;
 pub mod roofline;
 pub mod slo;
 pub mod stats;
+pub mod sweep;
 pub mod trust;
 pub mod warning;
 pub mod window;
@@ -30,7 +32,9 @@ use llmlab_results::record::RequestRecord;
 use llmlab_results::step::StepRow;
 
 pub use analysis::{Analysis, analyse};
-pub use report::{html, markdown, svgs, terminal};
+pub use report::{compositions, html, markdown, svgs, terminal};
+pub use report::{sweep_csv, sweep_html, sweep_markdown, sweep_terminal};
+pub use sweep::sweep_table;
 pub use warning::Warning;
 
 /// Everything recorded in one trial: one target, one pass over the workload.

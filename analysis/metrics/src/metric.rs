@@ -30,10 +30,13 @@ pub enum Metric {
     FailedShare,
     BatchMean,
     WaitingMean,
+    WaitingMax,
     KvUseMean,
-    KvWaste,
+    InternalFragmentation,
+    ExternalFragmentation,
     PaddingShare,
     Preemptions,
+    RecomputedShare,
     RooflineShare,
     CostOutput,
     CostTotal,
@@ -82,7 +85,7 @@ impl Value {
 }
 
 impl Metric {
-    pub const ALL: [Metric; 29] = [
+    pub const ALL: [Metric; 32] = [
         Metric::TtftP50,
         Metric::TtftP95,
         Metric::TtftP99,
@@ -105,10 +108,13 @@ impl Metric {
         Metric::FailedShare,
         Metric::BatchMean,
         Metric::WaitingMean,
+        Metric::WaitingMax,
         Metric::KvUseMean,
-        Metric::KvWaste,
+        Metric::InternalFragmentation,
+        Metric::ExternalFragmentation,
         Metric::PaddingShare,
         Metric::Preemptions,
+        Metric::RecomputedShare,
         Metric::RooflineShare,
         Metric::CostOutput,
         Metric::CostTotal,
@@ -162,10 +168,13 @@ impl Metric {
             Metric::FailedShare => "failed",
             Metric::BatchMean => "batch size, mean",
             Metric::WaitingMean => "waiting, mean",
+            Metric::WaitingMax => "waiting, max",
             Metric::KvUseMean => "KV use, mean",
-            Metric::KvWaste => "KV waste",
+            Metric::InternalFragmentation => "KV internal fragm.",
+            Metric::ExternalFragmentation => "KV external fragm.",
             Metric::PaddingShare => "padding",
             Metric::Preemptions => "preemptions",
+            Metric::RecomputedShare => "recomputed",
             Metric::RooflineShare => "of roofline",
             Metric::CostOutput => "USD/1M output tok",
             Metric::CostTotal => "USD/1M tokens",
@@ -180,10 +189,12 @@ impl Metric {
             Metric::SloShare
             | Metric::FailedShare
             | Metric::KvUseMean
-            | Metric::KvWaste
+            | Metric::InternalFragmentation
+            | Metric::ExternalFragmentation
             | Metric::PaddingShare
+            | Metric::RecomputedShare
             | Metric::RooflineShare => Unit::Share,
-            Metric::BatchMean | Metric::WaitingMean | Metric::Preemptions => Unit::Count,
+            Metric::BatchMean | Metric::WaitingMean | Metric::WaitingMax | Metric::Preemptions => Unit::Count,
             Metric::CostOutput | Metric::CostTotal => Unit::UsDollars,
             _ => Unit::Nanoseconds,
         }
@@ -197,7 +208,9 @@ impl Metric {
             | Metric::Goodput
             | Metric::SloShare
             | Metric::RooflineShare => Better::Higher,
-            Metric::BatchMean | Metric::WaitingMean | Metric::KvUseMean => Better::Neither,
+            Metric::BatchMean | Metric::WaitingMean | Metric::WaitingMax | Metric::KvUseMean => {
+                Better::Neither
+            }
             _ => Better::Lower,
         }
     }
@@ -240,18 +253,27 @@ impl Metric {
             Metric::WaitingMean => Value::of(
                 t.engine.as_ref().map(|e| e.waiting_mean).or(t.server.as_ref().and_then(|s| s.waiting_mean)),
             ),
+            Metric::WaitingMax => Value::of(
+                t.engine.as_ref().map(|e| e.waiting_max).or(t.server.as_ref().and_then(|s| s.waiting_max)),
+            ),
             Metric::KvUseMean => Value::of(match (&t.engine, &t.server) {
                 (Some(e), _) => e.kv_use_mean,
                 (None, Some(s)) => s.kv_use_mean,
                 (None, None) => None,
             }),
-            Metric::KvWaste => Value::of(t.engine.as_ref().and_then(|e| e.kv_waste_mean)),
+            Metric::InternalFragmentation => {
+                Value::of(t.engine.as_ref().and_then(|e| e.internal_fragmentation_mean))
+            }
+            Metric::ExternalFragmentation => {
+                Value::of(t.engine.as_ref().and_then(|e| e.external_fragmentation_mean))
+            }
             Metric::PaddingShare => Value::of(t.engine.as_ref().map(|e| e.padding_share)),
             Metric::Preemptions => Value::of(match (&t.engine, &t.server) {
                 (Some(e), _) => Some(e.preemptions as f64),
                 (None, Some(s)) => s.preemptions,
                 (None, None) => None,
             }),
+            Metric::RecomputedShare => Value::of(t.engine.as_ref().map(|e| e.recomputed_share)),
             Metric::RooflineShare => Value::of(t.roofline.as_ref().map(|r| r.share)),
             Metric::CostOutput => Value::of(t.cost.map(|c| c.usd_per_million_output_tokens)),
             Metric::CostTotal => Value::of(t.cost.map(|c| c.usd_per_million_tokens)),

@@ -178,7 +178,7 @@ fn errors_are_counted_by_class() {
 }
 
 fn seq(new_tokens: u32, context: u32, padding: u32) -> StepSeq {
-    StepSeq { id: 1, new_tokens, context, padding }
+    StepSeq { id: 1, new_tokens, context, padding, ..StepSeq::default() }
 }
 
 /// Two steps inside the window of [`five`] (10 and 30 ms long), one before it.
@@ -194,9 +194,8 @@ fn stepped() -> Trial {
         total_blocks: 10,
         kv_tokens,
         block_size: 16,
-        preempted: Vec::new(),
-        admitted: Vec::new(),
         seqs,
+        ..StepRow::default()
     };
     let mut before = row(1, 0, 90, vec![seq(50, 0, 0)], 0, 160, 9);
     before.start_monotonic_ns = START_NS - 100 * MS;
@@ -224,7 +223,9 @@ fn the_step_log_is_weighted_by_time() {
     close(e.kv_use_mean.unwrap(), 0.35);
     close(e.kv_use_max.unwrap(), 0.4);
     // 15 of 32 slots for 10 ms, 32 of 64 for 30 ms.
-    close(e.kv_waste_mean.unwrap(), ((1.0 - 15.0 / 32.0) * 10.0 + 0.5 * 30.0) / 40.0);
+    close(e.internal_fragmentation_mean.unwrap(), ((1.0 - 15.0 / 32.0) * 10.0 + 0.5 * 30.0) / 40.0);
+    // A log from before it was written down.
+    assert_eq!(e.external_fragmentation_mean, None);
     // Two padding rows beside seven useful ones.
     close(e.padding_share, 2.0 / 9.0);
     let queue = a.trials[0].latency.queue.clone().unwrap();

@@ -72,9 +72,18 @@ fn any_step(step: u64) -> impl Strategy<Value = StepRow> {
             block_size,
             preempted: vec![1; (blocks % 3) as usize],
             admitted,
+            kv_shared_tokens: (blocks > 9).then_some(u64::from(blocks)),
+            kv_held_tokens: (blocks > 5).then_some(u64::from(blocks * block_size)),
+            external_fragmentation: (blocks > 3).then_some(f64::from(blocks % 5) / 4.0),
             seqs: seqs
                 .into_iter()
-                .map(|(new_tokens, context, padding)| StepSeq { id: 1, new_tokens, context, padding })
+                .map(|(new_tokens, context, padding)| StepSeq {
+                    id: 1,
+                    new_tokens,
+                    context,
+                    padding,
+                    ..StepSeq::default()
+                })
                 .collect(),
         },
     )

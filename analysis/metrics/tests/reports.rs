@@ -77,8 +77,8 @@ fn the_html_is_complete_and_loads_nothing() {
         assert!(!text.contains(loading), "{loading} would load something");
     }
     assert!(text.contains("default-src 'none'"), "the page forbids itself to load anything");
-    // Four distributions, four timelines, one waterfall per target.
-    assert_eq!(text.matches("<svg class=\"chart\"").count(), 10);
+    // Four distributions, four timelines, one waterfall and one picture of the batch per target.
+    assert_eq!(text.matches("<svg class=\"chart\"").count(), 12);
     assert!(!text.contains("NaN") && !text.contains("Infinity,"));
 }
 

@@ -21,6 +21,8 @@ pub struct BlockManager {
     block_size: u32,
     /// Sequences that hold the block, by id. Entry 0, the null block, stays 0.
     refs: Vec<u32>,
+    /// Entries in the tables of sequences: a block that two of them share counts twice.
+    table_entries: usize,
     /// Known content of full blocks, by id.
     hashes: Vec<Option<BlockHash>>,
     free: FreeBlocks,
@@ -37,6 +39,7 @@ impl BlockManager {
         BlockManager {
             block_size,
             refs: vec![0; num_blocks as usize],
+            table_entries: 0,
             hashes: vec![None; num_blocks as usize],
             free: match discipline {
                 Discipline::Queue => FreeBlocks::Queue(FreeQueue::new(num_blocks)),
@@ -83,6 +86,7 @@ impl BlockManager {
 
     /// One more holder for each of these cached blocks.
     pub fn share(&mut self, blocks: &[BlockId]) {
+        self.table_entries += blocks.len();
         for &block in blocks {
             let cached = self.is_cached(block);
             self.cached -= usize::from(cached);
@@ -98,6 +102,7 @@ impl BlockManager {
     /// `n` fresh blocks. Whatever the cache knew about them is forgotten only now.
     pub fn take(&mut self, n: usize) -> Vec<BlockId> {
         let blocks = self.free.take(n);
+        self.table_entries += blocks.len();
         for &block in &blocks {
             self.unregister(block);
             let refs = &mut self.refs[block.0 as usize];
@@ -122,6 +127,11 @@ impl BlockManager {
     /// A sequence gives back its blocks, in the order of its table. In the queue, blocks with known content go to the
     /// far end, last block first, so that the beginning of a prompt survives longest; the others are reused at once.
     pub fn release(&mut self, table: &[BlockId]) {
+        self.table_entries -= table.len();
+        self.drop_holder(table);
+    }
+
+    fn drop_holder(&mut self, table: &[BlockId]) {
         for &block in table {
             let refs = &mut self.refs[block.0 as usize];
             assert!(*refs > 0, "block {} was given back by a sequence that did not hold it", block.0);
@@ -164,7 +174,17 @@ impl BlockManager {
             let kept = std::mem::replace(&mut self.kept[block.0 as usize], false);
             assert!(kept, "block {} is not in the cache", block.0);
         }
-        self.release(blocks);
+        self.drop_holder(blocks);
+    }
+
+    /// Blocks that sequences hold, each once.
+    pub fn held(&self) -> usize {
+        self.usable() - self.free.len() - self.cached
+    }
+
+    /// How often a sequence holds a block that another one holds too, beyond the first.
+    pub fn shared(&self) -> usize {
+        self.table_entries - self.held()
     }
 
     /// Blocks that only a policy's cache holds: neither free nor of use to a running sequence.

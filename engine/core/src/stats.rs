@@ -32,8 +32,10 @@ pub struct Stats {
     pub external_fragmentation: f64,
     /// Tokens in the cache, summed over the sequences that hold blocks; a shared block counts for each of them.
     pub kv_tokens: usize,
-    /// Tokens the blocks held by sequences have room for, each block once. Without sharing, the difference to `kv_tokens` is what
-    /// reserving ahead and half-filled blocks waste.
+    /// What `kv_tokens` counts more than once, because blocks are shared. Shared blocks are full.
+    pub kv_shared_tokens: usize,
+    /// Tokens the blocks held by sequences have room for, each block once. What `kv_tokens - kv_shared_tokens` leaves of it is
+    /// wasted by reserving ahead and by half-filled blocks: internal fragmentation.
     pub kv_held_tokens: usize,
 
     pub steps_total: u64,

@@ -259,6 +259,7 @@ fn row(
                 new_tokens: s.tokens.len() as u32,
                 context: s.context,
                 padding: s.padding,
+                drafts: s.drafts,
             })
             .collect(),
         running: planned.running as u32,
@@ -268,6 +269,9 @@ fn row(
         total_blocks: planned.total_blocks as u32,
         kv_tokens: planned.kv_tokens as u64,
         block_size,
+        kv_shared_tokens: planned.kv_shared_tokens as u64,
+        kv_held_tokens: planned.kv_held_tokens as u64,
+        external_fragmentation: planned.external_fragmentation,
         preempted: plan.preempted.iter().map(|id| id.0).collect(),
         admitted: plan.admitted.iter().map(|(id, waited)| (id.0, waited.as_nanos() as u64)).collect(),
     }

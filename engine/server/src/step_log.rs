@@ -25,6 +25,13 @@ pub struct StepSeq {
     pub context: u32,
     #[serde(default)]
     pub padding: u32,
+    /// Left out where there is no speculation.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drafts: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The same fields as `llmlab_results::step::StepRow`. Counts and blocks are those while the step ran: after planning,
@@ -43,6 +50,12 @@ pub struct StepRow {
     /// Tokens whose keys and values are stored once the step is done, summed over running sequences.
     pub kv_tokens: u64,
     pub block_size: u32,
+    /// What `kv_tokens` counts more than once, because running sequences share blocks.
+    pub kv_shared_tokens: u64,
+    /// Tokens that the blocks of running sequences have room for, each block once.
+    pub kv_held_tokens: u64,
+    /// Share of the free blocks in stretches too short for a request.
+    pub external_fragmentation: f64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub preempted: Vec<u64>,
     /// (request id, nanoseconds from enqueue to first scheduling) for requests first scheduled in this step.
@@ -120,13 +133,16 @@ mod tests {
             step,
             start_monotonic_ns: 1,
             elapsed_ns: 2,
-            seqs: vec![StepSeq { id: 3, new_tokens: 4, context: 5, padding: 0 }],
+            seqs: vec![StepSeq { id: 3, new_tokens: 4, context: 5, padding: 0, drafts: 0 }],
             running: 1,
             waiting: 0,
             free_blocks: 6,
             total_blocks: 7,
             kv_tokens: 9,
             block_size: 16,
+            kv_shared_tokens: 0,
+            kv_held_tokens: 16,
+            external_fragmentation: 0.0,
             preempted: vec![],
             admitted: vec![(3, 8)],
         }

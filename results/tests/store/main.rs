@@ -4,3 +4,4 @@ mod journal;
 mod parquet;
 mod run_dir;
 mod sample;
+mod sweep;

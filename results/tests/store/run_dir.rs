@@ -37,7 +37,7 @@ fn step(step: u64) -> StepRow {
         step,
         start_monotonic_ns: 100 * step,
         elapsed_ns: 90,
-        seqs: vec![StepSeq { id: 1, new_tokens: 1, context: 9, padding: 0 }],
+        seqs: vec![StepSeq { id: 1, new_tokens: 1, context: 9, ..StepSeq::default() }],
         running: 1,
         waiting: 0,
         free_blocks: 7,
@@ -46,6 +46,7 @@ fn step(step: u64) -> StepRow {
         block_size: 16,
         preempted: Vec::new(),
         admitted: vec![(1, 55)],
+        ..StepRow::default()
     }
 }
 

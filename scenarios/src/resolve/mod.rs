@@ -1,4 +1,4 @@
-//! [`Scenario`] to [`RunSpec`]: defaults filled in, units converted, every name and number checked.
+//! [`Scenario`] to one [`RunSpec`], or to several under `[sweep]`: defaults filled in, units converted, every name and number checked.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 use crate::error::Finding;
-use crate::scenario::{CostTable, ModelTable, Scenario};
-use crate::spec::{CostSpec, ModelChoice, RunSpec};
+use crate::scenario::{CostTable, ModelTable, Scenario, WorkloadTable};
+use crate::spec::{Cell, CostSpec, ModelChoice, RunSpec};
 
 pub(crate) mod engine;
 mod slo;
+mod sweep;
 mod target;
 mod workload;
 
@@ -23,8 +24,23 @@ const MAX_NAME_CHARS: usize = 100;
 /// Model sources that are no path, with an example of each.
 const NAMED_SOURCES: [(&str, &str); 2] = [("synthetic:", "llama-15m"), ("spec:", "llama-3.1-8b")];
 
-/// `base` is the scenario's folder; paths in a scenario are relative to it.
-pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<RunSpec, Finding> {
+/// `base` is the scenario's folder; paths in a scenario are relative to it. At least one cell.
+pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<Vec<Cell>, Finding> {
+    let Some(table) = &scenario.sweep else {
+        let spec = run_spec(scenario, &scenario.workload, base)?;
+        return Ok(vec![Cell { point: None, spec }]);
+    };
+    let points = sweep::points(table, &scenario.workload)?;
+    points
+        .into_iter()
+        .map(|(point, workload)| {
+            let spec = run_spec(scenario, &workload, base)?;
+            Ok(Cell { point: Some(point), spec })
+        })
+        .collect()
+}
+
+fn run_spec(scenario: &Scenario, workload: &Spanned<WorkloadTable>, base: &Path) -> Result<RunSpec, Finding> {
     let targets = target::resolve(&scenario.target)?;
     let repeats = match &scenario.compare.repeats {
         Some(written) => in_range(written, "repeats", 1, MAX_REPEATS)?,
@@ -35,7 +51,7 @@ pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<RunSpec, Findi
         name: run_name(&scenario.name)?,
         seed: scenario.seed.unwrap_or(DEFAULT_SEED),
         model: model(&scenario.model, base)?,
-        workload: workload::resolve(&scenario.workload, base)?,
+        workload: workload::resolve(workload, base)?,
         targets,
         slo: slo::resolve(&scenario.slo)?,
         repeats,

@@ -27,7 +27,7 @@ pub(super) fn resolve(tables: &[Spanned<TargetTable>]) -> Result<Vec<TargetSpec>
     }
     let mut targets: Vec<TargetSpec> = Vec::new();
     for table in tables {
-        let name = target_name(&table.get_ref().name)?;
+        let name = plain_name(&table.get_ref().name, "target")?;
         if targets.iter().any(|t| t.name == name) {
             return Err(Finding::new(
                 table.get_ref().name.span(),
@@ -41,12 +41,12 @@ pub(super) fn resolve(tables: &[Spanned<TargetTable>]) -> Result<Vec<TargetSpec>
     Ok(targets)
 }
 
-/// Target names become directory names and metric labels.
-fn target_name(name: &Spanned<String>) -> Result<String, Finding> {
+/// Names of targets and mixes become directory names and metric labels.
+pub(super) fn plain_name(name: &Spanned<String>, of: &str) -> Result<String, Finding> {
     let text = name.get_ref();
     let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if text.is_empty() || text.len() > MAX_NAME_LEN || text.starts_with('.') || !text.chars().all(harmless) {
-        return Err(Finding::new(name.span(), "the target's name is not usable").label(format!(
+        return Err(Finding::new(name.span(), format!("the {of}'s name is not usable")).label(format!(
             "must be 1 to {MAX_NAME_LEN} letters, digits, '.', '_' or '-', not starting with '.'"
         )));
     }

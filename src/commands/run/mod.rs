@@ -5,40 +5,56 @@ mod plan;
 mod probe;
 mod progress;
 mod simulated;
+mod sweep;
 mod trial;
 mod workload;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::Arc;
 
 use llmlab_results::manifest::RunStatus;
 use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
-pub use plan::{How, Plan, PlannedTarget, SimulateOn};
+pub use plan::{How, Plan, Planned, PlannedTarget, SimulateOn};
 
 use crate::cli::RunArgs;
 use crate::commands::{explain, report};
 use crate::exit::{Code, Failure};
 use crate::live::Live;
+use execute::Done;
 
 /// With `simulate`, every engine of the scenario runs in virtual time.
 pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure> {
-    let plan = plan::plan(&args, simulate.as_ref())?;
+    let planned = plan::plan(&args, simulate.as_ref())?;
     if args.explain {
-        return explain::explain(&plan);
+        return explain::explain(&planned);
     }
+    let cancel = CancellationToken::new();
+    stop_on_ctrl_c(cancel.clone());
+    let plan = match planned {
+        Planned::Run(plan) => plan,
+        Planned::Sweep { name, cells } => return sweep::run(&args, &name, cells, &cancel),
+    };
+    let done = drive(&args, *plan, &args.results, &cancel)?;
+    let written = report::write(&done.path)?;
+    report::print(&written, &done.path, args.json)?;
+    Ok(match done.status {
+        RunStatus::Interrupted => Code::Interrupted,
+        _ => report::verdict_code(&written.analysis),
+    })
+}
+
+/// Runs the plan under `results` while people watch.
+fn drive(args: &RunArgs, plan: Plan, results: &Path, cancel: &CancellationToken) -> Result<Done, Failure> {
     let live = Arc::new(Live::new(
         &plan.spec.name,
         &plan.targets.iter().map(|t| (t.facts.name.clone(), t.facts.description.clone())).collect::<Vec<_>>(),
         plan.targets.len() * plan.spec.repeats as usize,
     ));
-    let cancel = CancellationToken::new();
-    stop_on_ctrl_c(cancel.clone());
-
     let worker = {
-        let (live, cancel, plan, results) =
-            (live.clone(), cancel.clone(), plan.clone(), args.results.clone());
+        let (live, cancel, results) = (live.clone(), cancel.clone(), results.to_path_buf());
         std::thread::Builder::new()
             .name("run".into())
             .spawn(move || {
@@ -47,15 +63,8 @@ pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure>
             })
             .map_err(Failure::internal)?
     };
-    watch(&args, &live, &cancel);
-    let done = worker.join().map_err(|_| Failure::internal("the run stopped on an internal error"))??;
-
-    let written = report::write(&done.path)?;
-    report::print(&written, &done.path, args.json)?;
-    Ok(match done.status {
-        RunStatus::Interrupted => Code::Interrupted,
-        _ => report::verdict_code(&written.analysis),
-    })
+    watch(args, &live, cancel);
+    worker.join().map_err(|_| Failure::internal("the run stopped on an internal error"))?
 }
 
 /// Tells the watchers that the run is over, also when it ends in a panic.

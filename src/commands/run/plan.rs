@@ -9,8 +9,8 @@ use llmlab_models::catalogue::SPEC_PREFIX;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts};
 use llmlab_scenarios::spec::{
-    ArrivalSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SimulateSpec,
-    SloSpec, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
+    ArrivalSpec, Cell, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SimulateSpec,
+    SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
 };
 
 use crate::cli::RunArgs;
@@ -54,22 +54,43 @@ struct PlannedModel {
     loaded: Option<LoadedModel>,
 }
 
+/// What a scenario comes to.
+#[derive(Debug)]
+pub enum Planned {
+    Run(Box<Plan>),
+    Sweep { name: String, cells: Vec<(SweepPoint, Plan)> },
+}
+
 /// With `simulate`, every engine of the scenario runs in virtual time.
-pub fn plan(args: &RunArgs, simulate: Option<&SimulateOn>) -> Result<Plan, Failure> {
+pub fn plan(args: &RunArgs, simulate: Option<&SimulateOn>) -> Result<Planned, Failure> {
     if args.scenario.starts_with("http://") || args.scenario.starts_with("https://") {
         let mut spec = spec_for_url(&args.scenario);
         if simulate.is_some() {
             return Err(Failure::bad_input(format!("{}: a live server cannot be simulated", args.scenario)));
         }
         apply_overrides(&mut spec, args)?;
-        return resolve(spec, format!("# llmlab run {}\n", args.scenario), None);
+        let plan = resolve(spec, format!("# llmlab run {}\n", args.scenario), None)?;
+        return Ok(Planned::Run(Box::new(plan)));
     }
-    let (text, mut spec) = llmlab_scenarios::load(Path::new(&args.scenario)).map_err(Failure::usage)?;
-    apply_overrides(&mut spec, args)?;
-    if let Some(on) = simulate {
-        simulate_targets(&mut spec, on)?;
+    let (text, cells) = llmlab_scenarios::load_cells(Path::new(&args.scenario)).map_err(Failure::usage)?;
+    let mut name = String::new();
+    let mut planned = Vec::with_capacity(cells.len());
+    for Cell { point, mut spec } in cells {
+        apply_overrides(&mut spec, args)?;
+        if let Some(on) = simulate {
+            simulate_targets(&mut spec, on)?;
+        }
+        name.clone_from(&spec.name);
+        if let Some(point) = &point {
+            spec.name = format!("{name} {point}");
+        }
+        let plan = resolve(spec, text.clone(), Some(args.scenario.clone()))?;
+        match point {
+            Some(point) => planned.push((point, plan)),
+            None => return Ok(Planned::Run(Box::new(plan))),
+        }
     }
-    resolve(spec, text, Some(args.scenario.clone()))
+    Ok(Planned::Sweep { name, cells: planned })
 }
 
 /// Where `llmlab simulate` runs.

@@ -56,7 +56,8 @@ pub fn range(middle: f64, low: f64, high: f64, unit: Unit) -> String {
     format!("[{}, {}]", show(low), show(high))
 }
 
-fn percent(share: f64) -> String {
+/// A share as a number of per cent.
+pub fn percent(share: f64) -> String {
     let p = share * 100.0;
     if p == 0.0 || p.abs() >= 9.95 { format!("{p:.0}") } else { format!("{p:.1}") }
 }

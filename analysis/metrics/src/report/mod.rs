@@ -2,16 +2,21 @@
 //! that came from outside (target names, error messages, host names) for the medium they write.
 //!
 //! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words), [`terminal`], [`series`] (points for
-//! charts), [`svg`] and [`charts`], [`page`] (Markdown and HTML).
+//! charts), [`svg`] and [`charts`], [`composition`] (the batch step by step), [`page`] (Markdown and HTML),
+//! [`sweep`] (the table of a sweep).
 
 pub mod charts;
+pub mod composition;
 pub mod format;
 pub mod page;
 pub mod series;
 pub mod svg;
+pub mod sweep;
 pub mod terminal;
 pub mod view;
 
 pub use charts::svgs;
+pub use composition::compositions;
 pub use page::{html, markdown};
+pub use sweep::{sweep_csv, sweep_html, sweep_markdown, sweep_terminal};
 pub use terminal::terminal;

@@ -4,10 +4,12 @@ use llmlab_results::manifest::Manifest;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context, escape_formatter};
+use serde::Serialize;
 
 use crate::Trial;
 use crate::analysis::Analysis;
 use crate::report::charts::{Chart, charts};
+use crate::report::composition::pictures;
 use crate::report::format::{markdown_text, plain_lines};
 use crate::report::view::view;
 
@@ -18,6 +20,11 @@ const SCRIPT: &str = include_str!("../../templates/report.js");
 
 /// A page for a pull request or a wiki: tables and words, no pictures.
 pub fn markdown(analysis: &Analysis) -> String {
+    markdown_page("report.md", MARKDOWN, &view(analysis))
+}
+
+/// A template that prints `view` as `v`, escaped for Markdown.
+pub(super) fn markdown_page(name: &'static str, template: &'static str, view: &impl Serialize) -> String {
     let mut env = environment();
     // Markdown has no standard autoescape; every value goes through ours instead.
     env.set_auto_escape_callback(|_| AutoEscape::None);
@@ -27,8 +34,8 @@ pub fn markdown(analysis: &Analysis) -> String {
         out.write_str(&text).map_err(minijinja::Error::from)
     });
     env.add_filter("code", |text: String| Value::from_safe_string(code_block(&text)));
-    env.add_template("report.md", MARKDOWN).expect("the template is part of the crate");
-    render(&env, "report.md", context! { v => Serde(view(analysis)) })
+    env.add_template(name, template).expect("the template is part of the crate");
+    render(&env, name, context! { v => Serde(view) })
 }
 
 /// Lines that hold only a tag leave no trace in the page.
@@ -39,21 +46,37 @@ fn environment() -> Environment<'static> {
     env
 }
 
-/// One self-contained page with charts.
-pub fn html(analysis: &Analysis, manifest: &Manifest, trials: &[Trial]) -> String {
+/// The same for HTML, with the reports' style as `style`.
+pub(super) fn html_page(name: &'static str, template: &'static str, view: &impl Serialize) -> String {
+    let env = html_environment(name, template);
+    let style = Value::from_safe_string(STYLE.to_owned());
+    render(&env, name, context! { v => Serde(view), style => style })
+}
+
+fn html_environment(name: &'static str, template: &'static str) -> Environment<'static> {
     let mut env = environment();
     env.set_auto_escape_callback(|_| AutoEscape::Html);
     env.set_formatter(|out, state, value| match value.as_str() {
         Some(text) if !value.is_safe() => escape_formatter(out, state, &Value::from(plain_lines(text))),
         _ => escape_formatter(out, state, value),
     });
-    env.add_template("report.html", HTML).expect("the template is part of the crate");
+    env.add_template(name, template).expect("the template is part of the crate");
+    env
+}
+
+/// One self-contained page with charts.
+pub fn html(analysis: &Analysis, manifest: &Manifest, trials: &[Trial]) -> String {
+    let env = html_environment("report.html", HTML);
     let c = charts(analysis, manifest, trials);
     let page = context! {
         v => Serde(view(analysis)),
         latency => c.latency.iter().map(chart_value).collect::<Vec<Value>>(),
         over_time => c.over_time.iter().map(chart_value).collect::<Vec<Value>>(),
         waterfalls => c.waterfalls.iter().map(chart_value).collect::<Vec<Value>>(),
+        compositions => pictures(analysis, trials)
+            .into_iter()
+            .map(|picture| Value::from_safe_string(picture.svg))
+            .collect::<Vec<Value>>(),
         style => Value::from_safe_string(STYLE.to_owned()),
         script => Value::from_safe_string(SCRIPT.to_owned()),
         scenario => manifest.scenario_text.clone(),

@@ -19,10 +19,20 @@ pub const PALETTE: [RGBColor; 7] = [
     RGBColor(0x88, 0x88, 0x88),
 ];
 /// Stand-ins that no series uses; [`restyle`] finds them in the output.
-const INK: RGBColor = RGBColor(1, 1, 1);
-const GRID: RGBColor = RGBColor(2, 2, 2);
+pub(super) const INK: RGBColor = RGBColor(1, 1, 1);
+pub(super) const GRID: RGBColor = RGBColor(2, 2, 2);
 const QUEUE: RGBColor = RGBColor(3, 3, 3);
-const FAILED: RGBColor = RGBColor(4, 4, 4);
+pub(super) const FAILED: RGBColor = RGBColor(4, 4, 4);
+pub(super) const PREFILL: RGBColor = RGBColor(5, 5, 5);
+pub(super) const AGAIN: RGBColor = RGBColor(6, 6, 6);
+pub(super) const DECODE: RGBColor = RGBColor(7, 7, 7);
+pub(super) const DRAFTS: RGBColor = RGBColor(8, 8, 8);
+pub(super) const PADDING: RGBColor = RGBColor(9, 9, 9);
+pub(super) const HELD: RGBColor = RGBColor(10, 10, 10);
+/// The page behind everything.
+pub(super) const PAPER: RGBColor = RGBColor(11, 11, 11);
+pub(super) const TEXT: RGBColor = RGBColor(12, 12, 12);
+pub(super) const GAUGE: RGBColor = RGBColor(13, 13, 13);
 
 const TEXT_PX: f64 = 13.0;
 
@@ -167,8 +177,9 @@ pub fn waterfall(width: u32, rows: usize, x: &Axis, bars: &[Bar]) -> String {
 }
 
 /// Pixel edges of the plotting area: left, right, top, bottom.
-type Pixels = (i32, i32, i32, i32);
-type Drawn<'a> = Result<Pixels, DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+pub(super) type Pixels = (i32, i32, i32, i32);
+pub(super) type Drawn<'a> =
+    Result<Pixels, DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
 fn draw_lines<'a>(
     text: &'a mut String,
@@ -244,7 +255,7 @@ fn draw_bars<'a>(text: &'a mut String, size: (u32, u32), x: &Axis, y: &Axis, bar
 }
 
 /// Colours become classes, fixed size becomes a view box, the scale becomes data attributes.
-fn restyle(svg: &str, size: (u32, u32), x: &Axis, y: &Axis, pixels: Pixels) -> String {
+pub(super) fn restyle(svg: &str, size: (u32, u32), x: &Axis, y: &Axis, pixels: Pixels) -> String {
     let body = svg.split_once('>').map_or("", |(_, rest)| rest);
     let mut out = format!(
         "<svg class=\"chart\" viewBox=\"0 0 {} {}\" role=\"img\" data-px=\"{},{},{},{}\" data-x=\"{},{}\" data-xunit=\"{}\" data-y=\"{},{}\" data-yunit=\"{}\">{body}",
@@ -267,6 +278,15 @@ fn restyle(svg: &str, size: (u32, u32), x: &Axis, y: &Axis, pixels: Pixels) -> S
         (GRID, "grid", "#DDDDDD"),
         (QUEUE, "queue", "#BBBBBB"),
         (FAILED, "failed", "#B00020"),
+        (PREFILL, "prefill", "#E07B00"),
+        (AGAIN, "again", "#8F3A0E"),
+        (DECODE, "decode", "#2C7FB8"),
+        (DRAFTS, "drafts", "#8FCBEA"),
+        (PADDING, "padding", "#9AA1AB"),
+        (HELD, "held", "#E4E7EC"),
+        (PAPER, "paper", "#FFFFFF"),
+        (TEXT, "text", "#1B1F26"),
+        (GAUGE, "gauge", "#8C7BB5"),
     ] {
         for attribute in ["fill", "stroke"] {
             let found = format!("{attribute}=\"{}\"", hex(stand_in));
@@ -285,7 +305,8 @@ fn restyle(svg: &str, size: (u32, u32), x: &Axis, y: &Axis, pixels: Pixels) -> S
 /// The same chart as a file of its own: namespace, size, and both colour schemes inside.
 pub fn standalone(svg: &str) -> String {
     let style = "<style>.chart{background:#fff}@media(prefers-color-scheme:dark){.chart{background:#14171c}\
-                 .ink-fill{fill:#b8bec8}.ink-stroke{stroke:#b8bec8}.grid-stroke{stroke:#2c323b}.queue-fill{fill:#5a626e}}</style>";
+                 .ink-fill{fill:#b8bec8}.ink-stroke{stroke:#b8bec8}.grid-stroke{stroke:#2c323b}.queue-fill{fill:#5a626e}\
+                 .held-fill{fill:#2c323b}.paper-fill{fill:#14171c}.paper-stroke{stroke:#14171c}.text-fill{fill:#e4e8ee}}</style>";
     let open = svg.replacen("<svg ", "<svg xmlns=\"http://www.w3.org/2000/svg\" ", 1);
     open.replacen('>', &format!(">{style}"), 1)
 }

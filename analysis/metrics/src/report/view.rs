@@ -280,10 +280,17 @@ fn table(a: &Analysis) -> Vec<Row> {
         let cells = a.targets.iter().map(|t| cell(a, t, metric)).collect();
         let group_start = last.is_some_and(|g| g != group(metric));
         last = Some(group(metric));
-        // Padding is the exception and the whole story where it happens.
-        let padded = metric == Metric::PaddingShare
-            && a.targets.iter().any(|t| t.metric(metric).and_then(|s| s.median).is_some_and(|m| m > 0.0));
-        let brief = padded || Metric::BRIEF.contains(&metric);
+        // These are the exception, and the whole story where they happen.
+        let exception = matches!(
+            metric,
+            Metric::PaddingShare
+                | Metric::InternalFragmentation
+                | Metric::ExternalFragmentation
+                | Metric::RecomputedShare
+        );
+        let happens =
+            || a.targets.iter().any(|t| t.metric(metric).and_then(|s| s.median).is_some_and(|m| m >= 0.005));
+        let brief = (exception && happens()) || Metric::BRIEF.contains(&metric);
         rows.push(Row { label: metric.label().into(), group_start, brief, cells });
     }
     rows

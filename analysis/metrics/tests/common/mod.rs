@@ -256,7 +256,7 @@ pub fn simulate(target: &str, repeat: u32, seed: u64, requests: u64, rate: f64, 
                 r.admitted = true;
                 admitted.push((r.index, now - r.enqueued));
             }
-            seqs.push(StepSeq { id: r.index, new_tokens: new, context: r.computed, padding: 0 });
+            seqs.push(StepSeq { id: r.index, new_tokens: new, context: r.computed, ..StepSeq::default() });
             elapsed += toy.per_sequence_ns;
             r.computed += new;
         }
@@ -274,9 +274,9 @@ pub fn simulate(target: &str, repeat: u32, seed: u64, requests: u64, rate: f64, 
             total_blocks: 600,
             kv_tokens,
             block_size: 16,
-            preempted: Vec::new(),
             admitted,
             seqs: seqs.clone(),
+            ..StepRow::default()
         });
         now += elapsed;
         for r in &mut running {

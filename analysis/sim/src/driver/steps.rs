@@ -52,14 +52,19 @@ pub(super) fn row(
                 new_tokens: seq.tokens.len() as u32,
                 context: seq.context,
                 padding: seq.padding,
+                drafts: seq.drafts,
             })
             .collect(),
         running: planned.running as u32,
         waiting: planned.waiting as u32,
-        free_blocks: planned.free_blocks as u32,
+        // Those that a policy only remembers are there for the asking.
+        free_blocks: (planned.free_blocks + planned.cached_blocks) as u32,
         total_blocks: planned.total_blocks as u32,
         kv_tokens: planned.kv_tokens as u64,
         block_size,
+        kv_shared_tokens: Some(planned.kv_shared_tokens as u64),
+        kv_held_tokens: Some(planned.kv_held_tokens as u64),
+        external_fragmentation: Some(planned.external_fragmentation),
         preempted: plan.preempted.iter().map(|id| id.0).collect(),
         admitted: plan.admitted.iter().map(|(id, waited)| (id.0, ns(*waited))).collect(),
     }

@@ -410,8 +410,8 @@ impl Scheduler {
             cached_blocks: blocks.cached(),
             largest_free_run_blocks: blocks.free().largest_run(),
             external_fragmentation: blocks.external_fragmentation(need),
-            kv_held_tokens: (blocks.usable() - blocks.free().len() - blocks.cached())
-                * blocks.block_size() as usize,
+            kv_shared_tokens: blocks.shared() * blocks.block_size() as usize,
+            kv_held_tokens: blocks.held() * blocks.block_size() as usize,
             ..self.state.stats.clone()
         }
     }

@@ -469,6 +469,12 @@ impl Run {
             assert_eq!(references, holders.get(&block).copied().unwrap_or(0) + kept, "block {block}");
             assert_eq!(references == 0, free.contains(&block), "block {block}");
         }
+        let entries: u32 = holders.values().sum();
+        let block_size = self.config.block_size as usize;
+        assert_eq!(stats.kv_shared_tokens, (entries as usize - holders.len()) * block_size);
+        assert_eq!(stats.kv_held_tokens, holders.len() * block_size);
+        let stored = stats.kv_tokens - stats.kv_shared_tokens;
+        assert!(stored <= stats.kv_held_tokens, "{stats:?} hold more than fits");
         let shares = match &self.config.policy {
             PolicyConfig::Vllm(c) => c.enable_prefix_caching,
             PolicyConfig::Tgi(c) => c.use_prefix_caching,
