@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use llmlab_loadgen::lengths::{PROBABILITIES, QuantileTable, quantile};
 use llmlab_loadgen::{
-    Arrivals, LengthDist, Lengths, Mode, Prompt, PromptStyle, TraceRow, Workload, WorkloadConfig,
+    Arrivals, LengthDist, Lengths, Mode, Prefixes, Prompt, PromptStyle, TraceRow, Workload, WorkloadConfig,
     WorkloadError, generate,
 };
 use proptest::prelude::*;
@@ -24,7 +24,8 @@ fn base() -> WorkloadConfig {
         output_range: (1, 300),
         arrivals: Arrivals::Poisson { rate_rps: 10.0 },
         prompts: PromptStyle::TokenIds { first: 5, end: 505 },
-        shared_prefix_tokens: 0,
+        prefixes: Prefixes::NONE,
+        adapters: None,
     }
 }
 
@@ -99,7 +100,7 @@ proptest! {
             requests: 50,
             arrivals: Arrivals::Gamma { rate_rps: 5.0, cv },
             input_range: (1, max),
-            shared_prefix_tokens: 7,
+            prefixes: Prefixes::one(7),
             ..base()
         };
         let workload = generate(&config).unwrap();
@@ -146,7 +147,7 @@ fn one_knob_leaves_the_rest_alone() {
 
 #[test]
 fn the_shared_prefix_is_all_that_is_shared() {
-    let config = WorkloadConfig { shared_prefix_tokens: 30, input_range: (40, 2000), ..base() };
+    let config = WorkloadConfig { prefixes: Prefixes::one(30), input_range: (40, 2000), ..base() };
     let workload = generate(&config).unwrap();
     let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(x, y)| x == y).count();
     let first = ids(&workload.requests[0].prompt);
@@ -275,7 +276,7 @@ fn a_trace_is_replayed_faster_and_starts_over() {
 #[test]
 fn text_prompts_have_the_words_for_the_length() {
     let prompts = PromptStyle::Words { tokens_per_word: 2.0 };
-    let config = WorkloadConfig { prompts, shared_prefix_tokens: 10, input_range: (20, 200), ..base() };
+    let config = WorkloadConfig { prompts, prefixes: Prefixes::one(10), input_range: (20, 200), ..base() };
     for r in generate(&config).unwrap().requests {
         let Prompt::Text(text) = r.prompt else { panic!("not text") };
         let words = text.split(' ').count() as f64;

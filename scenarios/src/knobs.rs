@@ -296,6 +296,14 @@ pub const KNOBS: &[Knob] = &[
         default: Default::Count(1),
         description: "Different adapters among the running requests at most.",
     },
+    Knob {
+        name: "enable_lora",
+        policies: VLLM,
+        kind: Kind::Switch,
+        default: Default::Switch(true),
+        description: "With adapters in the workload: false sends every request to the model itself, as a baseline of what \
+                      adapters cost.",
+    },
     // TGI v3 router.
     Knob {
         name: "max_batch_prefill_tokens",

@@ -5,6 +5,7 @@ use polars::prelude::DataFrame;
 use serde::Serialize;
 
 use crate::frame;
+use crate::quantile::{quantile, sort};
 use crate::window::Window;
 
 /// Means are weighted by step time: a value counts for as long as it held, and idle time is told by `busy_share`.
@@ -27,6 +28,10 @@ pub struct EngineLog {
     pub preemptions: u64,
     pub prefill_tokens: u64,
     pub decode_tokens: u64,
+    /// Sequences that computed something, summed over steps.
+    pub sequence_steps: u64,
+    /// Of how long steps took.
+    pub step_p99_ns: Option<f64>,
 }
 
 /// Steps that start inside the window; `None` when there are none.
@@ -55,7 +60,14 @@ pub fn engine_log(steps: &DataFrame, window: &Window) -> Option<EngineLog> {
         preemptions: sum("preempted") as u64,
         prefill_tokens: prefill as u64,
         decode_tokens: (new - prefill) as u64,
+        sequence_steps: sum("at_work") as u64,
+        step_p99_ns: quantile(&sorted(frame::values(&inside, "elapsed_ns")), 0.99),
     })
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    sort(&mut values);
+    values
 }
 
 /// Σ value·time / Σ time over rows that have the value; the plain mean when no time passed; `None` without values.

@@ -46,6 +46,7 @@ pub fn resolve(table: &EngineTable, span: Range<usize>) -> Result<EngineSpec, Fi
         num_blocks: knobs.optional_count("num_blocks")?,
         threads: knobs.optional_count("threads")?,
         max_queue: knobs.count("max_queue")?,
+        enable_lora: knobs::find(knobs.policy, "enable_lora").map_or(Ok(true), |_| knobs.switch("enable_lora"))?,
     })
 }
 

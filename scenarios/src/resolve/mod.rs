@@ -7,13 +7,16 @@ use toml::Spanned;
 
 use crate::error::Finding;
 use crate::scenario::{CostTable, ModelTable, Scenario};
-use crate::spec::{CostSpec, ModelChoice, RunSpec};
+use crate::spec::{CostSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec};
 
+mod claim;
 pub(crate) mod engine;
+mod sharing;
 mod slo;
 mod target;
 mod workload;
 
+pub(crate) use sharing::POPULARITIES;
 pub(crate) use target::PROTOCOLS;
 pub(crate) use workload::{DISTRIBUTIONS, PROCESSES};
 
@@ -35,12 +38,37 @@ pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<RunSpec, Findi
         name: run_name(&scenario.name)?,
         seed: scenario.seed.unwrap_or(DEFAULT_SEED),
         model: model(&scenario.model, base)?,
-        workload: workload::resolve(&scenario.workload, base)?,
+        claims: claim::resolve(&scenario.claim, &targets)?,
+        workload: adapted(workload::resolve(&scenario.workload, base)?, scenario, &targets)?,
         targets,
         slo: slo::resolve(&scenario.slo)?,
         repeats,
         cost: scenario.cost.as_ref().map(cost).transpose()?,
     })
+}
+
+/// Of the policies, vLLM's is the one that knows adapters: the others would share prefixes between them.
+fn adapted(workload: WorkloadSpec, scenario: &Scenario, targets: &[TargetSpec]) -> Result<WorkloadSpec, Finding> {
+    if workload.adapters.is_none() {
+        return Ok(workload);
+    }
+    for (target, table) in targets.iter().zip(&scenario.target) {
+        let engine = match &target.kind {
+            TargetChoice::Engine(engine) => engine,
+            TargetChoice::Simulate(simulate) => &simulate.engine,
+            TargetChoice::Endpoint(_) => continue,
+        };
+        let span = || table.get_ref().name.span();
+        if !matches!(engine.policy, PolicySpec::Vllm { .. }) {
+            return Err(Finding::new(span(), "the workload has adapters, this target's policy knows none")
+                .help("policy \"vllm\" does"));
+        }
+        if engine.executor == "candle" && engine.enable_lora {
+            return Err(Finding::new(span(), "the workload has adapters, executor \"candle\" computes none")
+                .help("choose executor \"cpu\", or set enable_lora = false"));
+        }
+    }
+    Ok(workload)
 }
 
 fn run_name(name: &Spanned<String>) -> Result<String, Finding> {
