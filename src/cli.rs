@@ -83,7 +83,7 @@ Examples:
     Completions { shell: clap_complete::Shell },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// Scenario file, the URL of a running server, or a folder whose *.toml are run one after the other
     pub scenario: String,

@@ -1,6 +1,7 @@
 //! `llmlab run`: plan, start targets, drive them, record, analyse, report.
 
 mod execute;
+mod folder;
 mod plan;
 mod probe;
 mod progress;
@@ -9,9 +10,13 @@ mod trial;
 mod workload;
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use llmlab_metrics::Analysis;
+use llmlab_metrics::claims;
 use llmlab_results::manifest::RunStatus;
+use llmlab_scenarios::spec::ClaimSpec;
 use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
@@ -22,20 +27,49 @@ use crate::commands::{explain, report};
 use crate::exit::{Code, Failure};
 use crate::live::Live;
 
+/// What a run came to.
+pub struct Finished {
+    pub code: Code,
+    /// `None` where nothing was run.
+    pub path: Option<PathBuf>,
+    pub analysis: Option<Analysis>,
+    pub claims: Vec<ClaimSpec>,
+}
+
 /// With `simulate`, every engine of the scenario runs in virtual time.
 pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure> {
-    let plan = plan::plan(&args, simulate.as_ref())?;
+    let cancel = CancellationToken::new();
+    stop_on_ctrl_c(cancel.clone());
+    if Path::new(&args.scenario).is_dir() {
+        return folder::run(&args, simulate.as_ref(), &cancel);
+    }
+    let finished = one(&args, simulate.as_ref(), &cancel, false)?;
+    let mut rows = Vec::new();
+    folder::collect(&mut rows, &finished);
+    if !args.json && !rows.is_empty() {
+        print!("\n{}", claims::table::terminal(&rows));
+    }
+    Ok(finished.code)
+}
+
+/// One scenario from plan to report; `quiet` leaves the report unprinted.
+fn one(
+    args: &RunArgs,
+    simulate: Option<&SimulateOn>,
+    cancel: &CancellationToken,
+    quiet: bool,
+) -> Result<Finished, Failure> {
+    let plan = plan::plan(args, simulate)?;
+    let claims = plan.spec.claims.clone();
     if args.explain {
-        return explain::explain(&plan);
+        let code = explain::explain(&plan)?;
+        return Ok(Finished { code, path: None, analysis: None, claims });
     }
     let live = Arc::new(Live::new(
         &plan.spec.name,
         &plan.targets.iter().map(|t| (t.facts.name.clone(), t.facts.description.clone())).collect::<Vec<_>>(),
         plan.targets.len() * plan.spec.repeats as usize,
     ));
-    let cancel = CancellationToken::new();
-    stop_on_ctrl_c(cancel.clone());
-
     let worker = {
         let (live, cancel, plan, results) =
             (live.clone(), cancel.clone(), plan.clone(), args.results.clone());
@@ -47,15 +81,18 @@ pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure>
             })
             .map_err(Failure::internal)?
     };
-    watch(&args, &live, &cancel);
+    watch(args, &live, cancel);
     let done = worker.join().map_err(|_| Failure::internal("the run stopped on an internal error"))??;
 
     let written = report::write(&done.path)?;
-    report::print(&written, &done.path, args.json)?;
-    Ok(match done.status {
+    if !quiet {
+        report::print(&written, &done.path, args.json)?;
+    }
+    let code = match done.status {
         RunStatus::Interrupted => Code::Interrupted,
         _ => report::verdict_code(&written.analysis),
-    })
+    };
+    Ok(Finished { code, path: Some(done.path), analysis: Some(written.analysis), claims })
 }
 
 /// Tells the watchers that the run is over, also when it ends in a panic.
