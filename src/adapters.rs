@@ -30,7 +30,9 @@ pub fn of<'a>(run: &'a RunSpec, engine: &EngineSpec) -> Option<&'a AdapterSpec> 
 /// Values for `--lora-modules`. The error is one sentence.
 pub fn lora_modules(adapters: &AdapterSpec, model: &ModelSpec) -> Result<Vec<String>, String> {
     let sizes = adapters.modules.iter().map(|module| match &module.source {
-        AdapterSource::Synthetic { rank } => LIVE_VALUE_BYTES * LoraAdapter::synthetic_parameters(model, *rank),
+        AdapterSource::Synthetic { rank } => {
+            LIVE_VALUE_BYTES * LoraAdapter::synthetic_parameters(model, *rank)
+        }
         // As large as its file says, which the engine finds when it opens it.
         AdapterSource::Folder { .. } => 0,
     });
@@ -55,7 +57,8 @@ pub fn lora_modules(adapters: &AdapterSpec, model: &ModelSpec) -> Result<Vec<Str
 
 /// The cost of adapters in virtual time depends on their rank alone, so folders are not read for it.
 pub fn simulated(adapters: &AdapterSpec, model: &ModelSpec) -> Result<SimulatedAdapters, String> {
-    let Some(AdapterSource::Synthetic { rank }) = adapters.modules.first().map(|module| &module.source) else {
+    let Some(AdapterSource::Synthetic { rank }) = adapters.modules.first().map(|module| &module.source)
+    else {
         return Err("adapters: a simulation takes them as count and rank, not as folders".into());
     };
     if model.moe.is_some() {

@@ -84,7 +84,9 @@ fn on_catalogued(
         .map_err(|error| format!("hardware: {error}; or \"{THIS_HOST}\" after llmlab calibrate --engine"))?;
     let device = Device::from_catalogue(hardware).map_err(|error| format!("hardware: {error}"))?;
     let utilization = spec.gpu_memory_utilization.unwrap_or(DEFAULT_UTILIZATION);
-    let budget = |weights: &Footprint| Budget::of(&device, utilization, model, weights.stored_bytes.saturating_add(adapter_bytes));
+    let budget = |weights: &Footprint| {
+        Budget::of(&device, utilization, model, weights.stored_bytes.saturating_add(adapter_bytes))
+    };
     let sizes = wire::resolve_sizes(&spec.engine, model, loaded, max_model_len, |weights| {
         let budget = budget(weights);
         let left = budget.kv_bytes();
@@ -109,8 +111,12 @@ fn on_catalogued(
         .map_err(|error| error.to_string())?;
     let cost = Arc::new(Roofline::new(model, layers, sizes.kv_bytes_per_token, device));
     let adapter_rank = adapters.map(|adapters| adapters.rank);
-    let hardware =
-        SimulatedHardware::Catalogue { cost, description: hardware.description.clone(), budget, adapter_rank };
+    let hardware = SimulatedHardware::Catalogue {
+        cost,
+        description: hardware.description.clone(),
+        budget,
+        adapter_rank,
+    };
     Ok(resolved(spec, model, sizes, hardware, Overhead::SERVED_GPU))
 }
 

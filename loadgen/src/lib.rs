@@ -43,5 +43,6 @@ pub use popularity::Popularity;
 pub use prompts::PromptStyle;
 pub use scrape::Scrape;
 pub use workload::{
-    Adapter, Adapters, Mode, PlannedRequest, Prefixes, Prompt, Workload, WorkloadConfig, WorkloadError, generate,
+    Adapter, Adapters, Mode, PlannedRequest, Prefixes, Prompt, Workload, WorkloadConfig, WorkloadError,
+    generate,
 };

@@ -5,7 +5,9 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use llmlab_loadgen::saturation::{Ramp, RampEnd, Throughput, find_saturation, step_workload};
-use llmlab_loadgen::{Arrivals, LengthDist, Lengths, Prefixes, Prompt, PromptStyle, WorkloadConfig, generate};
+use llmlab_loadgen::{
+    Arrivals, LengthDist, Lengths, Prefixes, Prompt, PromptStyle, WorkloadConfig, generate,
+};
 use llmlab_results::record::{CountSource, Outcome, RequestRecord, TokenEvent};
 use proptest::prelude::*;
 

@@ -290,6 +290,13 @@ pub const KNOBS: &[Knob] = &[
         description: "Method draft_model: a smaller model with the same vocabulary.",
     },
     Knob {
+        name: "speculative_weights",
+        policies: VLLM,
+        kind: Kind::Choice(WEIGHTS),
+        default: Default::Unset,
+        description: "Method draft_model: format of the draft model's weights. Default: that of the model's own.",
+    },
+    Knob {
         name: "max_loras",
         policies: VLLM,
         kind: AT_LEAST_1,

@@ -290,6 +290,9 @@ pub enum SpeculationMethod {
     /// `source` is a model source as in `[model]`.
     DraftModel {
         source: String,
+        /// One of [`crate::knobs::WEIGHTS`]; `None` = the target's.
+        #[serde(default)]
+        weights: Option<String>,
     },
 }
 

@@ -55,7 +55,9 @@ fn claim(table: &ClaimTable, targets: &[TargetSpec]) -> Result<ClaimSpec, Findin
     }
     for text in [says, source] {
         if text.get_ref().trim().is_empty() {
-            return Err(Finding::new(text.span(), "is empty").label("says and source are what a reader checks"));
+            return Err(
+                Finding::new(text.span(), "is empty").label("says and source are what a reader checks")
+            );
         }
     }
     Ok(ClaimSpec {

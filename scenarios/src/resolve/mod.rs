@@ -48,7 +48,11 @@ pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<RunSpec, Findi
 }
 
 /// Of the policies, vLLM's is the one that knows adapters: the others would share prefixes between them.
-fn adapted(workload: WorkloadSpec, scenario: &Scenario, targets: &[TargetSpec]) -> Result<WorkloadSpec, Finding> {
+fn adapted(
+    workload: WorkloadSpec,
+    scenario: &Scenario,
+    targets: &[TargetSpec],
+) -> Result<WorkloadSpec, Finding> {
     if workload.adapters.is_none() {
         return Ok(workload);
     }

@@ -56,10 +56,15 @@ pub(super) fn adapters(workload: &WorkloadTable, base: &Path) -> Result<Option<A
             }
             if folders.get_ref().is_empty() || folders.get_ref().len() > MAX_ADAPTERS {
                 let message = format!("{} adapters", folders.get_ref().len());
-                return Err(Finding::new(folders.span(), message)
-                    .label(format!("must be from 1 to {MAX_ADAPTERS}")));
+                return Err(
+                    Finding::new(folders.span(), message).label(format!("must be from 1 to {MAX_ADAPTERS}"))
+                );
             }
-            folders.get_ref().iter().map(|(name, folder)| module(name, folder, base)).collect::<Result<_, _>>()?
+            folders
+                .get_ref()
+                .iter()
+                .map(|(name, folder)| module(name, folder, base))
+                .collect::<Result<_, _>>()?
         }
         _ => {
             return Err(Finding::new(written.span(), "adapters needs exactly one of count and folders").help(
@@ -84,7 +89,10 @@ fn module(name: &Spanned<String>, folder: &Spanned<String>, base: &Path) -> Resu
         return Err(Finding::new(folder.span(), format!("no adapter folder at {}", path.display()))
             .help("a folder with adapter_config.json and adapter_model.safetensors, relative to this file"));
     }
-    Ok(AdapterModule { name: text.clone(), source: AdapterSource::Folder { path: path.display().to_string() } })
+    Ok(AdapterModule {
+        name: text.clone(),
+        source: AdapterSource::Folder { path: path.display().to_string() },
+    })
 }
 
 fn popularity(

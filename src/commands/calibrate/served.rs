@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    Arrivals, Endpoint, LengthDist, Lengths, Prefixes, PromptStyle, Protocol, Silent, Timeouts, WorkloadConfig, drive,
-    generate,
+    Arrivals, Endpoint, LengthDist, Lengths, Prefixes, PromptStyle, Protocol, Silent, Timeouts,
+    WorkloadConfig, drive, generate,
 };
 use llmlab_results::record::{RecordSink, RequestRecord};
 use llmlab_results::step::StepRow;

@@ -23,13 +23,18 @@ struct Entry {
 
 /// Every scenario is an ordinary run. One that fails is told and the rest goes on; the code is that of the first that did
 /// not pass. An interruption ends all.
-pub fn run(args: &RunArgs, simulate: Option<&SimulateOn>, cancel: &CancellationToken) -> Result<Code, Failure> {
+pub fn run(
+    args: &RunArgs,
+    simulate: Option<&SimulateOn>,
+    cancel: &CancellationToken,
+) -> Result<Code, Failure> {
     let files = scenarios(Path::new(&args.scenario))?;
     let (mut entries, mut rows, mut code) = (Vec::new(), Vec::new(), Code::Pass);
     for (number, file) in files.iter().enumerate() {
         let scenario = file.display().to_string();
         eprintln!("\n[{} of {}] {scenario}", number + 1, files.len());
-        let finished = one(&RunArgs { scenario: scenario.clone(), ..args.clone() }, simulate, cancel, args.json);
+        let finished =
+            one(&RunArgs { scenario: scenario.clone(), ..args.clone() }, simulate, cancel, args.json);
         let (exit, run) = match finished {
             Ok(finished) => {
                 collect(&mut rows, &finished);
@@ -94,7 +99,10 @@ fn add(rows: &mut Vec<Row>, spec: &ClaimSpec, analysis: &Analysis) {
     let same = |row: &&Row| row.claim.name == claim.name;
     let found = match rows.iter().find(same) {
         Some(known) if (known.claim.metric, known.claim.claimed) != (claim.metric, claim.claimed) => {
-            Err(format!("{} claims something else under this name: metric and ratio must be equal", analysis.name))
+            Err(format!(
+                "{} claims something else under this name: metric and ratio must be equal",
+                analysis.name
+            ))
         }
         _ => claims::judge(&claim, analysis).map_err(|problem| format!("{}: {problem}", analysis.name)),
     };

@@ -12,7 +12,13 @@ pub fn terminal(rows: &[Row]) -> String {
     for row in rows {
         let claim = &row.claim;
         let _ = writeln!(text, "\n{}: {}", plain(&claim.name), plain(&claim.says));
-        let _ = writeln!(text, "  claimed    {} {}  ({})", claimed(row), claim.metric.label(), plain(&claim.source));
+        let _ = writeln!(
+            text,
+            "  claimed    {} {}  ({})",
+            claimed(row),
+            claim.metric.label(),
+            plain(&claim.source)
+        );
         for (name, found) in sides(row) {
             let Some(found) = found else {
                 let _ = writeln!(text, "  {name:<10} no run");
@@ -36,7 +42,9 @@ pub fn markdown(rows: &[Row]) -> String {
     let mut text = String::from("| claim | claimed | measured | simulated |\n|---|---|---|---|\n");
     for row in rows {
         let cell = |found: &Option<Found>| {
-            found.as_ref().map_or("no run".into(), |found| format!("{}: **{}**", ratio(found), verdict(found)))
+            found
+                .as_ref()
+                .map_or("no run".into(), |found| format!("{}: **{}**", ratio(found), verdict(found)))
         };
         let _ = writeln!(
             text,
@@ -50,7 +58,13 @@ pub fn markdown(rows: &[Row]) -> String {
     }
     for row in rows {
         let claim = &row.claim;
-        let _ = writeln!(text, "\n**{}**: {} ({})\n", cell_text(&claim.name), cell_text(&claim.says), cell_text(&claim.source));
+        let _ = writeln!(
+            text,
+            "\n**{}**: {} ({})\n",
+            cell_text(&claim.name),
+            cell_text(&claim.says),
+            cell_text(&claim.source)
+        );
         for (name, found) in sides(row) {
             if let Some(found) = found {
                 let _ = writeln!(text, "- {name}: {}", found.why.words(claim));

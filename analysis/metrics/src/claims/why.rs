@@ -169,7 +169,9 @@ impl Why {
     fn first_token(&self) -> Option<String> {
         let (with, without) = (self.with.ttft_mean_ns?, self.without.ttft_mean_ns?);
         let means = format!("mean TTFT {} against {}", duration(with), duration(without));
-        let Some((a, b)) = self.with.queue_mean_ns.zip(self.without.queue_mean_ns) else { return Some(means) };
+        let Some((a, b)) = self.with.queue_mean_ns.zip(self.without.queue_mean_ns) else {
+            return Some(means);
+        };
         Some(format!(
             "{means}; of it waiting {} against {}, the rest {} against {}",
             duration(a),
@@ -212,9 +214,8 @@ impl Why {
 
     fn hits(&self) -> Option<String> {
         let (with, without) = (self.with.hit_rate?, self.without.hit_rate?);
-        (with.max(without) > 0.01).then(|| {
-            format!("{} against {} of prompt tokens were in the cache", share(with), share(without))
-        })
+        (with.max(without) > 0.01)
+            .then(|| format!("{} against {} of prompt tokens were in the cache", share(with), share(without)))
     }
 
     fn padding(&self) -> Option<String> {

@@ -53,9 +53,8 @@ impl Roofline {
         // The sum is read and written.
         let expand_bytes = adapters * VALUE * rank * outputs + ACTIVATION * rows * (between + 2.0 * outputs);
         let rows_each = rows / adapters;
-        let cost = |operation, flops, bytes| {
-            self.cost(operation, count, 1.0, flops, bytes, Math::Half, rows_each)
-        };
+        let cost =
+            |operation, flops, bytes| self.cost(operation, count, 1.0, flops, bytes, Math::Half, rows_each);
         [
             cost(Operation::LoraShrink, shrink_flops, shrink_bytes),
             cost(Operation::LoraExpand, expand_flops, expand_bytes),

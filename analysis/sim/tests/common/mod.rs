@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};
 use llmlab_core::scheduler::Scheduler;
-use llmlab_loadgen::{Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Timeouts, Workload, WorkloadConfig};
+use llmlab_loadgen::{
+    Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Timeouts, Workload, WorkloadConfig,
+};
 use llmlab_results::record::{RecordSink, RequestRecord};
 use llmlab_sim::{CostModel, SeqShape};
 
