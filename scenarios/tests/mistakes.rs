@@ -59,7 +59,11 @@ mistake!(exponent_of_nothing, "requests = 300" => "requests = 300\nprefixes = { 
 mistake!(adapters_of_no_kind, "requests = 300" => "requests = 300\nadapters = { rank = 8 }");
 mistake!(adapter_folder_not_found, "requests = 300" => "requests = 300\nadapters = { folders = { sql = \"no/such/folder\" } }");
 mistake!(rank_of_a_folder, "requests = 300" => "requests = 300\nadapters = { rank = 8, folders = { sql = \".\" } }");
-mistake!(adapters_under_another_policy, "requests = 300" => "requests = 300\nadapters = { count = 2 }\n[[target]]\nname = \"tgi\"\nengine = { policy = \"tgi\" }");
+mistake!(adapters_under_another_policy, "arrivals = { process = \"poisson\", load = 0.7 }" => "arrivals = { users = 2 }
+adapters = { count = 2 }
+[[target]]
+name = \"tgi\"
+engine = { policy = \"tgi\" }");
 mistake!(claim_of_an_unknown_metric, "[slo]" => "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"p\"\nmetric = \"speed\"\nratio = [2, 4]\ntarget = \"vllm\"\nagainst = \"tgi\"\n[slo]");
 mistake!(claim_about_an_unknown_target, "[slo]" => "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"p\"\nmetric = \"ttft_p50\"\nratio = [2, 4]\ntarget = \"vllm\"\nagainst = \"tgi\"\n[slo]");
 mistake!(claim_with_a_range_upside_down, "[slo]" => "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"p\"\nmetric = \"ttft_p50\"\nratio = [4, 2]\ntarget = \"vllm\"\nagainst = \"vllm\"\n[slo]");

@@ -30,8 +30,8 @@ pub(super) fn prefixes(workload: &WorkloadTable) -> Result<Option<PrefixSpec>, F
     }
     let PrefixesTable { count, tokens, popularity, exponent } = written.get_ref();
     Ok(Some(PrefixSpec {
-        count: in_range(count, "count", 1, MAX_PREFIXES)?,
-        tokens: in_range(tokens, "tokens", 1, MAX_TOKENS)?,
+        count: in_range(count, "prefixes.count", 1, MAX_PREFIXES)?,
+        tokens: in_range(tokens, "prefixes.tokens", 1, MAX_TOKENS)?,
         popularity: self::popularity(popularity, exponent)?,
     }))
 }
@@ -41,8 +41,10 @@ pub(super) fn adapters(workload: &WorkloadTable, base: &Path) -> Result<Option<A
     let AdaptersTable { count, rank, folders, popularity, exponent } = written.get_ref();
     let modules = match (count, folders) {
         (Some(count), None) => {
-            let count = in_range(count, "count", 1, MAX_ADAPTERS as u32)?;
-            let rank = rank.as_ref().map_or(Ok(DEFAULT_RANK), |rank| in_range(rank, "rank", 1, MAX_RANK))?;
+            let count = in_range(count, "adapters.count", 1, MAX_ADAPTERS as u32)?;
+            let rank = rank
+                .as_ref()
+                .map_or(Ok(DEFAULT_RANK), |rank| in_range(rank, "adapters.rank", 1, MAX_RANK))?;
             let module = |number| AdapterModule {
                 name: format!("lora-{number}"),
                 source: AdapterSource::Synthetic { rank },

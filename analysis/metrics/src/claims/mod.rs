@@ -83,7 +83,7 @@ impl ClaimMetric {
             ClaimMetric::Of(metric) => metric.value(trial),
             ClaimMetric::ItlMax => finite(trial.latency.itl.as_ref().and_then(|itl| itl.max_ns)),
             ClaimMetric::KvUsed => {
-                finite(trial.engine.as_ref().and_then(|engine| engine.kv_waste_mean).map(|waste| 1.0 - waste))
+                finite(trial.engine.as_ref().and_then(why::kv_waste).map(|waste| 1.0 - waste))
             }
         }
     }
@@ -101,13 +101,15 @@ pub enum Verdict {
     Larger,
     /// Below the range, and no better than without the technique as far as the interval tells.
     NotSeen,
+    /// The interval meets the range, and no gain at all lies in it too: the repeats differ too much to tell.
+    Unclear,
 }
 
 impl Verdict {
     /// `interval` are the ends that the repeats leave open; one value twice where there is one repeat.
     pub fn of((low, high): (f64, f64), (least, most): (f64, f64)) -> Verdict {
         if high >= least && low <= most {
-            Verdict::Confirmed
+            if low <= 1.0 && least > 1.0 { Verdict::Unclear } else { Verdict::Confirmed }
         } else if low > most {
             Verdict::Larger
         } else if low > 1.0 {
@@ -123,6 +125,7 @@ impl Verdict {
             Verdict::Smaller => "smaller",
             Verdict::Larger => "larger",
             Verdict::NotSeen => "not seen",
+            Verdict::Unclear => "unclear",
         }
     }
 }
@@ -239,7 +242,8 @@ mod tests {
             ((2.5, 3.0), Verdict::Confirmed),
             ((1.2, 2.0), Verdict::Confirmed),
             ((4.0, 9.0), Verdict::Confirmed),
-            ((0.5, 9.0), Verdict::Confirmed),
+            ((0.5, 9.0), Verdict::Unclear),
+            ((1.0, 2.5), Verdict::Unclear),
             ((1.2, 1.9), Verdict::Smaller),
             ((4.1, 5.0), Verdict::Larger),
             ((0.9, 1.9), Verdict::NotSeen),

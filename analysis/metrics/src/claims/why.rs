@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Claim, ClaimMetric};
 use crate::analysis::TrialAnalysis;
+use crate::engine_log::EngineLog;
 use crate::metric::Metric;
 use crate::report::format::{duration, significant};
 
@@ -53,7 +54,7 @@ impl Side {
                 sequences: log.sequence_steps as f64 / steps,
                 padding: log.padding_share,
                 preemptions: log.preemptions,
-                kv_waste: log.kv_waste_mean,
+                kv_waste: kv_waste(log),
             }
         });
         let hit_rate = log.zip(rates).zip(seconds).and_then(|((log, rates), seconds)| {
@@ -70,6 +71,11 @@ impl Side {
             hit_rate,
         }
     }
+}
+
+/// Share of the handed-out KV slots that hold no token.
+pub(super) fn kv_waste(log: &EngineLog) -> Option<f64> {
+    log.kv_waste_mean
 }
 
 /// Both sides of a claim in one repeat.
