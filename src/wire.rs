@@ -332,7 +332,7 @@ pub fn build_executor(
     };
     let draft = llmlab_models::load(source, model_seed).map_err(Failure::bad_input)?;
     let drafts = speculation.num_speculative_tokens as usize;
-    let mut config = resolved.runtime.clone();
+    let mut config = resolved.runtime;
     if let Some(format) = weights {
         config.weights = format
             .parse()
