@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 const EXIT_CODES: &str = "\
 Exit codes:
   0 pass · 1 internal error · 2 usage or configuration · 3 target or preflight · 4 run invalid or untrusted
-  10 SLO failed · 130 interrupted, partial results saved";
+  10 SLO failed · 130 interrupted, partial results saved
+  Of a folder: that of the first scenario that did not pass.";
 
 #[derive(Debug, Parser)]
 #[command(name = "llmlab", version, about = "Benchmark LLM servers and plan their capacity.", after_help = EXIT_CODES)]
@@ -24,6 +25,7 @@ Examples:
   llmlab run scenarios/quickstart.toml              20 seconds, one target
   llmlab run scenarios/vllm-vs-tgi.toml --tui       two scheduling policies side by side, live
   llmlab run scenarios/vllm-vs-tgi.toml --explain   what would be run, without running it
+  llmlab run scenarios/claims                       every scenario of a folder, and its claims against what was measured
   llmlab run http://127.0.0.1:8000                  a server that is already up (OpenAI protocol)")]
     Run(RunArgs),
     /// Run a scenario's engines in virtual time: on other hardware, or on this one as it was calibrated
@@ -81,9 +83,9 @@ Examples:
     Completions { shell: clap_complete::Shell },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RunArgs {
-    /// Scenario file, or the URL of a running server
+    /// Scenario file, the URL of a running server, or a folder whose *.toml are run one after the other
     pub scenario: String,
     /// Print the resolved plan and run nothing
     #[arg(long)]
@@ -131,7 +133,7 @@ pub struct ServeArgs {
     /// Name clients use in `model`; default: the model source
     #[arg(long)]
     pub served_model_name: Option<String>,
-    /// An adapter in PEFT's format; requests ask for it by NAME in `model`. May be given several times
+    /// An adapter in PEFT's format, or NAME=synthetic:RANK; requests ask for it by NAME in `model`. May be given several times
     #[arg(long, value_name = "NAME=FOLDER")]
     pub lora_modules: Vec<String>,
     /// static, dynamic, vllm, tgi, tgi-3.3.6

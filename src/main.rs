@@ -1,6 +1,7 @@
 //! `llmlab`: measures an LLM server, explains the number, and compares. This package is the composition root: the only
 //! place where the crates of the workspace meet. Reading order: [`cli`], [`commands`], [`wire`].
 
+mod adapters;
 mod calibration;
 mod cli;
 mod commands;

@@ -8,12 +8,13 @@ use llmlab_core::scheduler::Scheduler;
 use llmlab_models::catalogue;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{TargetFacts, TargetKind};
-use llmlab_scenarios::spec::{PolicySpec, SimulateSpec};
+use llmlab_scenarios::spec::{AdapterSpec, PolicySpec, SimulateSpec};
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::fit::Fitted;
 use llmlab_sim::memory::{Budget, DEFAULT_UTILIZATION};
 use llmlab_sim::{CostModel, Device, Overhead, Roofline, RooflineExecutor};
 
+use crate::adapters::{self, SimulatedAdapters};
 use crate::calibration::EngineCalibration;
 use crate::exit::Failure;
 use crate::text::bytes;
@@ -40,7 +41,7 @@ pub struct ResolvedSimulation {
 
 #[derive(Debug, Clone)]
 pub enum SimulatedHardware {
-    Catalogue { cost: Arc<Roofline>, description: String, budget: Budget },
+    Catalogue { cost: Arc<Roofline>, description: String, budget: Budget, adapter_rank: Option<u32> },
     ThisHost { cost: Fitted, threads: u32 },
 }
 
@@ -51,16 +52,23 @@ pub fn resolve_simulation(
     model: &ModelSpec,
     loaded: Option<&LoadedModel>,
     max_model_len: Option<u32>,
+    adapters: Option<&AdapterSpec>,
 ) -> Result<ResolvedSimulation, String> {
+    let adapters = adapters.map(|adapters| adapters::simulated(adapters, model)).transpose()?;
     if let PolicySpec::Vllm { speculation: Some(_), .. } = &spec.engine.policy {
         return Err(
             "speculative_method: how many drafts a real model accepts is not simulated yet; remove it".into(),
         );
     }
     if spec.hardware.eq_ignore_ascii_case(THIS_HOST) {
+        if adapters.is_some() {
+            return Err(format!(
+                "adapters: calibration on {THIS_HOST} has no price for them; choose a device, or set enable_lora = false"
+            ));
+        }
         on_this_host(spec, source, model, loaded, max_model_len)
     } else {
-        on_catalogued(spec, model, loaded, max_model_len)
+        on_catalogued(spec, model, loaded, max_model_len, adapters)
     }
 }
 
@@ -69,12 +77,16 @@ fn on_catalogued(
     model: &ModelSpec,
     loaded: Option<&LoadedModel>,
     max_model_len: Option<u32>,
+    adapters: Option<SimulatedAdapters>,
 ) -> Result<ResolvedSimulation, String> {
+    let adapter_bytes = adapters.map_or(0, |adapters| adapters.stored_bytes);
     let hardware = catalogue::hardware(&spec.hardware)
         .map_err(|error| format!("hardware: {error}; or \"{THIS_HOST}\" after llmlab calibrate --engine"))?;
     let device = Device::from_catalogue(hardware).map_err(|error| format!("hardware: {error}"))?;
     let utilization = spec.gpu_memory_utilization.unwrap_or(DEFAULT_UTILIZATION);
-    let budget = |weights: &Footprint| Budget::of(&device, utilization, model, weights.stored_bytes);
+    let budget = |weights: &Footprint| {
+        Budget::of(&device, utilization, model, weights.stored_bytes.saturating_add(adapter_bytes))
+    };
     let sizes = wire::resolve_sizes(&spec.engine, model, loaded, max_model_len, |weights| {
         let budget = budget(weights);
         let left = budget.kv_bytes();
@@ -84,10 +96,11 @@ fn on_catalogued(
     // A pool that was chosen by hand must fit too.
     let pool_bytes =
         u64::from(sizes.engine.num_blocks) * u64::from(sizes.engine.block_size) * sizes.kv_bytes_per_token;
-    if sizes.footprint.stored_bytes as f64 + pool_bytes as f64 > device.memory_bytes {
+    let weight_bytes = sizes.footprint.stored_bytes.saturating_add(adapter_bytes);
+    if weight_bytes as f64 + pool_bytes as f64 > device.memory_bytes {
         return Err(format!(
             "weights ({}) and the KV pool ({}) are more than the {} of {}; lower num_blocks or kv_memory",
-            bytes(sizes.footprint.stored_bytes),
+            bytes(weight_bytes),
             bytes(pool_bytes),
             bytes(device.memory_bytes as u64),
             device.name
@@ -97,7 +110,13 @@ fn on_catalogued(
     let layers = Layers::new(model, |tensor| weights::format_in_memory(model, stored, sizes.weights, tensor))
         .map_err(|error| error.to_string())?;
     let cost = Arc::new(Roofline::new(model, layers, sizes.kv_bytes_per_token, device));
-    let hardware = SimulatedHardware::Catalogue { cost, description: hardware.description.clone(), budget };
+    let adapter_rank = adapters.map(|adapters| adapters.rank);
+    let hardware = SimulatedHardware::Catalogue {
+        cost,
+        description: hardware.description.clone(),
+        budget,
+        adapter_rank,
+    };
     Ok(resolved(spec, model, sizes, hardware, Overhead::SERVED_GPU))
 }
 
@@ -211,10 +230,14 @@ impl ResolvedSimulation {
     pub fn start(&self, seed: u64) -> Result<Engine<RooflineExecutor>, Failure> {
         let scheduler =
             Scheduler::new(self.engine.clone()).map_err(Failure::bad_input)?.without_block_tables();
-        let cost: Box<dyn CostModel> = match &self.hardware {
-            SimulatedHardware::Catalogue { cost, .. } => Box::new(cost.clone()),
-            SimulatedHardware::ThisHost { cost, .. } => Box::new(cost.clone()),
+        let executor = |cost: Box<dyn CostModel>| RooflineExecutor::new(cost, seed, self.vocab_size);
+        let executor = match &self.hardware {
+            SimulatedHardware::Catalogue { cost, adapter_rank: Some(rank), .. } => {
+                executor(Box::new(cost.clone())).with_adapters(cost.clone(), *rank)
+            }
+            SimulatedHardware::Catalogue { cost, .. } => executor(Box::new(cost.clone())),
+            SimulatedHardware::ThisHost { cost, .. } => executor(Box::new(cost.clone())),
         };
-        Ok(Engine::new(scheduler, RooflineExecutor::new(cost, seed, self.vocab_size)))
+        Ok(Engine::new(scheduler, executor))
     }
 }

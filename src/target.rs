@@ -24,6 +24,8 @@ pub struct EngineLaunch {
     pub max_model_len: u32,
     pub threads: usize,
     pub engine: EngineSpec,
+    /// For `--lora-modules`: NAME=FOLDER or NAME=synthetic:RANK.
+    pub lora_modules: Vec<String>,
 }
 
 /// Our own engine as a child process on loopback. Dropping it kills the child.
@@ -49,6 +51,7 @@ impl EngineProcess {
             .args(["--served-model-name", "llmlab", "--engine-json", &json])
             .args(["--model-seed", &launch.model_seed.to_string()])
             .args(["--max-model-len", &launch.max_model_len.to_string()])
+            .args(launch.lora_modules.iter().flat_map(|module| ["--lora-modules", module]))
             .arg("--step-log")
             .arg(dir.join("steps.jsonl"))
             // Candle computes on rayon's threads; it must leave the client's core alone like our own executor.

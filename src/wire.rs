@@ -327,11 +327,18 @@ pub fn build_executor(
     let PolicySpec::Vllm { speculation: Some(speculation), .. } = &spec.policy else {
         return Ok(Box::new(executor));
     };
-    let SpeculationMethod::DraftModel { source } = &speculation.method else { return Ok(Box::new(executor)) };
+    let SpeculationMethod::DraftModel { source, weights } = &speculation.method else {
+        return Ok(Box::new(executor));
+    };
     let draft = llmlab_models::load(source, model_seed).map_err(Failure::bad_input)?;
     let drafts = speculation.num_speculative_tokens as usize;
-    let executor =
-        DraftModelExecutor::new(executor, &draft.spec, draft.weights.as_ref(), &resolved.runtime, drafts);
+    let mut config = resolved.runtime;
+    if let Some(format) = weights {
+        config.weights = format
+            .parse()
+            .map_err(|error: UnknownFormat| Failure::bad_input(format!("speculative_weights: {error}")))?;
+    }
+    let executor = DraftModelExecutor::new(executor, &draft.spec, draft.weights.as_ref(), &config, drafts);
     Ok(Box::new(executor.map_err(failed)?))
 }
 

@@ -5,7 +5,7 @@
 //! target is a URL.
 //!
 //! Reading order, along the data path:
-//! 1. [`workload`] (with [`lengths`], [`arrivals`], [`prompts`], `streams`): what to send and when. Pure.
+//! 1. [`workload`] (with [`lengths`], [`arrivals`], [`prompts`], [`popularity`], `streams`): what to send and when. Pure.
 //! 2. [`issuer`]: the schedule as a state machine without a clock.
 //! 3. [`protocols`], [`sse`], `tally`: bytes of a response to token events of a record. Pure.
 //! 4. [`endpoint`], `http`, `client`: one request over one connection.
@@ -23,6 +23,7 @@ mod http;
 pub mod issuer;
 pub mod lengths;
 mod pacing;
+pub mod popularity;
 pub mod prometheus;
 pub mod prompts;
 pub mod protocols;
@@ -38,6 +39,10 @@ pub use driver::{DriveError, DriveFacts, DriveOptions, Ended, Observer, Silent, 
 pub use endpoint::{Endpoint, Protocol, Secret, Timeouts};
 pub use issuer::{At, Issuer};
 pub use lengths::{LengthDist, Lengths, TraceRow};
+pub use popularity::Popularity;
 pub use prompts::PromptStyle;
 pub use scrape::Scrape;
-pub use workload::{Mode, PlannedRequest, Prompt, Workload, WorkloadConfig, WorkloadError, generate};
+pub use workload::{
+    Adapter, Adapters, Mode, PlannedRequest, Prefixes, Prompt, Workload, WorkloadConfig, WorkloadError,
+    generate,
+};

@@ -35,13 +35,14 @@ impl PromptStyle {
         }
     }
 
-    /// The prompt of request `index`: `tokens` long, the first `shared` of them the same for every request. At least
-    /// the last token is the request's own, else a prefix cache would have nothing left to compute.
-    pub(crate) fn prompt(&self, seed: u64, index: u64, tokens: u32, shared: u32) -> Prompt {
+    /// The prompt of request `index`: `tokens` long, the first `shared` of them those of the prefix number `prefix`. At
+    /// least the last token is the request's own, else a prefix cache would have nothing left to compute.
+    pub(crate) fn prompt(&self, seed: u64, index: u64, tokens: u32, prefix: u32, shared: u32) -> Prompt {
+        let prefix = u64::from(prefix);
         let shared = shared.min(tokens.saturating_sub(1));
         match self {
             PromptStyle::TokenIds { first, end } => {
-                let mut ids = draw(seed, Purpose::SharedPrefix, 0, shared, end - first);
+                let mut ids = draw(seed, Purpose::SharedPrefix, prefix, shared, end - first);
                 ids.extend(draw(seed, Purpose::Prompt, index, tokens - shared, end - first));
                 ids.iter_mut().for_each(|id| *id += first);
                 Prompt::Tokens(ids)
@@ -50,7 +51,7 @@ impl PromptStyle {
                 let words = |tokens: u32| (f64::from(tokens) / tokens_per_word).round() as u32;
                 let total = words(tokens).max(1);
                 let shared = words(shared).min(total - 1);
-                let mut picks = draw(seed, Purpose::SharedPrefix, 0, shared, WORDS.len() as u32);
+                let mut picks = draw(seed, Purpose::SharedPrefix, prefix, shared, WORDS.len() as u32);
                 picks.extend(draw(seed, Purpose::Prompt, index, total - shared, WORDS.len() as u32));
                 Prompt::Text(picks.into_iter().map(|w| WORDS[w as usize]).collect::<Vec<_>>().join(" "))
             }

@@ -11,6 +11,8 @@ pub(crate) enum Purpose {
     Arrivals = 2,
     Prompt = 3,
     SharedPrefix = 4,
+    PrefixChoice = 5,
+    Adapter = 6,
 }
 
 pub(crate) fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha8Rng {

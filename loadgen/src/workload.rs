@@ -3,12 +3,14 @@
 //! Same configuration, same bytes. Request `i` depends on the seed, its index and the knobs that concern it, never on
 //! how many requests there are, so a run can be shortened, lengthened or sharded without changing any prompt.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::arrivals::{Arrivals, RATE_RANGE_RPS};
 use crate::lengths::Lengths;
+use crate::popularity::{MOST_CHOICES, Popularity, Shares};
 use crate::prompts::PromptStyle;
 use crate::streams::{Purpose, stream};
 
@@ -25,8 +27,34 @@ pub struct WorkloadConfig {
     pub output_range: (u32, u32),
     pub arrivals: Arrivals,
     pub prompts: PromptStyle,
-    /// Tokens at the start of every prompt that are the same for all requests (part of the drawn length).
-    pub shared_prefix_tokens: u32,
+    pub prefixes: Prefixes,
+    /// `None`: every request asks for the served model itself.
+    pub adapters: Option<Adapters>,
+}
+
+/// Beginnings that prompts share, as system prompts are shared. Part of the drawn length.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prefixes {
+    /// Different ones; each request takes one of them.
+    pub count: u32,
+    pub tokens: u32,
+    pub popularity: Popularity,
+}
+
+impl Prefixes {
+    pub const NONE: Prefixes = Prefixes::one(0);
+
+    /// The same for all requests.
+    pub const fn one(tokens: u32) -> Prefixes {
+        Prefixes { count: 1, tokens, popularity: Popularity::Uniform }
+    }
+}
+
+/// Adapters that requests ask for, by the names under which the server has them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapters {
+    pub names: Vec<String>,
+    pub popularity: Popularity,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +82,16 @@ pub struct PlannedRequest {
     pub prompt_tokens: u32,
     /// The forced output length.
     pub max_tokens: u32,
+    /// Named as the model in the request, where there is one.
+    pub adapter: Option<Adapter>,
+}
+
+/// One of [`Adapters`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// Its place in the list.
+    pub index: u32,
+    pub name: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +101,13 @@ pub enum Prompt {
 }
 
 impl Workload {
+    /// The same requests to the model itself, as a baseline of what adapters cost.
+    pub fn without_adapters(&self) -> Workload {
+        let mut plain = self.clone();
+        plain.requests.iter_mut().for_each(|request| request.adapter = None);
+        plain
+    }
+
     pub fn prompt_tokens_total(&self) -> u64 {
         self.requests.iter().map(|r| u64::from(r.prompt_tokens)).sum()
     }
@@ -108,6 +153,10 @@ pub enum WorkloadError {
     Range { side: &'static str, min: u32, max: u32 },
     #[error("token id range {first}..{end} is empty")]
     TokenRange { first: u32, end: u32 },
+    #[error("{count} to choose from; accepted are 1 to {MOST_CHOICES}")]
+    Choices { count: u32 },
+    #[error("exponent must be between 0 and 10, got {value}")]
+    Exponent { value: f64 },
     #[error("tokens per word must be between 0.1 and 100, got {value}")]
     TokensPerWord { value: f64 },
 }
@@ -115,8 +164,9 @@ pub enum WorkloadError {
 /// Materialises the workload. Pure: no clock, no unseeded randomness.
 pub fn generate(config: &WorkloadConfig) -> Result<Workload, WorkloadError> {
     check(config)?;
+    let choices = Choices::of(config)?;
     let times = config.arrivals.times(config.seed, &config.lengths, config.requests);
-    let requests = times.into_iter().zip(0..).map(|(at, index)| plan(config, index, at)).collect();
+    let requests = times.into_iter().zip(0..).map(|(at, index)| plan(config, &choices, index, at)).collect();
     let mode = match config.arrivals {
         Arrivals::Closed { users, think_time } => Mode::Closed { users, think_time },
         _ => Mode::Open,
@@ -124,10 +174,41 @@ pub fn generate(config: &WorkloadConfig) -> Result<Workload, WorkloadError> {
     Ok(Workload { requests, mode })
 }
 
-fn plan(config: &WorkloadConfig, index: u64, at: Duration) -> PlannedRequest {
+/// What requests choose between, and how often each is chosen.
+struct Choices {
+    prefixes: Shares,
+    adapters: Vec<Arc<str>>,
+    adapter_shares: Option<Shares>,
+}
+
+impl Choices {
+    fn of(config: &WorkloadConfig) -> Result<Choices, WorkloadError> {
+        let Prefixes { count, popularity, .. } = config.prefixes;
+        let adapters = config.adapters.as_ref();
+        let number = |a: &Adapters| u32::try_from(a.names.len()).unwrap_or(u32::MAX);
+        Ok(Choices {
+            prefixes: Shares::new(count, popularity)?,
+            adapters: adapters.into_iter().flat_map(|a| &a.names).map(|name| name.as_str().into()).collect(),
+            adapter_shares: adapters.map(|a| Shares::new(number(a), a.popularity)).transpose()?,
+        })
+    }
+
+    fn prefix(&self, seed: u64, request: u64) -> u32 {
+        self.prefixes.draw(&mut stream(seed, Purpose::PrefixChoice, request))
+    }
+
+    fn adapter(&self, seed: u64, request: u64) -> Option<Adapter> {
+        let index = self.adapter_shares.as_ref()?.draw(&mut stream(seed, Purpose::Adapter, request));
+        Some(Adapter { index, name: self.adapters[index as usize].clone() })
+    }
+}
+
+fn plan(config: &WorkloadConfig, choices: &Choices, index: u64, at: Duration) -> PlannedRequest {
     let (prompt_tokens, max_tokens) = lengths(config, index);
-    let prompt = config.prompts.prompt(config.seed, index, prompt_tokens, config.shared_prefix_tokens);
-    PlannedRequest { index, at, prompt, prompt_tokens, max_tokens }
+    let prefix = choices.prefix(config.seed, index);
+    let prompt = config.prompts.prompt(config.seed, index, prompt_tokens, prefix, config.prefixes.tokens);
+    let adapter = choices.adapter(config.seed, index);
+    PlannedRequest { index, at, prompt, prompt_tokens, max_tokens, adapter }
 }
 
 /// Tokens in and out of request `index`.

@@ -9,7 +9,14 @@ fn workload(gaps_ms: &[u64], mode: Mode) -> Workload {
     let mut at = Duration::ZERO;
     let requests = (0..).zip(gaps_ms).map(|(index, gap)| {
         at += Duration::from_millis(*gap);
-        PlannedRequest { index, at, prompt: Prompt::Tokens(vec![1]), prompt_tokens: 1, max_tokens: 1 }
+        PlannedRequest {
+            index,
+            at,
+            prompt: Prompt::Tokens(vec![1]),
+            prompt_tokens: 1,
+            max_tokens: 1,
+            adapter: None,
+        }
     });
     Workload { requests: requests.collect(), mode }
 }

@@ -79,6 +79,19 @@ fn the_role_chunk_is_not_the_first_token() {
 }
 
 #[test]
+fn a_request_with_an_adapter_names_it_as_its_model() {
+    let server = FakeServer::always(normal(2));
+    let mut config = config(1, 2, llmlab_loadgen::Arrivals::Constant { rate_rps: 1.0 });
+    let names = vec!["lora-1".to_string()];
+    config.adapters =
+        Some(llmlab_loadgen::Adapters { names, popularity: llmlab_loadgen::Popularity::Uniform });
+    let (records, _) = run(&endpoint(server.url()), &generate(&config).unwrap());
+    assert_eq!(records[0].outcome, Outcome::Ok, "{:?}", records[0]);
+    let sent = &server.seen.lock().unwrap().requests[0];
+    assert!(sent.contains(r#""model":"lora-1""#), "{sent}");
+}
+
+#[test]
 fn framing_does_not_matter() {
     let text: String = completion_events(3).iter().map(|e| format!("data: {e}\r\n\r\n")).collect();
     let mut bytewise = vec![head()];

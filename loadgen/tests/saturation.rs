@@ -5,7 +5,9 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use llmlab_loadgen::saturation::{Ramp, RampEnd, Throughput, find_saturation, step_workload};
-use llmlab_loadgen::{Arrivals, LengthDist, Lengths, Prompt, PromptStyle, WorkloadConfig, generate};
+use llmlab_loadgen::{
+    Arrivals, LengthDist, Lengths, Prefixes, Prompt, PromptStyle, WorkloadConfig, generate,
+};
 use llmlab_results::record::{CountSource, Outcome, RequestRecord, TokenEvent};
 use proptest::prelude::*;
 
@@ -170,6 +172,7 @@ fn measured(tokens: u32) -> WorkloadConfig {
         output_range: (1, 100_000),
         arrivals: Arrivals::Constant { rate_rps: 1.0 },
         prompts: PromptStyle::TokenIds { first: 0, end: 1000 },
-        shared_prefix_tokens: 0,
+        prefixes: Prefixes::NONE,
+        adapters: None,
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use llmlab_loadgen::lengths::{PROBABILITIES, QuantileTable, quantile};
 use llmlab_loadgen::{
-    Arrivals, LengthDist, Lengths, Mode, Prompt, PromptStyle, TraceRow, Workload, WorkloadConfig,
-    WorkloadError, generate,
+    Adapters, Arrivals, LengthDist, Lengths, Mode, Popularity, Prefixes, Prompt, PromptStyle, TraceRow,
+    Workload, WorkloadConfig, WorkloadError, generate,
 };
 use proptest::prelude::*;
 
@@ -24,7 +24,8 @@ fn base() -> WorkloadConfig {
         output_range: (1, 300),
         arrivals: Arrivals::Poisson { rate_rps: 10.0 },
         prompts: PromptStyle::TokenIds { first: 5, end: 505 },
-        shared_prefix_tokens: 0,
+        prefixes: Prefixes::NONE,
+        adapters: None,
     }
 }
 
@@ -99,7 +100,7 @@ proptest! {
             requests: 50,
             arrivals: Arrivals::Gamma { rate_rps: 5.0, cv },
             input_range: (1, max),
-            shared_prefix_tokens: 7,
+            prefixes: Prefixes::one(7),
             ..base()
         };
         let workload = generate(&config).unwrap();
@@ -146,7 +147,7 @@ fn one_knob_leaves_the_rest_alone() {
 
 #[test]
 fn the_shared_prefix_is_all_that_is_shared() {
-    let config = WorkloadConfig { shared_prefix_tokens: 30, input_range: (40, 2000), ..base() };
+    let config = WorkloadConfig { prefixes: Prefixes::one(30), input_range: (40, 2000), ..base() };
     let workload = generate(&config).unwrap();
     let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(x, y)| x == y).count();
     let first = ids(&workload.requests[0].prompt);
@@ -159,6 +160,44 @@ fn the_shared_prefix_is_all_that_is_shared() {
     let lasts: std::collections::HashSet<_> =
         tiny.requests.iter().map(|r| ids(&r.prompt).last().copied()).collect();
     assert!(lasts.len() > 50, "{} different last tokens in 200 requests", lasts.len());
+}
+
+#[test]
+fn each_prompt_begins_with_one_of_the_prefixes() {
+    let prefixes = Prefixes { count: 4, tokens: 30, popularity: Popularity::Zipf { exponent: 1.0 } };
+    let config = WorkloadConfig { prefixes, requests: 2000, input_range: (40, 60), ..base() };
+    let workload = generate(&config).unwrap();
+    let mut counts = std::collections::HashMap::<&[u32], u32>::new();
+    for request in &workload.requests {
+        *counts.entry(&ids(&request.prompt)[..30]).or_default() += 1;
+    }
+    let mut counts: Vec<u32> = counts.into_values().collect();
+    counts.sort_by_key(|count| std::cmp::Reverse(*count));
+    assert_eq!(counts.len(), 4);
+    // Shares of 1, 1/2, 1/3 and 1/4; four standard deviations of a count.
+    for (count, wanted) in counts.into_iter().zip([960.0, 480.0, 320.0, 240.0]) {
+        assert!((f64::from(count) - wanted).abs() < 4.0 * f64::sqrt(wanted), "{count} of {wanted}");
+    }
+    // Behind the prefix nothing is shared.
+    let tails: std::collections::HashSet<_> =
+        workload.requests.iter().map(|r| ids(&r.prompt)[30..40].to_vec()).collect();
+    assert_eq!(tails.len(), 2000);
+    // One prefix is what the prompts began with before there were several.
+    let one = WorkloadConfig { prefixes: Prefixes::one(30), ..config.clone() };
+    let first = &generate(&one).unwrap().requests[0].prompt;
+    assert!(workload.requests.iter().any(|r| ids(&r.prompt)[..30] == ids(first)[..30]));
+    // How many requests there are moves none of them, and adapters move no prompt.
+    let adapters = Some(Adapters { names: vec!["a".into(), "b".into()], popularity: Popularity::Uniform });
+    let few =
+        generate(&WorkloadConfig { requests: 50, adapters: adapters.clone(), ..config.clone() }).unwrap();
+    let many = generate(&WorkloadConfig { requests: 300, adapters, ..config }).unwrap();
+    assert_eq!(few.requests[..], many.requests[..50]);
+    assert!(many.requests.iter().zip(&workload.requests).all(|(a, b)| a.prompt == b.prompt));
+    let named =
+        |name: &str| many.requests.iter().filter(|r| &*r.adapter.as_ref().unwrap().name == name).count();
+    assert_eq!(named("a") + named("b"), 300);
+    assert!((110..190).contains(&named("a")), "{}", named("a"));
+    assert!(many.without_adapters().requests.iter().all(|r| r.adapter.is_none()));
 }
 
 #[test]
@@ -275,7 +314,7 @@ fn a_trace_is_replayed_faster_and_starts_over() {
 #[test]
 fn text_prompts_have_the_words_for_the_length() {
     let prompts = PromptStyle::Words { tokens_per_word: 2.0 };
-    let config = WorkloadConfig { prompts, shared_prefix_tokens: 10, input_range: (20, 200), ..base() };
+    let config = WorkloadConfig { prompts, prefixes: Prefixes::one(10), input_range: (20, 200), ..base() };
     for r in generate(&config).unwrap().requests {
         let Prompt::Text(text) = r.prompt else { panic!("not text") };
         let words = text.split(' ').count() as f64;

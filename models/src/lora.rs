@@ -17,7 +17,7 @@ const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// Above it an adapter is no longer small against the matrix; vLLM accepts up to 512 too.
-const MAX_RANK: u32 = 512;
+pub const MAX_RANK: u32 = 512;
 
 /// One adapter, in memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,7 +147,7 @@ fn matrix_of(tensor: &str) -> Option<(String, usize)> {
 }
 
 /// Rows and columns of the matrices an adapter may change: those of attention and of dense MLPs.
-fn matrices(spec: &ModelSpec) -> BTreeMap<String, (u64, u64)> {
+pub(crate) fn matrices(spec: &ModelSpec) -> BTreeMap<String, (u64, u64)> {
     let mut matrices = BTreeMap::new();
     let mut add = |linear: &Linear| matrices.insert(linear.weight.clone(), (linear.rows, linear.cols));
     for layer in 0..spec.num_layers {

@@ -290,11 +290,26 @@ pub const KNOBS: &[Knob] = &[
         description: "Method draft_model: a smaller model with the same vocabulary.",
     },
     Knob {
+        name: "speculative_weights",
+        policies: VLLM,
+        kind: Kind::Choice(WEIGHTS),
+        default: Default::Unset,
+        description: "Method draft_model: format of the draft model's weights. Default: that of the model's own.",
+    },
+    Knob {
         name: "max_loras",
         policies: VLLM,
         kind: AT_LEAST_1,
         default: Default::Count(1),
         description: "Different adapters among the running requests at most.",
+    },
+    Knob {
+        name: "enable_lora",
+        policies: VLLM,
+        kind: Kind::Switch,
+        default: Default::Switch(true),
+        description: "With adapters in the workload: false sends every request to the model itself, as a baseline of what \
+                      adapters cost.",
     },
     // TGI v3 router.
     Knob {

@@ -39,6 +39,10 @@ pub struct Scenario {
     pub compare: CompareTable,
     #[schemars(with = "Option<CostTable>")]
     pub cost: Option<Spanned<CostTable>>,
+    /// What is said of a technique, to be held against what is measured: see `llmlab run scenarios/claims`.
+    #[serde(default)]
+    #[schemars(with = "Vec<ClaimTable>")]
+    pub claim: Vec<Spanned<ClaimTable>>,
 }
 
 /// The model under test.
@@ -85,8 +89,81 @@ pub struct WorkloadTable {
     pub arrivals: Spanned<ArrivalsTable>,
     /// Tokens at the start of every prompt that all requests share. Default 0.
     pub shared_prefix_tokens: Option<u32>,
+    /// Several beginnings, such as system prompts, of which each request has one.
+    #[schemars(with = "Option<PrefixesTable>")]
+    pub prefixes: Option<Spanned<PrefixesTable>>,
+    /// LoRA adapters that requests ask for by name, in place of the model. Exactly one of count and folders.
+    #[schemars(with = "Option<AdaptersTable>")]
+    pub adapters: Option<Spanned<AdaptersTable>>,
     #[serde(default)]
     pub timeouts: TimeoutsTable,
+}
+
+/// Beginnings that prompts share.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrefixesTable {
+    /// Different ones.
+    #[schemars(with = "u32", range(min = 1, max = 100_000))]
+    pub count: Spanned<u32>,
+    /// Tokens of each, part of the drawn prompt length. At least the last token of a prompt is the request's own.
+    #[schemars(with = "u32", range(min = 1))]
+    pub tokens: Spanned<u32>,
+    /// How often each is chosen: uniform, or zipf (the k-th k^-exponent times as often as the first). Default uniform.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::popularity")]
+    pub popularity: Option<Spanned<String>>,
+    /// Of zipf. Default 1.
+    #[schemars(with = "Option<f64>")]
+    pub exponent: Option<Spanned<f64>>,
+}
+
+/// Adapters: synthetic ones, made when the engine starts, or folders.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptersTable {
+    /// Synthetic adapters on every matrix of attention and MLP, named lora-1, lora-2, ...
+    #[schemars(with = "Option<u32>", range(min = 1, max = 1000))]
+    pub count: Option<Spanned<u32>>,
+    /// Of the synthetic ones. Default 16.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 512))]
+    pub rank: Option<Spanned<u32>>,
+    /// Adapters in PEFT's format by the name that requests use; folders are relative to this file.
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
+    pub folders: Option<Spanned<BTreeMap<Spanned<String>, Spanned<String>>>>,
+    /// How often each is chosen: uniform, or zipf (the k-th k^-exponent times as often as the first). Default uniform.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::popularity")]
+    pub popularity: Option<Spanned<String>>,
+    /// Of zipf. Default 1.
+    #[schemars(with = "Option<f64>")]
+    pub exponent: Option<Spanned<f64>>,
+}
+
+/// Somebody's claim about a technique.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimTable {
+    /// Joins the live and the simulated scenario of one claim.
+    #[schemars(with = "String")]
+    pub name: Spanned<String>,
+    /// The claim in a few words.
+    #[schemars(with = "String")]
+    pub says: Spanned<String>,
+    /// Who says so, where and when.
+    #[schemars(with = "String")]
+    pub source: Spanned<String>,
+    #[schemars(schema_with = "schema::claim_metric")]
+    pub metric: Spanned<String>,
+    /// [least, most]: how many times better `target` is said to be than `against`, whichever way better is.
+    #[schemars(with = "(f64, f64)")]
+    pub ratio: Spanned<(f64, f64)>,
+    /// The target with the technique.
+    #[schemars(with = "String")]
+    pub target: Spanned<String>,
+    /// The target without.
+    #[schemars(with = "String")]
+    pub against: Spanned<String>,
 }
 
 /// Independent distributions of prompt and output length.

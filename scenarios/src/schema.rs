@@ -4,8 +4,9 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use crate::knobs::{Default, KNOBS, Kind, Knob, POLICIES};
-use crate::resolve::{DISTRIBUTIONS, PROCESSES, PROTOCOLS};
+use crate::resolve::{DISTRIBUTIONS, POPULARITIES, PROCESSES, PROTOCOLS};
 use crate::scenario::Scenario;
+use crate::spec::CLAIM_METRICS;
 use crate::traffic;
 
 const DURATION_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h)$";
@@ -59,6 +60,14 @@ pub(crate) fn traffic(_: &mut SchemaGenerator) -> Schema {
 
 pub(crate) fn distribution(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": DISTRIBUTIONS })
+}
+
+pub(crate) fn popularity(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": POPULARITIES })
+}
+
+pub(crate) fn claim_metric(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": CLAIM_METRICS })
 }
 
 pub(crate) fn process(_: &mut SchemaGenerator) -> Schema {

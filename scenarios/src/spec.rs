@@ -46,6 +46,8 @@ pub struct RunSpec {
     /// Interleaved repetitions per target (A B B A ...).
     pub repeats: u32,
     pub cost: Option<CostSpec>,
+    /// What the run is to confirm or not; names are unique.
+    pub claims: Vec<ClaimSpec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,7 +71,77 @@ pub struct WorkloadSpec {
     pub arrivals: ArrivalSpec,
     /// Share of the prompt common to all requests, 0..1 (0 = none).
     pub shared_prefix_tokens: u32,
+    /// Never together with `shared_prefix_tokens`.
+    pub prefixes: Option<PrefixSpec>,
+    pub adapters: Option<AdapterSpec>,
     pub timeout: TimeoutSpec,
+}
+
+/// Several beginnings, of which each prompt has one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PrefixSpec {
+    pub count: u32,
+    pub tokens: u32,
+    pub popularity: PopularitySpec,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "by")]
+pub enum PopularitySpec {
+    Uniform,
+    Zipf { exponent: f64 },
+}
+
+/// LoRA adapters, most popular first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdapterSpec {
+    pub modules: Vec<AdapterModule>,
+    pub popularity: PopularitySpec,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdapterModule {
+    pub name: String,
+    pub source: AdapterSource,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum AdapterSource {
+    /// Random values on every matrix of attention and MLP.
+    Synthetic { rank: u32 },
+    /// PEFT's format.
+    Folder { path: String },
+}
+
+/// What a claim may be about. `kv_used` is the share of handed-out KV slots that hold a token, the others are metrics of
+/// the report.
+pub const CLAIM_METRICS: [&str; 12] = [
+    "output_tokens_per_s",
+    "requests_per_s",
+    "goodput",
+    "ttft_p50",
+    "ttft_p95",
+    "tpot_p50",
+    "tpot_p99",
+    "itl_p50",
+    "itl_p99",
+    "itl_max",
+    "e2e_p50",
+    "kv_used",
+];
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClaimSpec {
+    pub name: String,
+    pub says: String,
+    pub source: String,
+    /// One of [`CLAIM_METRICS`].
+    pub metric: String,
+    /// How many times better `target` is said to be than `against`: least, most.
+    pub ratio: (f64, f64),
+    pub target: String,
+    pub against: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -219,6 +291,13 @@ pub struct EngineSpec {
     pub num_blocks: Option<u32>,
     pub threads: Option<u32>,
     pub max_queue: u32,
+    /// Whether requests reach the workload's adapters; if not, all of them ask for the model itself.
+    #[serde(default = "yes")]
+    pub enable_lora: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Guessing tokens ahead.
@@ -239,6 +318,9 @@ pub enum SpeculationMethod {
     /// `source` is a model source as in `[model]`.
     DraftModel {
         source: String,
+        /// One of [`crate::knobs::WEIGHTS`]; `None` = the target's.
+        #[serde(default)]
+        weights: Option<String>,
     },
 }
 

@@ -52,6 +52,21 @@ mistake!(duration_with_a_space, "\"200ms\"" => "\"200 m\"");
 mistake!(duration_as_a_number, "\"200ms\"" => "200");
 mistake!(negative_rate, "load = 0.7" => "rate = -3.0");
 mistake!(rate_is_nan, "load = 0.7" => "rate = nan");
+mistake!(prefixes_twice, "requests = 300" => "requests = 300\nshared_prefix_tokens = 8\nprefixes = { count = 2, tokens = 8 }");
+mistake!(no_prefixes, "requests = 300" => "requests = 300\nprefixes = { count = 0, tokens = 8 }");
+mistake!(unknown_popularity, "requests = 300" => "requests = 300\nprefixes = { count = 2, tokens = 8, popularity = \"zip\" }");
+mistake!(exponent_of_nothing, "requests = 300" => "requests = 300\nprefixes = { count = 2, tokens = 8, exponent = 2 }");
+mistake!(adapters_of_no_kind, "requests = 300" => "requests = 300\nadapters = { rank = 8 }");
+mistake!(adapter_folder_not_found, "requests = 300" => "requests = 300\nadapters = { folders = { sql = \"no/such/folder\" } }");
+mistake!(rank_of_a_folder, "requests = 300" => "requests = 300\nadapters = { rank = 8, folders = { sql = \".\" } }");
+mistake!(adapters_under_another_policy, "arrivals = { process = \"poisson\", load = 0.7 }" => "arrivals = { users = 2 }
+adapters = { count = 2 }
+[[target]]
+name = \"tgi\"
+engine = { policy = \"tgi\" }");
+mistake!(claim_of_an_unknown_metric, "[slo]" => "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"p\"\nmetric = \"speed\"\nratio = [2, 4]\ntarget = \"vllm\"\nagainst = \"tgi\"\n[slo]");
+mistake!(claim_about_an_unknown_target, "[slo]" => "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"p\"\nmetric = \"ttft_p50\"\nratio = [2, 4]\ntarget = \"vllm\"\nagainst = \"tgi\"\n[slo]");
+mistake!(claim_with_a_range_upside_down, "[slo]" => "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"p\"\nmetric = \"ttft_p50\"\nratio = [4, 2]\ntarget = \"vllm\"\nagainst = \"vllm\"\n[slo]");
 mistake!(no_requests_at_all, "requests = 300" => "requests = 0");
 mistake!(block_size_zero, "max_num_seqs = 32" => "block_size = 0");
 mistake!(percentile_out_of_range, "ttft_p95" => "ttft_p100");

@@ -14,7 +14,9 @@ fn folder() -> &'static Path {
 }
 
 fn shipped() -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(folder()).unwrap().map(|e| e.unwrap().path()).collect();
+    let folders = [folder().to_path_buf(), folder().join("claims")];
+    let mut files: Vec<_> =
+        folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|e| e.unwrap().path()).collect();
     files.retain(|p| p.extension().is_some_and(|e| e == "toml") && p.file_name().unwrap() != "Cargo.toml");
     files.sort();
     files
@@ -27,9 +29,24 @@ fn every_shipped_scenario_resolves_and_points_editors_to_the_schema() {
     for file in files {
         let (text, cells) =
             llmlab_scenarios::load_cells(&file).unwrap_or_else(|e| panic!("{}: {e:?}", file.display()));
-        assert!(text.starts_with("#:schema ./schema.json\n"), "{}", file.display());
+        let schema = if file.parent() == Some(folder()) { "." } else { ".." };
+        assert!(text.starts_with(&format!("#:schema {schema}/schema.json\n")), "{}", file.display());
         assert_eq!(file.file_stem().unwrap().to_str(), Some(cells[0].spec.name.as_str()));
     }
+}
+
+/// A claim's live and simulated scenario are joined by its name, so all else they say about it must be equal.
+#[test]
+fn claims_of_one_name_say_the_same() {
+    let mut known = std::collections::BTreeMap::new();
+    for file in shipped() {
+        let (_, cells) = llmlab_scenarios::load_cells(&file).unwrap();
+        for claim in cells.into_iter().flat_map(|cell| cell.spec.claims) {
+            let first = known.entry(claim.name.clone()).or_insert_with(|| claim.clone());
+            assert_eq!(*first, claim, "{}", file.display());
+        }
+    }
+    assert!(known.len() >= 8, "{:?}", known.keys());
 }
 
 #[test]

@@ -155,6 +155,11 @@ fn mistakes_are_told_where_they_stand() {
         ("scale = { input = 0.1 }", "requests = 3", 17),
         ("output_range = [1, 12]", "output_range = [9, 2]", 21),
         ("tokens = 8", "token = 8", 20),
+        (
+            "[[target]]",
+            "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"t\"\nmetric = \"output_tokens_per_s\"\nratio = [1, 2]\ntarget = \"a\"\nagainst = \"b\"\n[[target]]",
+            22,
+        ),
     ] {
         let error = parse_cells(&with(line, replacement), "t.toml").expect_err(replacement);
         let ScenarioError::Invalid(mistake) = error else { panic!("{replacement}") };

@@ -1,7 +1,9 @@
 //! `llmlab run --explain`: the resolved plan in words and numbers, without running it.
 
 use llmlab_loadgen::Workload;
-use llmlab_scenarios::spec::{ArrivalSpec, LengthDist, LengthSpec, RateSpec, SweepPoint};
+use llmlab_scenarios::spec::{
+    ArrivalSpec, LengthDist, LengthSpec, PopularitySpec, RateSpec, SweepPoint, WorkloadSpec,
+};
 
 use super::run::{How, Plan, Planned, PlannedTarget};
 use crate::exit::{Code, Failure};
@@ -155,13 +157,38 @@ pub fn lengths_in_words(plan: &Plan) -> String {
     } else {
         format!(", input x {}, output x {}", w.scale_input, w.scale_output)
     };
-    match &w.lengths {
+    let lengths = match &w.lengths {
         LengthSpec::Quantiles { name, .. } => format!("{name}{scaled}"),
         LengthSpec::Distributions { input, output } => {
             format!("input {}, output {}{scaled}", dist(input), dist(output))
         }
         LengthSpec::Trace { path, rows } => format!("{} rows of {path}{scaled}", rows.len()),
+    };
+    format!("{lengths}{}", shared_in_words(w))
+}
+
+/// ", each with one of 8 prefixes of 512 tokens (zipf 1), for one of 8 adapters (uniform)".
+fn shared_in_words(workload: &WorkloadSpec) -> String {
+    let popularity = |popularity: &PopularitySpec| match popularity {
+        PopularitySpec::Uniform => "uniform".to_string(),
+        PopularitySpec::Zipf { exponent } => format!("zipf {exponent}"),
+    };
+    let mut words = String::new();
+    match (&workload.prefixes, workload.shared_prefix_tokens) {
+        (Some(p), _) => words.push_str(&format!(
+            ", each with one of {} prefixes of {} tokens ({})",
+            p.count,
+            p.tokens,
+            popularity(&p.popularity)
+        )),
+        (None, 0) => {}
+        (None, tokens) => words.push_str(&format!(", the first {tokens} tokens shared by all")),
     }
+    if let Some(adapters) = &workload.adapters {
+        let (count, shares) = (adapters.modules.len(), popularity(&adapters.popularity));
+        words.push_str(&format!(", for one of {count} adapters ({shares})"));
+    }
+    words
 }
 
 fn dist(d: &LengthDist) -> String {

@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use llmlab_core::scheduler::Scheduler;
 use llmlab_models::ModelSpec;
-use llmlab_models::lora::LoraAdapter;
+use llmlab_models::lora::{LoraAdapter, MAX_RANK};
 use llmlab_scenarios::spec::EngineSpec;
 
 use crate::cli::ServeArgs;
 use crate::exit::{Code, Failure};
-use crate::wire;
+use crate::{adapters, wire};
 
 pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
     let spec = engine_spec(&args)?;
     let model = llmlab_models::load(&args.model, args.model_seed).map_err(Failure::bad_input)?;
     let resolved = wire::resolve_engine(&spec, &model, args.max_model_len).map_err(Failure::bad_input)?;
-    let (lora_modules, adapters) = adapters(&args.lora_modules, &model.spec)?;
+    let (lora_modules, adapters) = named_adapters(&args.lora_modules, &model.spec, args.model_seed)?;
     let executor = wire::build_executor(&spec, &model, &resolved, args.model_seed, &adapters)?;
     let scheduler = Scheduler::new(resolved.engine.clone()).map_err(Failure::bad_input)?;
     let api_key = api_key(&args)?;
@@ -57,17 +57,31 @@ pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
     Ok(Code::Pass)
 }
 
-/// Names and adapters from `NAME=FOLDER`.
-fn adapters(modules: &[String], spec: &ModelSpec) -> Result<(Vec<String>, Vec<LoraAdapter>), Failure> {
+/// Names and adapters from `NAME=FOLDER` and `NAME=synthetic:RANK`.
+fn named_adapters(
+    modules: &[String],
+    spec: &ModelSpec,
+    seed: u64,
+) -> Result<(Vec<String>, Vec<LoraAdapter>), Failure> {
     let mut names = Vec::with_capacity(modules.len());
     let mut adapters = Vec::with_capacity(modules.len());
     for module in modules {
         let Some((name, folder)) = module.split_once('=') else {
-            let message = format!("--lora-modules {module}: expected NAME=FOLDER");
+            let message = format!("--lora-modules {module}: expected NAME=FOLDER or NAME=synthetic:RANK");
             return Err(Failure::bad_input(message));
         };
         names.push(name.to_string());
-        adapters.push(LoraAdapter::open(Path::new(folder), spec).map_err(Failure::bad_input)?);
+        adapters.push(match folder.strip_prefix(adapters::SYNTHETIC) {
+            None => LoraAdapter::open(Path::new(folder), spec).map_err(Failure::bad_input)?,
+            Some(rank) => match rank.parse() {
+                Ok(rank) if (1..=MAX_RANK).contains(&rank) => LoraAdapter::synthetic(spec, name, rank, seed),
+                _ => {
+                    return Err(Failure::bad_input(format!(
+                        "--lora-modules {module}: the rank must be from 1 to {MAX_RANK}"
+                    )));
+                }
+            },
+        });
     }
     Ok((names, adapters))
 }

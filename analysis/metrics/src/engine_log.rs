@@ -5,6 +5,7 @@ use polars::prelude::DataFrame;
 use serde::Serialize;
 
 use crate::frame;
+use crate::quantile::{quantile, sort};
 use crate::window::Window;
 
 /// Means are weighted by step time: a value counts for as long as it held, and idle time is told by `busy_share`.
@@ -31,6 +32,10 @@ pub struct EngineLog {
     pub recomputed_share: f64,
     pub prefill_tokens: u64,
     pub decode_tokens: u64,
+    /// Sequences that computed something, summed over steps.
+    pub sequence_steps: u64,
+    /// Of how long steps took.
+    pub step_p99_ns: Option<f64>,
 }
 
 /// Steps that start inside the window; `None` when there are none.
@@ -61,7 +66,14 @@ pub fn engine_log(steps: &DataFrame, window: &Window) -> Option<EngineLog> {
         recomputed_share: if new > 0.0 { sum("recomputed") / new } else { 0.0 },
         prefill_tokens: prefill as u64,
         decode_tokens: (new - prefill) as u64,
+        sequence_steps: sum("at_work") as u64,
+        step_p99_ns: quantile(&sorted(frame::values(&inside, "elapsed_ns")), 0.99),
     })
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    sort(&mut values);
+    values
 }
 
 /// Σ value·time / Σ time over rows that have the value; the plain mean when no time passed; `None` without values.

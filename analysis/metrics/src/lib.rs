@@ -6,10 +6,11 @@
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
 //! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
-//! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`],
-//! [`report`].
+//! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`report`], [`claims`] (what is said of a
+//! technique against what was measured).
 
 pub mod analysis;
+pub mod claims;
 pub mod compare;
 pub mod cost;
 pub mod engine_log;

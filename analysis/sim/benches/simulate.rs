@@ -8,7 +8,7 @@ use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};
 use llmlab_core::engine::Engine;
 use llmlab_core::scheduler::Scheduler;
 use llmlab_loadgen::{
-    Arrivals, LengthDist, Lengths, PromptStyle, Silent, Timeouts, Workload, WorkloadConfig,
+    Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Silent, Timeouts, Workload, WorkloadConfig,
 };
 use llmlab_models::{ModelSpec, WeightFormat, catalogue};
 use llmlab_results::record::{RecordSink, RequestRecord};
@@ -70,7 +70,8 @@ fn workload(seed: u64) -> Workload {
         output_range: (4, 1024),
         arrivals: Arrivals::Poisson { rate_rps: RATE_RPS },
         prompts: PromptStyle::TokenIds { first: 0, end: 100_000 },
-        shared_prefix_tokens: 0,
+        prefixes: Prefixes::NONE,
+        adapters: None,
     })
     .expect("the configuration is valid")
 }

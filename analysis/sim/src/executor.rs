@@ -1,12 +1,14 @@
 //! The executor that computes nothing and says how long it would have taken.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_core::executor::{Executor, ExecutorError, Foresight};
-use llmlab_core::request::{RequestId, TokenId};
+use llmlab_core::request::{LoraId, RequestId, TokenId};
 use llmlab_core::step::{Sampled, SeqStep, StepOutcome, StepPlan};
 
-use crate::cost_model::CostModel;
+use crate::cost_model::lora::AdaptedRows;
+use crate::cost_model::{CostModel, Roofline};
 use crate::shape::{SeqShape, shapes_of};
 
 /// Takes a step's time from a cost model. The tokens it "samples" are a hash of seed, request and position: no model stands
@@ -16,11 +18,26 @@ pub struct RooflineExecutor {
     seed: u64,
     vocab_size: u32,
     shapes: Vec<SeqShape>,
+    adapters: Option<AdapterCost>,
+}
+
+/// What adapters add to a step.
+struct AdapterCost {
+    device: Arc<Roofline>,
+    rank: u32,
+    /// Those of the step, kept between steps.
+    seen: Vec<LoraId>,
 }
 
 impl RooflineExecutor {
     pub fn new(cost: Box<dyn CostModel>, seed: u64, vocab_size: u32) -> RooflineExecutor {
-        RooflineExecutor { cost, seed, vocab_size: vocab_size.max(1), shapes: Vec::new() }
+        RooflineExecutor { cost, seed, vocab_size: vocab_size.max(1), shapes: Vec::new(), adapters: None }
+    }
+
+    /// Requests may name adapters of this rank.
+    pub fn with_adapters(mut self, device: Arc<Roofline>, rank: u32) -> RooflineExecutor {
+        self.adapters = Some(AdapterCost { device, rank, seen: Vec::new() });
+        self
     }
 
     /// Ids that may not be picked aside.
@@ -44,6 +61,22 @@ impl RooflineExecutor {
     }
 }
 
+impl AdapterCost {
+    fn step_time(&mut self, plan: &StepPlan) -> Duration {
+        self.seen.clear();
+        let mut rows = 0;
+        for seq in &plan.seqs {
+            let Some(lora) = seq.lora else { continue };
+            rows += seq.tokens.len() as u64;
+            if !self.seen.contains(&lora) {
+                self.seen.push(lora);
+            }
+        }
+        let work = AdaptedRows { rows, adapters: self.seen.len() as u64 };
+        Duration::from_secs_f64(self.device.adapters(self.rank, work).seconds())
+    }
+}
+
 /// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
 fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -54,7 +87,10 @@ fn mix(value: u64) -> u64 {
 impl Executor for RooflineExecutor {
     fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError> {
         shapes_of(plan, &mut self.shapes);
-        let elapsed = self.cost.step_time(&self.shapes);
+        let mut elapsed = self.cost.step_time(&self.shapes);
+        if let Some(adapters) = &mut self.adapters {
+            elapsed += adapters.step_time(plan);
+        }
         let mut sampled = Vec::with_capacity(plan.seqs.len());
         let sampling = plan.seqs.iter().zip(0..).filter(|(seq, _)| seq.sample);
         sampled.extend(sampling.map(|(seq, index)| Sampled { seq: index, token: self.token(seq) }));
@@ -67,7 +103,8 @@ impl Executor for RooflineExecutor {
 
 impl Foresight for RooflineExecutor {
     fn decode_time(&self, sequences: usize, keys: u64) -> Option<Duration> {
-        self.cost.decode_time(sequences, keys)
+        // Adapters cost their launches in every step.
+        if self.adapters.is_some() { None } else { self.cost.decode_time(sequences, keys) }
     }
 
     fn token(&self, id: RequestId, generated: u32) -> TokenId {

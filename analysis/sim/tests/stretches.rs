@@ -13,7 +13,7 @@ use llmlab_core::executor::{Executor, ExecutorError};
 use llmlab_core::stats::Stats;
 use llmlab_core::step::{BlockId, StepOutcome, StepPlan};
 use llmlab_loadgen::{
-    Arrivals, LengthDist, Lengths, PromptStyle, Silent, Timeouts, Workload, WorkloadConfig,
+    Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Silent, Timeouts, Workload, WorkloadConfig,
 };
 use llmlab_models::{WeightFormat, catalogue};
 use llmlab_sim::cost_model::layers::Layers;
@@ -99,7 +99,8 @@ impl Case {
             output_range: (1, 300),
             arrivals: self.arrivals.clone(),
             prompts: PromptStyle::TokenIds { first: 0, end: 1000 },
-            shared_prefix_tokens: self.shared_prefix_tokens,
+            prefixes: Prefixes::one(self.shared_prefix_tokens),
+            adapters: None,
         })
         .unwrap()
     }

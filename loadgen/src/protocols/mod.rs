@@ -60,7 +60,9 @@ impl Protocol {
         }
     }
 
+    /// `model` is asked for unless the request has an adapter, which servers offer as a model of its own.
     pub(crate) fn body(self, model: &str, request: &PlannedRequest) -> Vec<u8> {
+        let model = request.adapter.as_ref().map_or(model, |adapter| &adapter.name);
         match self {
             Protocol::OpenAiCompletions => openai_completions::body(model, request),
             Protocol::OpenAiChat => openai_chat::body(model, request),

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    Arrivals, DriveError, DriveFacts, DriveOptions, Endpoint, LengthDist, Lengths, PromptStyle, Protocol,
-    Silent, Timeouts, Workload, WorkloadConfig, drive_with, generate,
+    Arrivals, DriveError, DriveFacts, DriveOptions, Endpoint, LengthDist, Lengths, Prefixes, PromptStyle,
+    Protocol, Silent, Timeouts, Workload, WorkloadConfig, drive_with, generate,
 };
 use llmlab_results::record::{RecordSink, RequestRecord};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -232,7 +232,8 @@ pub fn config(requests: u64, output: u32, arrivals: Arrivals) -> WorkloadConfig 
         output_range: (1, 100_000),
         arrivals,
         prompts: PromptStyle::TokenIds { first: 3, end: 500 },
-        shared_prefix_tokens: 0,
+        prefixes: Prefixes::NONE,
+        adapters: None,
     }
 }
 

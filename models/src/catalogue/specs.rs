@@ -57,7 +57,7 @@ static SPECS: LazyLock<Vec<PublishedSpec>> = LazyLock::new(embedded);
 
 /// The files built into the binary. They cannot be wrong at run time: a test parses each of them.
 fn embedded() -> Vec<PublishedSpec> {
-    files!["llama-3.1-8b", "llama-3.1-70b", "qwen2.5-7b", "mistral-7b"]
+    files!["llama-3.1-8b", "llama-3.1-70b", "llama-3.2-1b", "qwen2.5-7b", "mistral-7b"]
         .into_iter()
         .map(|(name, text)| {
             let wrong = |error: String| -> ! { panic!("specs/{name}.toml: {error}") };

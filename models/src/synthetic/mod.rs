@@ -1,6 +1,7 @@
 //! Models made from a seed: real shapes and real work with nothing to download. The text they write means nothing; the
 //! time they take is that of a trained model of the same shape.
 
+mod adapter;
 mod tiny;
 mod values;
 

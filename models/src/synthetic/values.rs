@@ -120,6 +120,12 @@ fn centred_sum(key: u64, index: u64) -> i32 {
     sum as i32 - 131_070
 }
 
+/// `count` values of this standard deviation.
+pub(super) fn seeded_normal(seed: u64, name: &str, count: u64, deviation: f32) -> Vec<f32> {
+    let (key, scale) = (key(seed, name), deviation / SUM_STANDARD_DEVIATION);
+    (0..count).map(|index| centred_sum(key, index) as f32 * scale).collect()
+}
+
 /// FNV-1a over the name, mixed with the seed.
 fn key(seed: u64, name: &str) -> u64 {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {

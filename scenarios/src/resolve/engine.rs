@@ -46,6 +46,8 @@ pub fn resolve(table: &EngineTable, span: Range<usize>) -> Result<EngineSpec, Fi
         num_blocks: knobs.optional_count("num_blocks")?,
         threads: knobs.optional_count("threads")?,
         max_queue: knobs.count("max_queue")?,
+        enable_lora: knobs::find(knobs.policy, "enable_lora")
+            .map_or(Ok(true), |_| knobs.switch("enable_lora"))?,
     })
 }
 
@@ -147,9 +149,10 @@ fn speculation(knobs: &Knobs) -> Result<Option<SpeculationSpec>, Finding> {
         }
         None => Ok(()),
     };
-    let (lookup, model) = (["prompt_lookup_min", "prompt_lookup_max"], ["speculative_model"]);
+    let (lookup, model) =
+        (["prompt_lookup_min", "prompt_lookup_max"], ["speculative_model", "speculative_weights"]);
     let Some(method) = method else {
-        let all = ["num_speculative_tokens", lookup[0], lookup[1], model[0]];
+        let all = ["num_speculative_tokens", lookup[0], lookup[1], model[0], model[1]];
         unused(&all, "without speculative_method this has no effect".into())?;
         return Ok(None);
     };
@@ -181,7 +184,8 @@ fn speculation(knobs: &Knobs) -> Result<Option<SpeculationSpec>, Finding> {
             unused(&lookup, "method \"draft_model\" looks nothing up".into())?;
             match knobs.written("speculative_model").map(|value| (value, value.get_ref())) {
                 Some((_, Value::String(source))) if !source.is_empty() => {
-                    SpeculationMethod::DraftModel { source: source.clone() }
+                    let weights = knobs.optional_choice("speculative_weights")?;
+                    SpeculationMethod::DraftModel { source: source.clone(), weights }
                 }
                 Some((value, _)) => {
                     return Err(wrong_type(value, "speculative_model", "a model source".into()));

@@ -7,14 +7,17 @@ use toml::Spanned;
 
 use crate::error::Finding;
 use crate::scenario::{CostTable, ModelTable, Scenario, WorkloadTable};
-use crate::spec::{Cell, CostSpec, ModelChoice, RunSpec};
+use crate::spec::{Cell, CostSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec};
 
+mod claim;
 pub(crate) mod engine;
+mod sharing;
 mod slo;
 mod sweep;
 mod target;
 mod workload;
 
+pub(crate) use sharing::POPULARITIES;
 pub(crate) use target::PROTOCOLS;
 pub(crate) use workload::{DISTRIBUTIONS, PROCESSES};
 
@@ -30,6 +33,10 @@ pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<Vec<Cell>, Fin
         let spec = run_spec(scenario, &scenario.workload, base)?;
         return Ok(vec![Cell { point: None, spec }]);
     };
+    if let Some(claim) = scenario.claim.first() {
+        return Err(Finding::new(claim.span(), "a sweep has no one figure to hold a claim against")
+            .help("put the claim into a scenario without [sweep]"));
+    }
     let points = sweep::points(table, &scenario.workload)?;
     points
         .into_iter()
@@ -51,12 +58,41 @@ fn run_spec(scenario: &Scenario, workload: &Spanned<WorkloadTable>, base: &Path)
         name: run_name(&scenario.name)?,
         seed: scenario.seed.unwrap_or(DEFAULT_SEED),
         model: model(&scenario.model, base)?,
-        workload: workload::resolve(workload, base)?,
+        claims: claim::resolve(&scenario.claim, &targets)?,
+        workload: adapted(workload::resolve(workload, base)?, scenario, &targets)?,
         targets,
         slo: slo::resolve(&scenario.slo)?,
         repeats,
         cost: scenario.cost.as_ref().map(cost).transpose()?,
     })
+}
+
+/// Of the policies, vLLM's is the one that knows adapters: the others would share prefixes between them.
+fn adapted(
+    workload: WorkloadSpec,
+    scenario: &Scenario,
+    targets: &[TargetSpec],
+) -> Result<WorkloadSpec, Finding> {
+    if workload.adapters.is_none() {
+        return Ok(workload);
+    }
+    for (target, table) in targets.iter().zip(&scenario.target) {
+        let engine = match &target.kind {
+            TargetChoice::Engine(engine) => engine,
+            TargetChoice::Simulate(simulate) => &simulate.engine,
+            TargetChoice::Endpoint(_) => continue,
+        };
+        let span = || table.get_ref().name.span();
+        if !matches!(engine.policy, PolicySpec::Vllm { .. }) {
+            return Err(Finding::new(span(), "the workload has adapters, this target's policy knows none")
+                .help("policy \"vllm\" does"));
+        }
+        if engine.executor == "candle" && engine.enable_lora {
+            return Err(Finding::new(span(), "the workload has adapters, executor \"candle\" computes none")
+                .help("choose executor \"cpu\", or set enable_lora = false"));
+        }
+    }
+    Ok(workload)
 }
 
 fn run_name(name: &Spanned<String>) -> Result<String, Finding> {

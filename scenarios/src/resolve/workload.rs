@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{beside, in_range, out_of_range, positive};
+use super::{beside, in_range, out_of_range, positive, sharing};
 use crate::error::{Finding, unknown_value};
 use crate::scenario::{ArrivalsTable, DistributionTable, ScaleTable, TimeoutsTable, WorkloadTable};
 use crate::spec::{
@@ -51,6 +51,8 @@ pub(super) fn resolve(table: &Spanned<WorkloadTable>, base: &Path) -> Result<Wor
         warmup: warmup(&workload.warmup, requests)?,
         arrivals: arrivals(&workload.arrivals, &lengths, published.as_ref(), requests)?,
         shared_prefix_tokens: workload.shared_prefix_tokens.unwrap_or(0),
+        prefixes: sharing::prefixes(workload)?,
+        adapters: sharing::adapters(workload, base)?,
         timeout: timeouts(&workload.timeouts)?,
         lengths,
     })

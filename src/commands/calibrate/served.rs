@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    Arrivals, Endpoint, LengthDist, Lengths, PromptStyle, Protocol, Silent, Timeouts, WorkloadConfig, drive,
-    generate,
+    Arrivals, Endpoint, LengthDist, Lengths, Prefixes, PromptStyle, Protocol, Silent, Timeouts,
+    WorkloadConfig, drive, generate,
 };
 use llmlab_results::record::{RecordSink, RequestRecord};
 use llmlab_results::step::StepRow;
@@ -82,6 +82,7 @@ fn part(
         max_model_len: config.max_model_len,
         threads: config.threads,
         engine: llmlab_scenarios::engine_from_knobs("vllm", &knobs).map_err(Failure::usage)?,
+        lora_modules: Vec::new(),
     };
     let folder = tempfile::tempdir()
         .map_err(|error| Failure::internal(format!("cannot create a temporary folder: {error}")))?;
@@ -107,7 +108,8 @@ fn part(
         output_range: (1, room.max(1)),
         arrivals: Arrivals::Closed { users, think_time: Duration::ZERO },
         prompts: PromptStyle::TokenIds { first: 4, end: 256 },
-        shared_prefix_tokens: 0,
+        prefixes: Prefixes::NONE,
+        adapters: None,
     })
     .map_err(Failure::internal)?;
     let mut records = Keep(Vec::new());

@@ -1,6 +1,7 @@
 //! `llmlab run`: plan, start targets, drive them, record, analyse, report.
 
 mod execute;
+mod folder;
 mod plan;
 mod probe;
 mod progress;
@@ -10,10 +11,13 @@ mod trial;
 mod workload;
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use llmlab_metrics::Analysis;
+use llmlab_metrics::claims;
 use llmlab_results::manifest::RunStatus;
+use llmlab_scenarios::spec::ClaimSpec;
 use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
@@ -25,25 +29,58 @@ use crate::exit::{Code, Failure};
 use crate::live::Live;
 use execute::Done;
 
+/// What a scenario came to.
+struct Finished {
+    code: Code,
+    /// The run's directory, where there is one.
+    path: Option<PathBuf>,
+    analysis: Option<Analysis>,
+    claims: Vec<ClaimSpec>,
+}
+
 /// With `simulate`, every engine of the scenario runs in virtual time.
 pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure> {
-    let planned = plan::plan(&args, simulate.as_ref())?;
-    if args.explain {
-        return explain::explain(&planned);
-    }
     let cancel = CancellationToken::new();
     stop_on_ctrl_c(cancel.clone());
+    if Path::new(&args.scenario).is_dir() {
+        return folder::run(&args, simulate.as_ref(), &cancel);
+    }
+    let finished = one(&args, simulate.as_ref(), &cancel, false)?;
+    let mut rows = Vec::new();
+    folder::collect(&mut rows, &finished);
+    if !args.json && !rows.is_empty() {
+        print!("\n{}", claims::table::terminal(&rows));
+    }
+    Ok(finished.code)
+}
+
+/// One scenario from plan to report; `quiet` leaves the report unprinted.
+fn one(
+    args: &RunArgs,
+    simulate: Option<&SimulateOn>,
+    cancel: &CancellationToken,
+    quiet: bool,
+) -> Result<Finished, Failure> {
+    let nothing = |code| Finished { code, path: None, analysis: None, claims: Vec::new() };
+    let planned = plan::plan(args, simulate)?;
+    if args.explain {
+        return explain::explain(&planned).map(nothing);
+    }
     let plan = match planned {
         Planned::Run(plan) => plan,
-        Planned::Sweep { name, cells } => return sweep::run(&args, &name, cells, &cancel),
+        Planned::Sweep { name, cells } => return sweep::run(args, &name, cells, cancel).map(nothing),
     };
-    let done = drive(&args, *plan, &args.results, &cancel)?;
+    let claims = plan.spec.claims.clone();
+    let done = drive(args, *plan, &args.results, cancel)?;
     let written = report::write(&done.path)?;
-    report::print(&written, &done.path, args.json)?;
-    Ok(match done.status {
+    if !quiet {
+        report::print(&written, &done.path, args.json)?;
+    }
+    let code = match done.status {
         RunStatus::Interrupted => Code::Interrupted,
         _ => report::verdict_code(&written.analysis),
-    })
+    };
+    Ok(Finished { code, path: Some(done.path), analysis: Some(written.analysis), claims })
 }
 
 /// Runs the plan under `results` while people watch.

@@ -13,6 +13,7 @@ use llmlab_scenarios::spec::{
     SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
 };
 
+use crate::adapters;
 use crate::cli::RunArgs;
 use crate::exit::Failure;
 use crate::simulation::{self, ResolvedSimulation};
@@ -167,6 +168,8 @@ fn spec_for_url(url: &str) -> RunSpec {
             warmup: WarmupSpec::Auto,
             arrivals: ArrivalSpec::Closed { users: 4, think_time: Duration::ZERO },
             shared_prefix_tokens: 0,
+            prefixes: None,
+            adapters: None,
             timeout: TimeoutSpec {
                 connect: Duration::from_secs(5),
                 first_token: Duration::from_secs(120),
@@ -187,6 +190,7 @@ fn spec_for_url(url: &str) -> RunSpec {
         slo: SloSpec::default(),
         repeats: 1,
         cost: None,
+        claims: Vec::new(),
     }
 }
 
@@ -283,6 +287,10 @@ fn plan_target(
                 max_model_len: resolved.engine.max_model_len,
                 threads: resolved.runtime.threads,
                 engine: engine.clone(),
+                lora_modules: match adapters::of(run, engine) {
+                    Some(adapters) => adapters::lora_modules(adapters, &model.spec).map_err(|e| wrong(&e))?,
+                    None => Vec::new(),
+                },
             };
             let facts = resolved.facts(&target.name);
             Ok(PlannedTarget { facts, how: How::Engine { launch, resolved: Box::new(resolved) } })
@@ -298,6 +306,7 @@ fn plan_target(
                 &model.spec,
                 model.loaded.as_ref(),
                 Some(length),
+                adapters::of(run, &simulate.engine),
             )
             .map_err(|error| wrong(&error))?;
             resolved.engine.validate().map_err(|error| wrong(&error))?;

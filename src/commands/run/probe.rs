@@ -57,6 +57,7 @@ pub fn saturation(
     let found = find_saturation(&ramp, |users| -> Result<(Throughput, Duration), Failure> {
         live.phase(index, "probing", format!("{name}: finding saturation, {users} users"));
         let workload = generate(&step_workload(&config, users)).map_err(Failure::bad_input)?;
+        let workload = plan.for_target(index, &workload);
         let mut keep = Keep { sink: &mut writer, records: Vec::new() };
         let elapsed = match (&ready, simulated) {
             (Some(ready), _) => {

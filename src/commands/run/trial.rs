@@ -135,6 +135,7 @@ pub fn measure(
     cancel: &CancellationToken,
 ) -> Result<TrialFacts, Failure> {
     let planned = &plan.targets[index];
+    let workload = &*plan.for_target(index, workload);
     if let How::Simulate(target) = &planned.how {
         return simulated::measure(plan, target, index, repeat, workload, dir, live, cancel);
     }

@@ -1,9 +1,15 @@
 //! The workload of a plan: the scenario's words turned into what the load generator draws from.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use llmlab_loadgen::{Arrivals, LengthDist, Lengths, TraceRow, Workload, WorkloadConfig};
-use llmlab_scenarios::spec::{ArrivalSpec, LengthDist as SpecDist, LengthSpec, RateSpec};
+use llmlab_loadgen::{
+    Adapters, Arrivals, LengthDist, Lengths, Popularity, Prefixes, TraceRow, Workload, WorkloadConfig,
+};
+use llmlab_scenarios::spec::{
+    AdapterSpec, ArrivalSpec, LengthDist as SpecDist, LengthSpec, PopularitySpec, RateSpec, TargetChoice,
+    WorkloadSpec,
+};
 
 use super::plan::{Plan, PlannedTarget};
 use crate::exit::Failure;
@@ -59,7 +65,21 @@ impl Plan {
             output_range: (w.output_range.0.min(output_max), output_max),
             arrivals: self.arrivals(load_rps),
             prompts: self.prompts.clone(),
-            shared_prefix_tokens: w.shared_prefix_tokens.min(input_max),
+            prefixes: prefixes(w, input_max),
+            adapters: w.adapters.as_ref().map(adapters),
+        }
+    }
+
+    /// The workload as a target gets it: without adapters where it does not serve them.
+    pub fn for_target<'a>(&self, index: usize, workload: &'a Workload) -> Cow<'a, Workload> {
+        let serves = match &self.spec.targets[index].kind {
+            TargetChoice::Engine(engine) => engine.enable_lora,
+            TargetChoice::Simulate(simulate) => simulate.engine.enable_lora,
+            TargetChoice::Endpoint(_) => true,
+        };
+        match serves || self.spec.workload.adapters.is_none() {
+            true => Cow::Borrowed(workload),
+            false => Cow::Owned(workload.without_adapters()),
         }
     }
 
@@ -76,6 +96,29 @@ impl Plan {
 
     pub fn workload(&self, load_rps: f64) -> Result<Workload, Failure> {
         llmlab_loadgen::generate(&self.workload_config(load_rps)).map_err(Failure::bad_input)
+    }
+}
+
+fn prefixes(workload: &WorkloadSpec, longest_prompt: u32) -> Prefixes {
+    match &workload.prefixes {
+        None => Prefixes::one(workload.shared_prefix_tokens.min(longest_prompt)),
+        Some(spec) => Prefixes {
+            count: spec.count,
+            tokens: spec.tokens.min(longest_prompt),
+            popularity: popularity(spec.popularity),
+        },
+    }
+}
+
+fn adapters(spec: &AdapterSpec) -> Adapters {
+    let names = spec.modules.iter().map(|module| module.name.clone()).collect();
+    Adapters { names, popularity: popularity(spec.popularity) }
+}
+
+fn popularity(spec: PopularitySpec) -> Popularity {
+    match spec {
+        PopularitySpec::Uniform => Popularity::Uniform,
+        PopularitySpec::Zipf { exponent } => Popularity::Zipf { exponent },
     }
 }
 

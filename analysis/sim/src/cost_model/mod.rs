@@ -3,11 +3,12 @@
 //! Every operation takes the longer of computing and moving bytes, at what the device reaches for that kind of operation and
 //! size, plus a launch (Williams, Waterman, Patterson 2009, Roofline; per operation as in LLM-Viewer, Yuan et al. 2024).
 //! Reading order: [`operation`], [`layers`] (what a model consists of), [`device`], [`efficiency`] (what share of a peak is
-//! reached), [`roofline`] (all of it together).
+//! reached), [`roofline`] (all of it together), [`lora`] (what adapters add).
 
 pub mod device;
 pub mod efficiency;
 pub mod layers;
+pub mod lora;
 pub mod operation;
 pub mod roofline;
 

@@ -26,6 +26,10 @@ pub enum Operation {
     /// All products of the chosen experts.
     Experts,
     SharedExpert,
+    /// First product of all adapters of a projection.
+    LoraShrink,
+    /// Second product of all adapters of a projection, added to the projection's own.
+    LoraExpand,
     /// The output projection, on rows that are sampled only.
     LmHead,
     Sampling,
@@ -49,6 +53,8 @@ impl Operation {
             Operation::Router => "router",
             Operation::Experts => "experts",
             Operation::SharedExpert => "shared expert",
+            Operation::LoraShrink => "lora shrink",
+            Operation::LoraExpand => "lora expand",
             Operation::LmHead => "lm_head",
             Operation::Sampling => "sampling",
             Operation::StepOverhead => "step overhead",

@@ -17,7 +17,7 @@ use crate::shape::SeqShape;
 #[derive(Debug, Clone)]
 pub struct Roofline {
     device: Device,
-    layers: Layers,
+    pub(super) layers: Layers,
     hidden: f64,
     vocab: f64,
     query_width: f64,
@@ -32,7 +32,7 @@ pub struct Roofline {
 const REMEMBERED: usize = 1024;
 
 /// Bytes of one activation.
-const ACTIVATION: f64 = 2.0;
+pub(super) const ACTIVATION: f64 = 2.0;
 
 /// What a step asks of the linear layers.
 #[derive(Debug, Clone, Copy)]
@@ -211,7 +211,7 @@ impl Roofline {
     }
 
     /// `count` products of so many rows, of this many FLOPs and bytes each, in so many launches each.
-    fn cost(
+    pub(super) fn cost(
         &self,
         operation: Operation,
         count: f64,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use llmlab_core::engine::Engine;
 use llmlab_core::executor::{Executor, ExecutorError};
-use llmlab_core::request::{At, Event, Request, RequestId, StopRules};
+use llmlab_core::request::{At, Event, LoraId, Request, RequestId, StopRules};
 use llmlab_core::scheduler::Planned;
 use llmlab_core::step::StepPlan;
 use llmlab_loadgen::workload::PlannedRequest;
@@ -317,5 +317,6 @@ fn request(planned: &PlannedRequest) -> Request {
         eos_ids: Arc::from([]),
         stop_token_ids: Arc::from([]),
     };
-    Request::new(RequestId(planned.index), prompt, stop)
+    let lora = planned.adapter.as_ref().map(|adapter| LoraId(adapter.index));
+    Request { lora, ..Request::new(RequestId(planned.index), prompt, stop) }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};
 use llmlab_core::scheduler::Scheduler;
-use llmlab_loadgen::{Arrivals, LengthDist, Lengths, PromptStyle, Timeouts, Workload, WorkloadConfig};
+use llmlab_loadgen::{
+    Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Timeouts, Workload, WorkloadConfig,
+};
 use llmlab_results::record::{RecordSink, RequestRecord};
 use llmlab_sim::{CostModel, SeqShape};
 
@@ -50,7 +52,8 @@ fn config(requests: u64, arrivals: Arrivals, lengths: Lengths) -> Workload {
         output_range: (1, 2000),
         arrivals,
         prompts: PromptStyle::TokenIds { first: 4, end: 500 },
-        shared_prefix_tokens: 16,
+        prefixes: Prefixes::one(16),
+        adapters: None,
     })
     .unwrap()
 }
