@@ -148,7 +148,7 @@ fn mark_best(rows: &mut [TargetRow], column: usize, better: Better) {
     let Some(best) = best else { return };
     let is_best = |value: f64| (value - best).abs() <= EQUAL_SHARE * best.abs();
     let holders = values().filter(|value| is_best(*value)).count();
-    if holders > MOST_BEST || holders == rows.len() {
+    if holders > MOST_BEST || holders == values().count() {
         return;
     }
     for row in rows {

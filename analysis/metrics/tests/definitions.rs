@@ -233,6 +233,53 @@ fn the_step_log_is_weighted_by_time() {
 }
 
 #[test]
+fn fragmentation_counts_shared_blocks_once_and_is_weighted_by_time() {
+    let mut t = stepped();
+    // 10 ms: two sequences of 20 tokens share a block of 16 and hold one each for the rest; 24 tokens in 48 slots.
+    let first = &mut t.steps[1];
+    (first.kv_tokens, first.kv_shared_tokens, first.kv_held_tokens) = (40, Some(16), Some(48));
+    first.external_fragmentation = Some(0.0);
+    // 30 ms: full, and 2 of 5 free blocks are of no use.
+    let second = &mut t.steps[2];
+    (second.kv_tokens, second.kv_shared_tokens, second.kv_held_tokens) = (64, Some(0), Some(64));
+    second.external_fragmentation = Some(0.4);
+    let e = analyse(&manifest(&["a"]), &[t]).trials[0].engine.clone().unwrap();
+    close(e.internal_fragmentation_mean.unwrap(), 0.5 * 10.0 / 40.0);
+    close(e.external_fragmentation_mean.unwrap(), 0.4 * 30.0 / 40.0);
+}
+
+#[test]
+fn recomputed_tokens_are_those_a_preemption_threw_away() {
+    let mut t = trial("a", 1, five());
+    let row = |at_ms: u64, seqs: &[(u64, u32, u32)], preempted: &[u64]| StepRow {
+        start_monotonic_ns: START_NS + at_ms * MS,
+        elapsed_ns: 10 * MS,
+        seqs: seqs
+            .iter()
+            .map(|(id, context, new_tokens)| StepSeq {
+                id: *id,
+                context: *context,
+                new_tokens: *new_tokens,
+                ..StepSeq::default()
+            })
+            .collect(),
+        preempted: preempted.to_vec(),
+        ..StepRow::default()
+    };
+    t.steps = vec![
+        row(100, &[(1, 0, 10), (2, 0, 6)], &[]),
+        row(110, &[(1, 10, 1), (2, 6, 1)], &[]),
+        // Seven tokens of request 2 are gone. A cache saves four of them; it computes 4, 5, 6 again and 7, 8 for the first time.
+        row(120, &[(1, 11, 1)], &[2]),
+        row(130, &[(1, 12, 1), (2, 4, 5)], &[]),
+        row(140, &[(1, 13, 1), (2, 9, 1)], &[]),
+    ];
+    let e = analyse(&manifest(&["a"]), &[t]).trials[0].engine.clone().unwrap();
+    assert_eq!(e.preemptions, 1);
+    close(e.recomputed_share, 3.0 / 27.0);
+}
+
+#[test]
 fn roofline_is_the_larger_of_memory_and_arithmetic_time() {
     let mut m = manifest(&["a"]);
     let roof = m.host.roofline.as_mut().unwrap();

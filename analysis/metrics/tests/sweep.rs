@@ -52,6 +52,13 @@ fn the_best_of_a_column_is_marked_once_and_equals_are_not() {
     for absent in [Metric::Goodput, Metric::PaddingShare, Metric::FailedShare] {
         assert!(!table.columns.contains(&absent), "{absent:?}");
     }
+    // Nor is one better than those that have no value at all.
+    let mut lonely = cell("chat", 2.0, &[("a", 100), ("b", 50)]);
+    let silent = [trial("a", 1, vec![record(0, 0, &[100, 120])]), trial("b", 1, vec![])];
+    lonely.analysis = Some(analyse(&manifest(&["a", "b"]), &silent));
+    let lonely = sweep_table("lab", &[lonely]);
+    assert!(lonely.cells[0].rows.iter().flat_map(|row| &row.figures).all(|figure| !figure.best));
+
     let infinite = cell("chat", 2.0, &[("a", 100), ("b", 50)]);
     let failing = [trial("a", 1, vec![record(0, 0, &[100, 120]), refused(1, 0)])];
     let failing = CellResult { analysis: Some(analyse(&manifest(&["a"]), &failing)), ..infinite };
