@@ -24,7 +24,10 @@ use crate::live::Live;
 
 /// With `simulate`, every engine of the scenario runs in virtual time.
 pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure> {
-    let plan = plan::plan(&args, simulate.as_ref())?;
+    let mut plan = plan::plan(&args, simulate.as_ref())?;
+    if args.record {
+        plan.record_calls()?;
+    }
     if args.explain {
         return explain::explain(&plan);
     }

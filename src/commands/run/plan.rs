@@ -48,6 +48,24 @@ pub enum How {
     Simulate(Box<ResolvedSimulation>),
 }
 
+impl Plan {
+    /// Lets the engines write down every call to their schedulers.
+    pub fn record_calls(&mut self) -> Result<(), Failure> {
+        let mut recorded = false;
+        for target in &mut self.targets {
+            if let How::Engine { launch, .. } = &mut target.how {
+                launch.record = true;
+                recorded = true;
+            }
+        }
+        if recorded {
+            Ok(())
+        } else {
+            Err(Failure::bad_input("--record: no target is an engine of llmlab's that runs"))
+        }
+    }
+}
+
 /// A model by its shape, with its checkpoint where it has one.
 struct PlannedModel {
     spec: ModelSpec,
@@ -261,6 +279,7 @@ fn plan_target(
                 model_seed: run.seed,
                 max_model_len: resolved.engine.max_model_len,
                 threads: resolved.runtime.threads,
+                record: false,
                 engine: engine.clone(),
             };
             let facts = resolved.facts(&target.name);
