@@ -46,6 +46,8 @@ fn as_json(replayed: &Replayed) -> serde_json::Value {
         "prefix_hit_tokens": stats.prefix_hit_tokens_total,
         "draft_tokens": stats.draft_tokens_total,
         "accepted_draft_tokens": stats.accepted_draft_tokens_total,
+        "decodes": replayed.decodes.0,
+        "decodes_with_drafts": replayed.decodes.1,
         "speculative_acceptance_rate": replayed.acceptance,
         "uncommitted_step": replayed.uncommitted,
         "cut_off": replayed.cut_off,
@@ -59,7 +61,7 @@ fn summary(replayed: &Replayed) -> String {
          requests        {} ({} refused, {} aborted)\n\
          preemptions     {}\n\
          prefix cache    {} of {} tokens found\n\
-         drafts          {} of {} accepted\n",
+         drafts          {} of {} accepted, in {} of {} decodes\n",
         replayed.steps,
         header.llmlab,
         header.model,
@@ -74,6 +76,8 @@ fn summary(replayed: &Replayed) -> String {
         stats.prefix_query_tokens_total,
         stats.accepted_draft_tokens_total,
         stats.draft_tokens_total,
+        replayed.decodes.1,
+        replayed.decodes.0,
     );
     if !replayed.acceptance.is_empty() {
         let rates: Vec<String> = replayed.acceptance.iter().map(|rate| format!("{rate:.3}")).collect();

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use llmlab_core::config::PolicyConfig;
 use llmlab_loadgen::{PromptStyle, Protocol};
-use llmlab_models::catalogue::SPEC_PREFIX;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts};
 use llmlab_scenarios::spec::{
@@ -106,11 +105,22 @@ fn simulate_targets(spec: &mut RunSpec, on: &SimulateOn) -> Result<(), Failure> 
                     target.name
                 )));
             }
+            TargetChoice::Engine(engine) if engine.speculation().is_some() => {
+                return Err(Failure::bad_input(format!(
+                    "target {}: how many drafts are accepted cannot be simulated; write it as simulate = {{ hardware = ..., speculative_acceptance_rate = ... }} \
+                     with the rate that llmlab run --record and llmlab replay measure",
+                    target.name
+                )));
+            }
             TargetChoice::Engine(engine) => {
                 let hardware = on.hardware.clone().unwrap_or_else(|| simulation::THIS_HOST.into());
                 let engine = engine.clone();
-                target.kind =
-                    TargetChoice::Simulate(SimulateSpec { hardware, gpu_memory_utilization: None, engine });
+                target.kind = TargetChoice::Simulate(SimulateSpec {
+                    hardware,
+                    gpu_memory_utilization: None,
+                    speculative_acceptance_rate: Vec::new(),
+                    engine,
+                });
             }
             TargetChoice::Simulate(simulate) => {
                 if let Some(hardware) = &on.hardware {
@@ -243,13 +253,8 @@ fn max_model_len(spec: &RunSpec, model: &ModelSpec) -> u32 {
 }
 
 fn planned_model(source: &str, seed: u64) -> Result<PlannedModel, Failure> {
-    if source.starts_with(SPEC_PREFIX) {
-        let spec = llmlab_models::load_spec(source).map_err(Failure::bad_input)?;
-        return Ok(PlannedModel { spec, loaded: None });
-    }
-    // The headers of its files are read and checked, its weights are not.
-    let loaded = llmlab_models::load(source, seed).map_err(Failure::bad_input)?;
-    Ok(PlannedModel { spec: loaded.spec.clone(), loaded: Some(loaded) })
+    let (spec, loaded) = wire::shape(source, seed).map_err(Failure::bad_input)?;
+    Ok(PlannedModel { spec, loaded })
 }
 
 fn plan_target(

@@ -78,8 +78,8 @@ impl Roofline {
         let rows = Rows {
             all: seqs.iter().map(SeqShape::rows).sum::<u64>() as f64,
             kept: seqs.iter().map(|seq| u64::from(seq.new)).sum::<u64>() as f64,
-            logits: seqs.iter().filter(|seq| seq.has_logits()).count() as f64,
-            sampled: seqs.iter().filter(|seq| seq.sample).count() as f64,
+            logits: seqs.iter().map(SeqShape::logits).sum::<u64>() as f64,
+            sampled: seqs.iter().map(SeqShape::sampled).sum::<u64>() as f64,
         };
         let overhead_s = STEP_S + STEP_SEQUENCE_S * seqs.len() as f64;
         found(OperationCost {

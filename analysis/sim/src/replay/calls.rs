@@ -23,6 +23,8 @@ pub struct Replay {
     most_drafts: usize,
     /// By place among a sequence's drafts: those that all before them were accepted for, and how many of these were too.
     drafts: Vec<(u64, u64)>,
+    /// Decodes, and those of them that had drafts.
+    decodes: (u64, u64),
 }
 
 /// Why a call was not gone through.
@@ -51,6 +53,7 @@ impl Replay {
             steps: 0,
             most_drafts,
             drafts: Vec::new(),
+            decodes: (0, 0),
         })
     }
 
@@ -132,6 +135,9 @@ impl Replay {
 
     fn count_drafts(&mut self, plan: &StepPlan, mut sampled: &[Sampled]) {
         for (seq, index) in plan.seqs.iter().zip(0..) {
+            let decodes = seq.sample && seq.generated > 0;
+            self.decodes.0 += u64::from(decodes);
+            self.decodes.1 += u64::from(decodes && seq.drafts > 0);
             let accepted = take_own(&mut sampled, index).len().saturating_sub(1);
             for place in 0..(seq.drafts as usize).min(accepted + 1) {
                 if self.drafts.len() == place {
@@ -146,6 +152,11 @@ impl Replay {
     /// For each draft of a step, the share that was accepted where all before it were.
     pub fn acceptance(&self) -> Vec<f64> {
         self.drafts.iter().map(|(reached, accepted)| *accepted as f64 / (*reached).max(1) as f64).collect()
+    }
+
+    /// Decodes, and those of them that had drafts to verify.
+    pub fn decodes(&self) -> (u64, u64) {
+        self.decodes
     }
 
     pub fn stats(&self) -> Stats {

@@ -22,6 +22,8 @@ pub struct Replayed {
     pub stats: Stats,
     /// For each draft of a step, the share that was accepted where all before it were; empty without drafts.
     pub acceptance: Vec<f64>,
+    /// Decodes, and those of them that had drafts to verify.
+    pub decodes: (u64, u64),
     /// A step that was planned and, where the recording ends, not committed.
     pub uncommitted: Option<u64>,
     /// The last line is not whole: its writer was killed.
@@ -56,8 +58,16 @@ pub fn replay(input: &mut dyn BufRead) -> Result<Replayed, ReplayError> {
         }
         calls += 1;
     };
-    let (steps, stats, uncommitted) = (replay.steps(), replay.stats(), replay.uncommitted());
-    Ok(Replayed { header, calls, steps, stats, acceptance: replay.acceptance(), uncommitted, cut_off })
+    Ok(Replayed {
+        header,
+        calls,
+        steps: replay.steps(),
+        stats: replay.stats(),
+        acceptance: replay.acceptance(),
+        decodes: replay.decodes(),
+        uncommitted: replay.uncommitted(),
+        cut_off,
+    })
 }
 
 struct Lines<'a> {
