@@ -43,6 +43,15 @@ Examples:
   llmlab serve --model synthetic:llama-15m
   llmlab serve --model ./TinyLlama-1.1B --weights q8_0 --policy vllm --set max_num_seqs=32 --threads 2")]
     Serve(ServeArgs),
+    /// Lead a fresh scheduler through what a server recorded and check that it plans the same steps
+    #[command(after_help = "\
+Examples:
+  llmlab serve --model synthetic:llama-15m --record calls.jsonl     then some traffic, and an end by Ctrl-C or a kill
+  llmlab replay calls.jsonl
+
+A plan that differs ends it with code 4: the file is sound, but it is not a run of this scheduler. What a recording
+holds: docs/replay.md")]
+    Replay(ReplayArgs),
     /// Look into models, convert them, make synthetic ones, measure perplexity
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -108,6 +117,9 @@ pub struct RunArgs {
     /// Override the scenario's seed
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Let engine targets write calls.jsonl into each trial's folder, for llmlab replay
+    #[arg(long)]
+    pub record: bool,
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +175,9 @@ pub struct ServeArgs {
     /// Write one JSON line per engine step
     #[arg(long, value_name = "FILE")]
     pub step_log: Option<PathBuf>,
+    /// Write every call to the scheduler and its plans to a new file, for llmlab replay; it holds the prompts
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Seed of synthetic weights
     #[arg(long, default_value_t = 0)]
     pub model_seed: u64,
@@ -172,6 +187,15 @@ pub struct ServeArgs {
     /// Exit when standard input closes, so that a killed parent leaves no server behind
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// What `llmlab serve --record` wrote
+    pub file: PathBuf,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

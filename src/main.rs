@@ -9,6 +9,7 @@ mod exit;
 mod host;
 mod live;
 mod simulation;
+mod speculation;
 mod target;
 mod text;
 mod weights;

@@ -8,7 +8,7 @@ use llmlab_core::scheduler::Scheduler;
 use llmlab_models::catalogue;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{TargetFacts, TargetKind};
-use llmlab_scenarios::spec::{AdapterSpec, PolicySpec, SimulateSpec};
+use llmlab_scenarios::spec::{AdapterSpec, SimulateSpec};
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::fit::Fitted;
 use llmlab_sim::memory::{Budget, DEFAULT_UTILIZATION};
@@ -17,6 +17,7 @@ use llmlab_sim::{CostModel, Device, Overhead, Roofline, RooflineExecutor};
 use crate::adapters::{self, SimulatedAdapters};
 use crate::calibration::EngineCalibration;
 use crate::exit::Failure;
+use crate::speculation::{Draft, SimulatedSpeculation, drafts_from_executor};
 use crate::text::bytes;
 use crate::weights::{self, Footprint};
 use crate::{host, wire};
@@ -37,6 +38,7 @@ pub struct ResolvedSimulation {
     pub footprint: Footprint,
     pub kv_bytes_per_token: u64,
     pub vocab_size: u32,
+    pub speculation: Option<SimulatedSpeculation>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,11 +57,6 @@ pub fn resolve_simulation(
     adapters: Option<&AdapterSpec>,
 ) -> Result<ResolvedSimulation, String> {
     let adapters = adapters.map(|adapters| adapters::simulated(adapters, model)).transpose()?;
-    if let PolicySpec::Vllm { speculation: Some(_), .. } = &spec.engine.policy {
-        return Err(
-            "speculative_method: how many drafts a real model accepts is not simulated yet; remove it".into(),
-        );
-    }
     if spec.hardware.eq_ignore_ascii_case(THIS_HOST) {
         if adapters.is_some() {
             return Err(format!(
@@ -84,19 +81,31 @@ fn on_catalogued(
         .map_err(|error| format!("hardware: {error}; or \"{THIS_HOST}\" after llmlab calibrate --engine"))?;
     let device = Device::from_catalogue(hardware).map_err(|error| format!("hardware: {error}"))?;
     let utilization = spec.gpu_memory_utilization.unwrap_or(DEFAULT_UTILIZATION);
+    let draft = Draft::of(spec, model, loaded)?;
+    let (draft_bytes, draft_kv) =
+        draft.as_ref().map_or((0, 0), |draft| (draft.footprint.stored_bytes, draft.kv_bytes_per_token));
+    let beside = adapter_bytes.saturating_add(draft_bytes);
     let budget = |weights: &Footprint| {
-        Budget::of(&device, utilization, model, weights.stored_bytes.saturating_add(adapter_bytes))
+        Budget::of(&device, utilization, model, weights.stored_bytes.saturating_add(beside))
     };
+    let (_, kv) = wire::formats(&spec.engine, loaded)?;
+    let own_kv = weights::kv_bytes_per_token(model, kv) as f64;
+    // A block holds keys and values of both models.
+    let own_share = own_kv / (own_kv + draft_kv as f64).max(1.0);
     let sizes = wire::resolve_sizes(&spec.engine, model, loaded, max_model_len, |weights| {
         let budget = budget(weights);
         let left = budget.kv_bytes();
-        if left > 0.0 { Ok(left as u64) } else { Err(too_large(&device.name, utilization, &budget)) }
+        if left > 0.0 {
+            Ok((left * own_share) as u64)
+        } else {
+            Err(too_large(&device.name, utilization, &budget))
+        }
     })?;
     let budget = budget(&sizes.footprint);
     // A pool that was chosen by hand must fit too.
-    let pool_bytes =
-        u64::from(sizes.engine.num_blocks) * u64::from(sizes.engine.block_size) * sizes.kv_bytes_per_token;
-    let weight_bytes = sizes.footprint.stored_bytes.saturating_add(adapter_bytes);
+    let pool_tokens = u64::from(sizes.engine.num_blocks) * u64::from(sizes.engine.block_size);
+    let pool_bytes = pool_tokens * (sizes.kv_bytes_per_token + draft_kv);
+    let weight_bytes = sizes.footprint.stored_bytes.saturating_add(beside);
     if weight_bytes as f64 + pool_bytes as f64 > device.memory_bytes {
         return Err(format!(
             "weights ({}) and the KV pool ({}) are more than the {} of {}; lower num_blocks or kv_memory",
@@ -109,6 +118,8 @@ fn on_catalogued(
     let stored = loaded.map(|model| model.weights.as_ref());
     let layers = Layers::new(model, |tensor| weights::format_in_memory(model, stored, sizes.weights, tensor))
         .map_err(|error| error.to_string())?;
+    let drafter = draft.as_ref().map(|draft| draft.on_device(device.clone())).transpose()?;
+    let speculation = SimulatedSpeculation::of(spec, draft.as_ref().zip(drafter));
     let cost = Arc::new(Roofline::new(model, layers, sizes.kv_bytes_per_token, device));
     let adapter_rank = adapters.map(|adapters| adapters.rank);
     let hardware = SimulatedHardware::Catalogue {
@@ -117,7 +128,7 @@ fn on_catalogued(
         budget,
         adapter_rank,
     };
-    Ok(resolved(spec, model, sizes, hardware, Overhead::SERVED_GPU))
+    Ok(resolved(spec, model, sizes, hardware, Overhead::SERVED_GPU, speculation))
 }
 
 fn too_large(device: &str, utilization: f64, budget: &Budget) -> String {
@@ -145,17 +156,22 @@ fn on_this_host(
     let threads = spec.engine.threads.unwrap_or_else(host::default_threads);
     let recipe = sizes.weights.to_string();
     let known = EngineCalibration::load(source, model.parameters(), &recipe, &sizes.kv.to_string(), threads)?;
+    let draft = Draft::of(spec, model, loaded)?;
+    let drafter = draft.as_ref().map(|draft| draft.on_this_host(threads)).transpose()?;
+    let speculation = SimulatedSpeculation::of(spec, draft.as_ref().zip(drafter));
     let hardware = SimulatedHardware::ThisHost { cost: known.fitted, threads };
-    Ok(resolved(spec, model, sizes, hardware, known.overhead))
+    Ok(resolved(spec, model, sizes, hardware, known.overhead, speculation))
 }
 
 fn resolved(
     spec: &SimulateSpec,
     model: &ModelSpec,
-    sizes: wire::Sizes,
+    mut sizes: wire::Sizes,
     hardware: SimulatedHardware,
     overhead: Overhead,
+    speculation: Option<SimulatedSpeculation>,
 ) -> ResolvedSimulation {
+    drafts_from_executor(&mut sizes.engine.policy);
     ResolvedSimulation {
         policy_label: sizes.engine.policy.knobs().rules(),
         max_num_seqs: sizes.engine.policy.knobs().max_num_seqs(),
@@ -168,6 +184,7 @@ fn resolved(
         footprint: sizes.footprint,
         kv_bytes_per_token: sizes.kv_bytes_per_token,
         vocab_size: model.vocab_size,
+        speculation,
     }
 }
 
@@ -179,8 +196,9 @@ impl ResolvedSimulation {
             SimulatedHardware::ThisHost { threads, .. } => ("this host", format!(", {threads} thread(s)")),
         };
         format!(
-            "simulated on {on}, policy {}, {} weights, {} KV {} in {} blocks of {}{threads}",
+            "simulated on {on}, policy {}{}, {} weights, {} KV {} in {} blocks of {}{threads}",
             self.policy_label,
+            self.speculation.as_ref().map_or_else(String::new, SimulatedSpeculation::words),
             self.weight_label,
             self.kv_label,
             wire::kv_words(&self.engine),
@@ -210,9 +228,10 @@ impl ResolvedSimulation {
 
     /// Where the device's memory goes, for people.
     pub fn memory_words(&self) -> String {
-        let pool =
-            u64::from(self.engine.num_blocks) * u64::from(self.engine.block_size) * self.kv_bytes_per_token;
-        let kv = format!("KV pool {} ({} per token)", bytes(pool), bytes(self.kv_bytes_per_token));
+        let drafting = self.speculation.as_ref().map_or(0, |speculation| speculation.kv_bytes_per_token);
+        let token = self.kv_bytes_per_token + drafting;
+        let pool = u64::from(self.engine.num_blocks) * u64::from(self.engine.block_size) * token;
+        let kv = format!("KV pool {} ({} per token)", bytes(pool), bytes(token));
         match &self.hardware {
             SimulatedHardware::Catalogue { budget, .. } => format!(
                 "{} usable: weights {}, activations {}, {kv}",
@@ -237,6 +256,10 @@ impl ResolvedSimulation {
             }
             SimulatedHardware::Catalogue { cost, .. } => executor(Box::new(cost.clone())),
             SimulatedHardware::ThisHost { cost, .. } => executor(Box::new(cost.clone())),
+        };
+        let executor = match &self.speculation {
+            Some(speculation) => executor.speculating(speculation.start()),
+            None => executor,
         };
         Ok(Engine::new(scheduler, executor))
     }

@@ -23,6 +23,8 @@ pub struct EngineLaunch {
     pub model_seed: u64,
     pub max_model_len: u32,
     pub threads: usize,
+    /// Every call to the scheduler goes to a file beside the step log.
+    pub record: bool,
     pub engine: EngineSpec,
     /// For `--lora-modules`: NAME=FOLDER or NAME=synthetic:RANK.
     pub lora_modules: Vec<String>,
@@ -46,6 +48,7 @@ impl EngineProcess {
         let messages = std::fs::File::create(&log)
             .map_err(|error| Failure::internal(format!("cannot write {}: {error}", log.display())))?;
         let json = serde_json::to_string(&launch.engine).map_err(Failure::internal)?;
+        let record = ["--record".into(), dir.join("calls.jsonl").into_os_string()];
         let mut child = Command::new(binary)
             .args(["serve", "--port", "0", "--exit-with-parent", "--model", &launch.model])
             .args(["--served-model-name", "llmlab", "--engine-json", &json])
@@ -54,6 +57,7 @@ impl EngineProcess {
             .args(launch.lora_modules.iter().flat_map(|module| ["--lora-modules", module]))
             .arg("--step-log")
             .arg(dir.join("steps.jsonl"))
+            .args(record.iter().filter(|_| launch.record))
             // Candle computes on rayon's threads; it must leave the client's core alone like our own executor.
             .env("RAYON_NUM_THREADS", launch.threads.to_string())
             // A terminal's Ctrl-C is for the run, which then ends its children by closing their standard input.

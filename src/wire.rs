@@ -6,6 +6,7 @@ use llmlab_core::config::{
 };
 use llmlab_core::executor::Executor;
 use llmlab_kernels::attention::KvFormat;
+use llmlab_models::catalogue::SPEC_PREFIX;
 use llmlab_models::lora::LoraAdapter;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_quant::{UnknownFormat, WeightFormat, WeightRecipe};
@@ -141,12 +142,7 @@ pub fn resolve_sizes(
     max_model_len: Option<u32>,
     default_kv_bytes: impl FnOnce(&Footprint) -> Result<u64, String>,
 ) -> Result<Sizes, String> {
-    let weights: WeightRecipe = match (&spec.weights, loaded) {
-        (Some(name), _) => name.parse().map_err(|error: UnknownFormat| format!("weights: {error}"))?,
-        (None, Some(model)) => weights::default_recipe(model).map_err(|error| error.to_string())?,
-        (None, None) => WeightRecipe::Uniform(WeightFormat::Bf16),
-    };
-    let kv: KvFormat = spec.kv.parse().map_err(|error| format!("kv: {error}"))?;
+    let (weights, kv) = formats(spec, loaded)?;
     let kv_strategy = match spec.kv_strategy.as_str() {
         "paged" => KvStrategy::Paged,
         "reserve" => KvStrategy::Reserve,
@@ -177,6 +173,34 @@ pub fn resolve_sizes(
     }
     engine.validate().map_err(|error| error.to_string())?;
     Ok(Sizes { engine, weights, kv, footprint, kv_bytes_per_token })
+}
+
+/// The shape of a model, with its checkpoint where it has one; `seed` is that of synthetic weights.
+pub fn shape(source: &str, seed: u64) -> Result<(ModelSpec, Option<LoadedModel>), String> {
+    if source.starts_with(SPEC_PREFIX) {
+        let spec = llmlab_models::load_spec(source).map_err(|error| error.to_string())?;
+        return Ok((spec, None));
+    }
+    // The headers of its files are read and checked, its weights are not.
+    let loaded = llmlab_models::load(source, seed).map_err(|error| error.to_string())?;
+    Ok((loaded.spec.clone(), Some(loaded)))
+}
+
+/// The formats of weights and KV cache.
+pub fn formats(spec: &EngineSpec, loaded: Option<&LoadedModel>) -> Result<(WeightRecipe, KvFormat), String> {
+    let weights: WeightRecipe = match (&spec.weights, loaded) {
+        (Some(name), _) => name.parse().map_err(|error: UnknownFormat| format!("weights: {error}"))?,
+        (None, Some(model)) => weights::default_recipe(model).map_err(|error| error.to_string())?,
+        (None, None) => WeightRecipe::Uniform(WeightFormat::Bf16),
+    };
+    Ok((weights, spec.kv.parse().map_err(|error| format!("kv: {error}"))?))
+}
+
+/// The formats of a draft model: those named, else the target's.
+pub fn draft_weights(named: Option<&str>, target: WeightRecipe) -> Result<WeightRecipe, String> {
+    named.map_or(Ok(target), |name| {
+        name.parse().map_err(|error: UnknownFormat| format!("speculative_weights: {error}"))
+    })
 }
 
 /// Weights, KV pool and the table of rotary angles against this machine's memory.
@@ -333,11 +357,7 @@ pub fn build_executor(
     let draft = llmlab_models::load(source, model_seed).map_err(Failure::bad_input)?;
     let drafts = speculation.num_speculative_tokens as usize;
     let mut config = resolved.runtime;
-    if let Some(format) = weights {
-        config.weights = format
-            .parse()
-            .map_err(|error: UnknownFormat| Failure::bad_input(format!("speculative_weights: {error}")))?;
-    }
+    config.weights = draft_weights(weights.as_deref(), config.weights).map_err(Failure::bad_input)?;
     let executor = DraftModelExecutor::new(executor, &draft.spec, draft.weights.as_ref(), &config, drafts);
     Ok(Box::new(executor.map_err(failed)?))
 }

@@ -170,3 +170,56 @@ fn what_was_calibrated_here_is_simulated_here() {
         assert!((10_000..100_000_000).contains(&per_token), "{per_token} ns");
     }
 }
+
+#[test]
+fn speculation_is_simulated_with_the_rate_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = |name: &str, keys: &str| {
+        format!(
+            "[[target]]\nname = \"{name}\"\nsimulate = {{ hardware = \"h100-sxm\", policy = \"vllm\"{keys} }}\n"
+        )
+    };
+    let draft = ", speculative_method = \"draft_model\", speculative_model = \"spec:llama-3.1-8b\"";
+    let write = |targets: &[String]| {
+        let text = format!(
+            "name = \"simulated\"\n[model]\nsource = \"spec:llama-3.1-8b\"\n[workload]\nrequests = 20\narrivals = {{ users = 1 }}\n\
+             lengths = {{ input = {{ distribution = \"fixed\", tokens = 100 }}, output = {{ distribution = \"fixed\", tokens = 200 }} }}\n{}",
+            targets.concat()
+        );
+        std::fs::write(dir.path().join("simulated.toml"), text).unwrap();
+        llmlab(dir.path()).args(["run", "simulated.toml"]).output().unwrap()
+    };
+    let rate = |rate: &str| format!("{draft}, speculative_acceptance_rate = {rate}");
+    let lookup = ", speculative_method = \"ngram\", speculative_acceptance_rate = [0.8, 0.6]";
+    let targets = [
+        target("plain", ""),
+        target("ngram", lookup),
+        target("right", &rate("1")),
+        target("wrong", &rate("0.0")),
+    ];
+    let output = write(&targets);
+    let said = format!("{}{}", stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let (manifest, trials) = read_run(&runs(dir.path())[0]).unwrap();
+    let described = &manifest.targets[1].description;
+    assert!(
+        described.contains("3 drafts by prompt lookup), drafts accepted at an assumed 0.8, 0.6"),
+        "{described}"
+    );
+    let elapsed = |name: &str| trials.iter().find(|t| t.facts.target == name).unwrap().facts.elapsed_ns;
+    assert!(elapsed("ngram") < elapsed("plain") && elapsed("wrong") > elapsed("plain"));
+    // Drafts of a model as large as the target cost what they bring.
+    assert!(elapsed("right") > elapsed("ngram") && elapsed("right") < elapsed("wrong"));
+
+    let wrong = |targets: &[String], words: &str| {
+        let output = write(targets);
+        let said = stderr(&output).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(output.status.code() == Some(2) && said.contains(words), "{said}");
+    };
+    wrong(&[target("one", draft)], "needs speculative_acceptance_rate");
+    let other = "speculative_method = \"draft_model\", speculative_model = \"spec:mistral-7b\"";
+    wrong(
+        &[target("one", &format!(", {other}, speculative_acceptance_rate = 0.5"))],
+        "has 32768 tokens, the target",
+    );
+}

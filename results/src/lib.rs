@@ -14,6 +14,7 @@
 //!     journal.jsonl          one checksummed line per finished request
 //!     server.jsonl           one checksummed line per scrape of the server
 //!     steps.jsonl            the engine's own step log, written by the server
+//!     calls.jsonl            every call to the engine's scheduler, with --record
 //!   requests.parquet         every request of every trial, for other tools
 //!   token_events.parquet     every token event of every trial
 //!

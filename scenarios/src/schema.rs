@@ -115,6 +115,13 @@ pub(crate) fn simulate(_: &mut SchemaGenerator) -> Schema {
             "maximum": 1,
             "description": "Share of the device's memory for weights, activations and the KV pool. Default 0.92, vLLM's."
         });
+        if engine["properties"].get("speculative_method").is_some() {
+            let rate = json!({ "type": "number", "minimum": 0, "maximum": 1 });
+            engine["properties"]["speculative_acceptance_rate"] = json!({
+                "anyOf": [rate, { "type": "array", "items": rate, "minItems": 1 }],
+                "description": "With speculative_method: probability that a draft is accepted when all before it are, or one for each draft of a step. llmlab replay prints what a recorded run had."
+            });
+        }
         engine["required"] = json!(["hardware", "policy"]);
         engine
     });

@@ -270,7 +270,20 @@ pub struct SimulateSpec {
     pub hardware: String,
     /// Share of the device's memory that weights, activations and the KV pool may take; `None` = vLLM's default.
     pub gpu_memory_utilization: Option<f64>,
+    /// For each draft of a step, the probability that it is accepted when all before it are; the last counts for those
+    /// behind it. Empty when nothing is guessed.
+    pub speculative_acceptance_rate: Vec<f64>,
     pub engine: EngineSpec,
+}
+
+impl EngineSpec {
+    /// How tokens are guessed ahead, if they are.
+    pub fn speculation(&self) -> Option<&SpeculationSpec> {
+        match &self.policy {
+            PolicySpec::Vllm { speculation, .. } => speculation.as_ref(),
+            _ => None,
+        }
+    }
 }
 
 /// Our own engine as a child process. Every field is resolved except the sizes that depend on the model.

@@ -6,6 +6,7 @@ mod doctor;
 mod explain;
 mod init;
 mod models;
+mod replay;
 mod report;
 pub mod run;
 mod serve;
@@ -22,6 +23,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Run(args) => run::run(args, None),
         Command::Simulate(args) => simulate::simulate(args),
         Command::Serve(args) => serve::serve(args),
+        Command::Replay(args) => replay::replay(args),
         Command::Models(command) => models::models(command),
         Command::BenchEngine(args) => bench_engine::bench_engine(args),
         Command::Report(args) => report::report(args),

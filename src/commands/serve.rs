@@ -29,6 +29,7 @@ pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
         max_queue: spec.max_queue as usize,
         max_model_len: resolved.engine.max_model_len,
         step_log: args.step_log.clone(),
+        record: args.record.clone(),
         ..Default::default()
     };
     let info = Arc::new(wire::model_info(model)?);

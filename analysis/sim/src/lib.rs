@@ -5,7 +5,7 @@
 //! metrics: what it writes are the records of a live run, and everything after that is the same code.
 //!
 //! Reading order: [`shape`] (a step in numbers), [`cost_model`] (how long it takes on a device), [`fit`] (the same, learnt
-//! from measured steps), [`executor`] and [`replay`] (the two virtual executors), [`memory`] (the KV pool of a device),
+//! from measured steps), [`executor`] with [`speculation`], and [`replay`] (the two virtual executors), [`memory`] (the KV pool of a device),
 //! [`overhead`] (what a request pays outside its steps), [`driver`] (virtual time). Formulas and limits: docs/simulation.md.
 
 pub mod cost_model;
@@ -16,6 +16,7 @@ pub mod memory;
 pub mod overhead;
 pub mod replay;
 pub mod shape;
+pub mod speculation;
 
 pub use cost_model::{CostModel, Device, Roofline, StepCost};
 pub use driver::{Facts, Options, SimulationError, StepSink, simulate};
@@ -23,3 +24,4 @@ pub use executor::RooflineExecutor;
 pub use overhead::Overhead;
 pub use replay::{Recorder, Recording, ReplayExecutor};
 pub use shape::SeqShape;
+pub use speculation::Speculation;

@@ -12,8 +12,10 @@ pub struct SeqShape {
     pub new: u32,
     /// Rows computed to fill a rectangle and thrown away.
     pub padding: u32,
-    /// Whether logits of the last position are wanted.
+    /// Whether logits of the last position that is no draft are wanted, and of the drafts.
     pub sample: bool,
+    /// The last so many of `new` are guesses to be verified.
+    pub drafts: u32,
 }
 
 impl SeqShape {
@@ -22,9 +24,14 @@ impl SeqShape {
         u64::from(self.new) + u64::from(self.padding)
     }
 
-    /// Whether the output projection computes a row for it: also for a finished sequence that a rectangle still carries.
-    pub fn has_logits(&self) -> bool {
-        self.sample || self.new == 0
+    /// Rows that the output projection computes for it: also one for a finished sequence that a rectangle still carries.
+    pub fn logits(&self) -> u64 {
+        if self.new == 0 { 1 } else { self.sampled() }
+    }
+
+    /// Rows that a token is picked from.
+    pub fn sampled(&self) -> u64 {
+        if self.sample { 1 + u64::from(self.drafts) } else { 0 }
     }
 
     /// Positions that the last new token sees, in a layer with this window.
@@ -52,6 +59,7 @@ impl From<&SeqStep> for SeqShape {
             new: seq.tokens.len() as u32,
             padding: seq.padding,
             sample: seq.sample,
+            drafts: seq.drafts,
         }
     }
 }
@@ -65,7 +73,7 @@ pub fn shapes_of(plan: &StepPlan, shapes: &mut Vec<SeqShape>) {
 /// A sequence of a stored step log. The log does not say who samples; a single new token on top of a context decodes, or
 /// ends a prompt, and both sample.
 pub fn logged(seq: &StepSeq, sample: bool) -> SeqShape {
-    SeqShape { context: seq.context, new: seq.new_tokens, padding: seq.padding, sample }
+    SeqShape { context: seq.context, new: seq.new_tokens, padding: seq.padding, sample, drafts: 0 }
 }
 
 #[cfg(test)]
@@ -76,7 +84,7 @@ mod tests {
     fn pairs_and_reach_by_counting() {
         for window in [None, Some(1), Some(5), Some(100)] {
             for (context, new) in [(0, 1), (0, 9), (4, 1), (7, 6), (50, 3)] {
-                let seq = SeqShape { context, new, padding: 0, sample: true };
+                let seq = SeqShape { context, new, padding: 0, sample: true, drafts: 0 };
                 let sees = |position: u32| window.map_or(position + 1, |w: u32| w.min(position + 1));
                 let pairs: u32 = (context..context + new).map(sees).sum();
                 assert_eq!(seq.pairs(window), u64::from(pairs), "{context} {new} {window:?}");

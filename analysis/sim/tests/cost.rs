@@ -23,11 +23,11 @@ fn on_h100(format: WeightFormat) -> (ModelSpec, Roofline) {
 }
 
 fn decode(context: u32) -> SeqShape {
-    SeqShape { context, new: 1, padding: 0, sample: true }
+    SeqShape { context, new: 1, padding: 0, sample: true, drafts: 0 }
 }
 
 fn prefill(context: u32, new: u32) -> SeqShape {
-    SeqShape { context, new, padding: 0, sample: true }
+    SeqShape { context, new, padding: 0, sample: true, drafts: 0 }
 }
 
 #[test]

@@ -17,11 +17,11 @@ fn law(seqs: &[SeqShape]) -> f64 {
 }
 
 fn decode(context: u32) -> SeqShape {
-    SeqShape { context, new: 1, padding: 0, sample: true }
+    SeqShape { context, new: 1, padding: 0, sample: true, drafts: 0 }
 }
 
 fn prefill(context: u32, new: u32, sample: bool) -> SeqShape {
-    SeqShape { context, new, padding: 0, sample }
+    SeqShape { context, new, padding: 0, sample, drafts: 0 }
 }
 
 fn cells(noise: f64) -> Vec<Measured> {

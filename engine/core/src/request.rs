@@ -50,7 +50,8 @@ impl StopRules {
     pub const NO_LIMIT: u32 = u32::MAX;
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     pub id: RequestId,
     /// Never empty.

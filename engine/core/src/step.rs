@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::request::{LoraId, RequestId, SamplingParams, TokenId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,10 +76,23 @@ impl StepPlan {
 }
 
 /// One token; `seq` indexes [`StepPlan::seqs`]. Several per sequence, in order, under speculation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, TokenId)", into = "(u32, TokenId)")]
 pub struct Sampled {
     pub seq: u32,
     pub token: TokenId,
+}
+
+impl From<(u32, TokenId)> for Sampled {
+    fn from((seq, token): (u32, TokenId)) -> Self {
+        Sampled { seq, token }
+    }
+}
+
+impl From<Sampled> for (u32, TokenId) {
+    fn from(sampled: Sampled) -> Self {
+        (sampled.seq, sampled.token)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -25,6 +25,8 @@ pub struct ServerConfig {
     pub max_model_len: u32,
     /// One JSON line per scheduler step is appended here.
     pub step_log: Option<PathBuf>,
+    /// A new file for every call to the scheduler, see [`llmlab_core::recording`].
+    pub record: Option<PathBuf>,
     /// How long requests in flight may go on after the shutdown signal.
     pub drain_grace: Duration,
     pub limits: Limits,
@@ -41,6 +43,7 @@ impl Default for ServerConfig {
             max_queue: 4096,
             max_model_len: 2048,
             step_log: None,
+            record: None,
             drain_grace: Duration::from_secs(30),
             limits: Limits::default(),
         }
@@ -96,6 +99,7 @@ impl fmt::Debug for ServerConfig {
             .field("max_queue", &self.max_queue)
             .field("max_model_len", &self.max_model_len)
             .field("step_log", &self.step_log)
+            .field("record", &self.record)
             .field("drain_grace", &self.drain_grace)
             .field("limits", &self.limits)
             .finish()

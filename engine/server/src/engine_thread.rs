@@ -9,23 +9,25 @@ use std::sync::{Arc, OnceLock};
 
 use llmlab_core::executor::{Executor, ExecutorError};
 use llmlab_core::request::{At, Event, FinishReason, RequestId, TokenId};
-use llmlab_core::scheduler::{Planned, Scheduler};
+use llmlab_core::scheduler::Planned;
 use llmlab_core::stats::Stats;
 use llmlab_core::step::StepPlan;
 use tokio::sync::mpsc;
 
 use crate::engine::{Clock, Command, QueueSlot, Submission, Update};
 use crate::error::ApiError;
+use crate::line_log::LineLog;
 use crate::metrics::{Metrics, Timeline};
-use crate::step_log::{StepLog, StepRow, StepSeq};
+use crate::recorder::Recorded;
+use crate::step_log::{StepRow, StepSeq};
 
 pub(crate) struct EngineThread {
-    pub scheduler: Scheduler,
+    pub scheduler: Recorded,
     pub executor: Box<dyn Executor>,
     pub commands: Receiver<Command>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
-    pub step_log: Option<StepLog>,
+    pub step_log: Option<LineLog<StepRow>>,
     pub failure: Arc<OnceLock<String>>,
     pub block_size: u32,
     pub live: HashMap<RequestId, Live>,
@@ -77,8 +79,7 @@ impl EngineThread {
                 }
             }
             let now = self.clock.now();
-            let planned = self.scheduler.plan(now);
-            let expired = self.scheduler.take_expired();
+            let (planned, expired) = self.scheduler.plan(now);
             self.route(now, expired);
             // Once per step, and before going to sleep: what the gauges show is never older than that.
             let stats = self.scheduler.stats();

@@ -17,6 +17,10 @@ pub enum ServerError {
     StepLog { path: PathBuf, source: io::Error },
     #[error("writing the step log failed: {0}")]
     StepLogWrite(io::Error),
+    #[error("cannot start the recording {path}: {source}")]
+    Recording { path: PathBuf, source: io::Error },
+    #[error("writing the recording failed, it ends early: {0}")]
+    RecordingWrite(io::Error),
     #[error("invalid server configuration: {0}")]
     Config(String),
     #[error("cannot start the engine thread: {0}")]

@@ -1,7 +1,8 @@
 //! The reference engine as an HTTP server: an engine thread behind OpenAI-compatible endpoints.
 //!
 //! Knows: HTTP/1.1, the OpenAI request and response shapes as vLLM 0.33 serves them, vLLM's metric names, detokenising
-//! and stop strings, admission (bounded queue), cancellation, draining, the step log.
+//! and stop strings, admission (bounded queue), cancellation, draining, the step log, the recording
+//! of the scheduler's calls.
 //!
 //! Must not know: how a step is planned (`llmlab-core` decides) or computed (any [`Executor`] will do), the load
 //! generator, the results store. It never loads code, templates or URLs from a request.
@@ -12,7 +13,7 @@
 //!
 //! Reading order: `config`, `engine` (the handle), `engine_thread` (the loop), `generation` (tokens to text),
 //! `stop_text`, `openai` (response bodies), then the way in: `serve`, `connections`, `stall`, `api`, `auth`, `body`, `json`,
-//! `fields`, `params`, `prompt`; beside it `metrics`, `step_log`, `error`.
+//! `fields`, `params`, `prompt`; beside it `metrics`, `line_log`, `step_log`, `recorder`, `error`.
 //!
 //! [`Executor`]: llmlab_core::executor::Executor
 
@@ -27,10 +28,12 @@ mod error;
 mod fields;
 mod generation;
 mod json;
+mod line_log;
 mod metrics;
 mod openai;
 mod params;
 mod prompt;
+mod recorder;
 mod serve;
 mod stall;
 pub mod step_log;

@@ -3,7 +3,7 @@
 //! ```text
 //! listener --> connection tasks --> Engine (handle) --commands--> engine thread: Scheduler + Executor
 //!                     ^                                              |        |
-//!                     +--------- per-request channel of updates -----+        +--> step log thread
+//!                     +--------- per-request channel of updates -----+        +--> step log and recorder threads
 //! ```
 
 use std::collections::HashMap;
@@ -24,9 +24,11 @@ use crate::connections::Connections;
 use crate::engine::{Clock, Engine};
 use crate::engine_thread::EngineThread;
 use crate::error::ServerError;
+use crate::line_log::LineLogWriter;
 use crate::metrics::{CacheShape, Metrics};
 use crate::params::Bounds;
-use crate::step_log::{StepLog, StepLogWriter};
+use crate::recorder::{self, Recorded};
+use crate::step_log;
 
 /// How long cancelled requests may take to send their last event.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -46,8 +48,8 @@ pub struct ModelInfo {
 /// `config.drain_grace`, the rest end with an error event.
 ///
 /// # Errors
-/// At the start when the configuration, the address or the step log cannot be used; at the end when the engine had
-/// failed (the server goes on answering 503 until `shutdown`) or the step log could not be written.
+/// At the start when the configuration, the address, the step log or the recording cannot be used; at the end when the
+/// engine had failed (the server goes on answering 503 until `shutdown`) or one of the two files could not be written.
 pub async fn serve(
     config: ServerConfig,
     model: Arc<ModelInfo>,
@@ -114,7 +116,8 @@ struct RunningEngine {
     failure: Arc<OnceLock<String>>,
     /// Resolves (to an error: the sender is dropped) when the thread ends.
     ended: oneshot::Receiver<()>,
-    step_log: Option<StepLogWriter>,
+    step_log: Option<LineLogWriter>,
+    recording: Option<LineLogWriter>,
 }
 
 fn start_engine(
@@ -122,14 +125,17 @@ fn start_engine(
     scheduler: Scheduler,
     executor: Box<dyn Executor>,
 ) -> Result<RunningEngine, ServerError> {
-    let (step_log, writer) = match &config.step_log {
+    let (step_log, step_log_writer) = match &config.step_log {
         None => (None, None),
-        Some(path) => {
-            let opened = StepLog::open(path);
-            let (log, writer) =
-                opened.map_err(|source| ServerError::StepLog { path: path.clone(), source })?;
-            (Some(log), Some(writer))
-        }
+        Some(path) => step_log::open(path)
+            .map(|(log, writer)| (Some(log), Some(writer)))
+            .map_err(|source| ServerError::StepLog { path: path.clone(), source })?,
+    };
+    let (calls, recording) = match &config.record {
+        None => (None, None),
+        Some(path) => recorder::open(path, config, &scheduler)
+            .map(|(calls, writer)| (Some(calls), Some(writer)))
+            .map_err(|source| ServerError::Recording { path: path.clone(), source })?,
     };
     let block_size = scheduler.config().block_size;
     let cache = CacheShape { block_size, usable_blocks: scheduler.stats().total_blocks as u64 };
@@ -138,7 +144,7 @@ fn start_engine(
     let clock = Clock::start();
     let (commands, queue) = mpsc::channel();
     let thread = EngineThread {
-        scheduler,
+        scheduler: Recorded::new(scheduler, calls),
         executor,
         commands: queue,
         clock,
@@ -163,7 +169,7 @@ fn start_engine(
         config.max_queue,
         config.limits.max_unread_tokens,
     ));
-    Ok(RunningEngine { engine, metrics, failure, ended, step_log: writer })
+    Ok(RunningEngine { engine, metrics, failure, ended, step_log: step_log_writer, recording })
 }
 
 impl RunningEngine {
@@ -174,16 +180,18 @@ impl RunningEngine {
                 LAST_STEP.as_secs()
             )));
         }
-        if let Some(writer) = self.step_log {
-            let joined = tokio::task::spawn_blocking(|| writer.join()).await;
-            joined
-                .map_err(std::io::Error::other)
-                .and_then(|result| result)
-                .map_err(ServerError::StepLogWrite)?;
-        }
+        written(self.step_log).await.map_err(ServerError::StepLogWrite)?;
+        written(self.recording).await.map_err(ServerError::RecordingWrite)?;
         match self.failure.get() {
             Some(reason) => Err(ServerError::Engine(reason.clone())),
             None => Ok(()),
         }
     }
+}
+
+/// Waits until all is in the file.
+async fn written(writer: Option<LineLogWriter>) -> std::io::Result<()> {
+    let Some(writer) = writer else { return Ok(()) };
+    let joined = tokio::task::spawn_blocking(|| writer.join()).await;
+    joined.map_err(std::io::Error::other).and_then(|result| result)
 }

@@ -1,20 +1,15 @@
-//! The step log: one JSON line per scheduler step, written by a thread of its own so that a slow disk never delays a step.
+//! The step log: one JSON line per scheduler step.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::fs::OpenOptions;
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Rows on their way to the writer. A disk that falls this far behind loses rows (counted), not engine time.
+use crate::line_log::{LineLog, LineLogWriter};
+
+/// Rows on their way to the writer.
 const QUEUED_ROWS: usize = 65_536;
-/// Between two flushes; a row reaches the file within twice this time.
-const FLUSH_PAUSE: Duration = Duration::from_millis(50);
 
 /// The same fields as `llmlab_results::step::StepSeq`. Written down twice because the engine must not depend on the
 /// results crate; the workspace has a test that reads one as the other.
@@ -63,65 +58,9 @@ pub struct StepRow {
     pub admitted: Vec<(u64, u64)>,
 }
 
-pub(crate) struct StepLog {
-    rows: SyncSender<StepRow>,
-    lost: Arc<AtomicU64>,
-}
-
-/// Waits for the writer; joined after the engine dropped its [`StepLog`].
-pub(crate) struct StepLogWriter {
-    thread: JoinHandle<io::Result<()>>,
-    lost: Arc<AtomicU64>,
-}
-
-impl StepLog {
-    /// Appends to `path`.
-    pub fn open(path: &Path) -> io::Result<(StepLog, StepLogWriter)> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        let (rows, queue) = sync_channel(QUEUED_ROWS);
-        let thread =
-            std::thread::Builder::new().name("step-log".to_owned()).spawn(move || write(file, &queue))?;
-        let lost = Arc::new(AtomicU64::new(0));
-        Ok((StepLog { rows, lost: lost.clone() }, StepLogWriter { thread, lost }))
-    }
-
-    /// Never blocks. Rows the writer cannot take (full queue, or it ended after a disk error) are counted instead.
-    pub fn push(&mut self, row: StepRow) {
-        if self.rows.try_send(row).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl StepLogWriter {
-    /// An error when a write failed or rows were lost because the disk was too slow.
-    pub fn join(self) -> io::Result<()> {
-        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the step log writer panicked")))?;
-        match self.lost.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            lost => Err(io::Error::other(format!("{lost} rows were lost because the disk was too slow"))),
-        }
-    }
-}
-
-/// Rows may come faster than any interval for ever, so flushing cannot wait for a gap between them: write what is
-/// queued, flush, sleep, repeat.
-fn write(file: File, queue: &Receiver<StepRow>) -> io::Result<()> {
-    let mut out = BufWriter::with_capacity(64 << 10, file);
-    while let Ok(first) = queue.recv() {
-        put(&mut out, &first)?;
-        for row in queue.try_iter().take(QUEUED_ROWS) {
-            put(&mut out, &row)?;
-        }
-        out.flush()?;
-        std::thread::sleep(FLUSH_PAUSE);
-    }
-    Ok(())
-}
-
-fn put(out: &mut impl Write, row: &StepRow) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, row)?;
-    out.write_all(b"\n")
+/// Appends to `path`.
+pub(crate) fn open(path: &Path) -> io::Result<(LineLog<StepRow>, LineLogWriter)> {
+    LineLog::start("step-log", OpenOptions::new().create(true).append(true).open(path)?, QUEUED_ROWS)
 }
 
 #[cfg(test)]
@@ -152,7 +91,7 @@ mod tests {
     fn every_row_is_in_the_file_once_the_log_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("steps.jsonl");
-        let (mut log, writer) = StepLog::open(&path).unwrap();
+        let (mut log, writer) = open(&path).unwrap();
         for step in 0..1000 {
             log.push(row(step));
         }
@@ -166,7 +105,7 @@ mod tests {
     #[test]
     fn a_full_disk_costs_rows_and_is_reported() {
         // Every write to /dev/full fails with ENOSPC.
-        let (mut log, writer) = StepLog::open(Path::new("/dev/full")).unwrap();
+        let (mut log, writer) = open(Path::new("/dev/full")).unwrap();
         log.push(row(1));
         drop(log);
         assert_eq!(writer.join().unwrap_err().kind(), io::ErrorKind::StorageFull);

@@ -1,16 +1,22 @@
 //! `[[target]]` tables.
 
+use std::ops::Range;
+
 use toml::Spanned;
 
 use super::engine;
 use crate::error::{Finding, PLANNED_KEYS, unknown_value};
 use crate::scenario::{EndpointTable, EngineTable, TargetTable};
-use crate::spec::{EndpointSpec, SimulateSpec, TargetChoice, TargetSpec};
+use crate::spec::{EndpointSpec, SimulateSpec, SpeculationSpec, TargetChoice, TargetSpec};
 
 pub const PROTOCOLS: [&str; 2] = ["openai-completions", "openai-chat"];
 /// Keys of `simulate` that `engine` does not have.
 const HARDWARE: &str = "hardware";
 const UTILIZATION: &str = "gpu_memory_utilization";
+const ACCEPTANCE: &str = "speculative_acceptance_rate";
+/// Where a number for it comes from.
+const ACCEPTANCE_HELP: &str = "the probability that a draft is accepted when all before it are, or a list with one for each draft \
+                               of a step; a live run measures it: llmlab run --record, then llmlab replay";
 const MAX_NAME_LEN: usize = 40;
 const MAX_TARGETS: usize = 32;
 const KINDS: &str = "a target has exactly one of `engine` (our engine as a child process), `endpoint` (a running server) \
@@ -100,23 +106,70 @@ fn simulate(table: &Spanned<EngineTable>) -> Result<SimulateSpec, Finding> {
         return Err(Finding::new(written.span(), "hardware is not text").label("a name, e.g. \"h100-sxm\""));
     };
     let gpu_memory_utilization = keys.remove(UTILIZATION).map(|written| utilization(&written)).transpose()?;
+    let acceptance = keys.remove(ACCEPTANCE);
     let engine = engine::resolve(&keys, table.span())?;
+    let method = keys.get("speculative_method").map_or_else(|| table.span(), Spanned::span);
+    let speculative_acceptance_rate = acceptance_rate(engine.speculation(), acceptance.as_ref(), method)?;
     match keys.get("executor") {
         Some(executor) if engine.executor != "cpu" => {
             Err(Finding::new(executor.span(), "only the engine's own kernels can be simulated")
                 .label("not accepted in a simulation")
                 .help("leave `executor` out"))
         }
-        _ => Ok(SimulateSpec { hardware: hardware.clone(), gpu_memory_utilization, engine }),
+        _ => Ok(SimulateSpec {
+            hardware: hardware.clone(),
+            gpu_memory_utilization,
+            speculative_acceptance_rate,
+            engine,
+        }),
+    }
+}
+
+/// `method` is where the speculation stands.
+fn acceptance_rate(
+    speculation: Option<&SpeculationSpec>,
+    written: Option<&Spanned<toml::Value>>,
+    method: Range<usize>,
+) -> Result<Vec<f64>, Finding> {
+    let (speculation, written) = match (speculation, written) {
+        (None, None) => return Ok(Vec::new()),
+        (None, Some(written)) => {
+            return Err(Finding::new(written.span(), "without speculative_method this has no effect")
+                .help("remove it, or choose a speculative_method"));
+        }
+        (Some(_), None) => {
+            return Err(Finding::new(method, format!("a simulation that speculates needs {ACCEPTANCE}"))
+                .label("how many drafts are right?")
+                .help(ACCEPTANCE_HELP));
+        }
+        (Some(speculation), Some(written)) => (speculation, written),
+    };
+    let rates = match written.get_ref() {
+        toml::Value::Array(rates) => rates.iter().map(number).collect(),
+        rate => vec![number(rate)],
+    };
+    let most = speculation.num_speculative_tokens as usize;
+    if rates.is_empty() || rates.len() > most || rates.iter().any(|rate| !(0.0..=1.0).contains(rate)) {
+        return Err(Finding::new(written.span(), format!("{ACCEPTANCE} is not usable"))
+            .label(format!(
+                "must be a number from 0 to 1, or a list of 1 to {most} of them (num_speculative_tokens)"
+            ))
+            .help(ACCEPTANCE_HELP));
+    }
+    Ok(rates)
+}
+
+/// NaN for what is no number.
+fn number(value: &toml::Value) -> f64 {
+    match value {
+        toml::Value::Float(number) => *number,
+        toml::Value::Integer(number) => *number as f64,
+        _ => f64::NAN,
     }
 }
 
 fn utilization(written: &Spanned<toml::Value>) -> Result<f64, Finding> {
-    let share = match written.get_ref() {
-        toml::Value::Float(share) => *share,
-        toml::Value::Integer(share) => *share as f64,
-        _ => f64::NAN,
-    };
+    let share = number(written.get_ref());
     if !(share > 0.0 && share <= 1.0) {
         return Err(Finding::new(written.span(), format!("{UTILIZATION} is not usable"))
             .label("must be a number above 0, at most 1"));

@@ -57,8 +57,8 @@ fn blocks_of(seq: &SeqShape) -> u32 {
 /// logits, several prompts at once, and both kinds mixed. Only what a sequence of `longest` tokens and a pool of so many
 /// blocks can hold; smallest first.
 pub fn cells(longest: u32, pool_blocks: u64) -> Vec<Cell> {
-    let decode = |context| SeqShape { context, new: 1, padding: 0, sample: true };
-    let chunk = |context, new, sample| SeqShape { context, new, padding: 0, sample };
+    let decode = |context| SeqShape { context, new: 1, padding: 0, sample: true, drafts: 0 };
+    let chunk = |context, new, sample| SeqShape { context, new, padding: 0, sample, drafts: 0 };
     let mut cells = Vec::new();
     for batch in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128] {
         for context in [16, 256, 1000] {

@@ -81,6 +81,7 @@ fn part(
         model_seed,
         max_model_len: config.max_model_len,
         threads: config.threads,
+        record: false,
         engine: llmlab_scenarios::engine_from_knobs("vllm", &knobs).map_err(Failure::usage)?,
         lora_modules: Vec::new(),
     };

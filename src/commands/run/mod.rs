@@ -62,7 +62,10 @@ fn one(
     quiet: bool,
 ) -> Result<Finished, Failure> {
     let nothing = |code| Finished { code, path: None, analysis: None, claims: Vec::new() };
-    let planned = plan::plan(args, simulate)?;
+    let mut planned = plan::plan(args, simulate)?;
+    if args.record {
+        planned.record_calls()?;
+    }
     if args.explain {
         return explain::explain(&planned).map(nothing);
     }

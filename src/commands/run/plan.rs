@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use llmlab_core::config::PolicyConfig;
 use llmlab_loadgen::{PromptStyle, Protocol};
-use llmlab_models::catalogue::SPEC_PREFIX;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts};
 use llmlab_scenarios::spec::{
@@ -49,6 +48,23 @@ pub enum How {
     Simulate(Box<ResolvedSimulation>),
 }
 
+impl Plan {
+    fn record_calls(&mut self) -> Result<(), Failure> {
+        let mut recorded = false;
+        for target in &mut self.targets {
+            if let How::Engine { launch, .. } = &mut target.how {
+                launch.record = true;
+                recorded = true;
+            }
+        }
+        if recorded {
+            Ok(())
+        } else {
+            Err(Failure::bad_input("--record: no target is an engine of llmlab's that runs"))
+        }
+    }
+}
+
 /// A model by its shape, with its checkpoint where it has one.
 struct PlannedModel {
     spec: ModelSpec,
@@ -60,6 +76,16 @@ struct PlannedModel {
 pub enum Planned {
     Run(Box<Plan>),
     Sweep { name: String, cells: Vec<(SweepPoint, Plan)> },
+}
+
+impl Planned {
+    /// Lets the engines write down every call to their schedulers.
+    pub fn record_calls(&mut self) -> Result<(), Failure> {
+        match self {
+            Planned::Run(plan) => plan.record_calls(),
+            Planned::Sweep { cells, .. } => cells.iter_mut().try_for_each(|(_, plan)| plan.record_calls()),
+        }
+    }
 }
 
 /// With `simulate`, every engine of the scenario runs in virtual time.
@@ -110,11 +136,22 @@ fn simulate_targets(spec: &mut RunSpec, on: &SimulateOn) -> Result<(), Failure> 
                     target.name
                 )));
             }
+            TargetChoice::Engine(engine) if engine.speculation().is_some() => {
+                return Err(Failure::bad_input(format!(
+                    "target {}: how many drafts are accepted cannot be simulated; write it as simulate = {{ hardware = ..., speculative_acceptance_rate = ... }} \
+                     with the rate that llmlab run --record and llmlab replay measure",
+                    target.name
+                )));
+            }
             TargetChoice::Engine(engine) => {
                 let hardware = on.hardware.clone().unwrap_or_else(|| simulation::THIS_HOST.into());
                 let engine = engine.clone();
-                target.kind =
-                    TargetChoice::Simulate(SimulateSpec { hardware, gpu_memory_utilization: None, engine });
+                target.kind = TargetChoice::Simulate(SimulateSpec {
+                    hardware,
+                    gpu_memory_utilization: None,
+                    speculative_acceptance_rate: Vec::new(),
+                    engine,
+                });
             }
             TargetChoice::Simulate(simulate) => {
                 if let Some(hardware) = &on.hardware {
@@ -250,13 +287,8 @@ fn max_model_len(spec: &RunSpec, model: &ModelSpec) -> u32 {
 }
 
 fn planned_model(source: &str, seed: u64) -> Result<PlannedModel, Failure> {
-    if source.starts_with(SPEC_PREFIX) {
-        let spec = llmlab_models::load_spec(source).map_err(Failure::bad_input)?;
-        return Ok(PlannedModel { spec, loaded: None });
-    }
-    // The headers of its files are read and checked, its weights are not.
-    let loaded = llmlab_models::load(source, seed).map_err(Failure::bad_input)?;
-    Ok(PlannedModel { spec: loaded.spec.clone(), loaded: Some(loaded) })
+    let (spec, loaded) = wire::shape(source, seed).map_err(Failure::bad_input)?;
+    Ok(PlannedModel { spec, loaded })
 }
 
 fn plan_target(
@@ -286,6 +318,7 @@ fn plan_target(
                 model_seed: run.seed,
                 max_model_len: resolved.engine.max_model_len,
                 threads: resolved.runtime.threads,
+                record: false,
                 engine: engine.clone(),
                 lora_modules: match adapters::of(run, engine) {
                     Some(adapters) => adapters::lora_modules(adapters, &model.spec).map_err(|e| wrong(&e))?,

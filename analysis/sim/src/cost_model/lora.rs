@@ -113,7 +113,7 @@ mod tests {
     fn a_decode_step_with_adapters_costs_somewhat_more() {
         use crate::shape::SeqShape;
         let roofline = llama_on_h100();
-        let decode = vec![SeqShape { context: 500, new: 1, padding: 0, sample: true }; 32];
+        let decode = vec![SeqShape { context: 500, new: 1, padding: 0, sample: true, drafts: 0 }; 32];
         let alone = roofline.step(&decode).seconds();
         let one = roofline.adapters(16, AdaptedRows { rows: 32, adapters: 1 }).seconds();
         let all = roofline.adapters(16, AdaptedRows { rows: 32, adapters: 32 }).seconds();

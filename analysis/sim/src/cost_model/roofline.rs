@@ -48,12 +48,12 @@ struct Rows {
 
 impl Rows {
     fn of(seqs: &[SeqShape]) -> Rows {
-        let (mut all, mut kept, mut logits, mut sampled) = (0, 0, 0u64, 0u64);
+        let (mut all, mut kept, mut logits, mut sampled) = (0, 0, 0, 0);
         for seq in seqs {
             all += seq.rows();
             kept += u64::from(seq.new);
-            logits += u64::from(seq.has_logits());
-            sampled += u64::from(seq.sample);
+            logits += seq.logits();
+            sampled += seq.sampled();
         }
         Rows {
             sequences: seqs.len() as f64,

@@ -287,15 +287,19 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
         }
         self.now = end;
         self.give_up(delivered)?;
+        let mut tokens = 0;
         for event in events.drain(..) {
             match event {
-                Event::Token { id, .. } => self.clients.token(id.0, delivered),
+                Event::Token { id, .. } => {
+                    tokens += 1;
+                    self.clients.token(id.0, delivered);
+                }
                 Event::Finished { id, reason } => self.clients.finished(id.0, delivered, reason)?,
             }
         }
         self.events = events;
-        self.clients.told(outcome.sampled.len());
-        self.now = end + self.overhead.between_steps(outcome.sampled.len());
+        self.clients.told(tokens);
+        self.now = end + self.overhead.between_steps(tokens);
         Ok(true)
     }
 }

@@ -87,7 +87,7 @@ impl AttentionShape {
 /// How much of each term a step has.
 pub fn of(shape: &AttentionShape, seqs: &[SeqShape]) -> [f64; COUNT] {
     let rows = seqs.iter().map(SeqShape::rows).sum();
-    let logits = seqs.iter().filter(|seq| seq.has_logits()).count() as u64;
+    let logits = seqs.iter().map(SeqShape::logits).sum();
     let work = seqs.iter().filter(|seq| seq.new > 0);
     let (prompts, decodes): (Vec<&SeqShape>, Vec<&SeqShape>) = work.partition(|seq| seq.new > 1);
     let decode_keys = shape.mean(|window| decodes.iter().map(|seq| seq.seen(window)).sum());
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn a_mixed_step_has_the_terms_of_its_parts() {
         let shape = AttentionShape { windows: vec![(None, 0.5), (Some(8), 0.5)], tile_tokens: 3 };
-        let decode = SeqShape { context: 9, new: 1, padding: 0, sample: true };
-        let prefill = SeqShape { context: 0, new: 4, padding: 0, sample: false };
+        let decode = SeqShape { context: 9, new: 1, padding: 0, sample: true, drafts: 0 };
+        let prefill = SeqShape { context: 0, new: 4, padding: 0, sample: false, drafts: 0 };
         let terms = of(&shape, &[decode, prefill]);
         let named = |name: &str| terms[NAMES.iter().position(|known| *known == name).unwrap()];
         assert_eq!(named("step, with its first row"), 1.0);
