@@ -67,7 +67,8 @@ fn run_spec(scenario: &Scenario, workload: &Spanned<WorkloadTable>, base: &Path)
     })
 }
 
-/// Of the policies, vLLM's is the one that knows adapters: the others would share prefixes between them.
+/// Of the policies, vLLM's is the one that asks for a request's adapter: those that match prefixes by their tokens would
+/// share them between adapters.
 fn adapted(
     workload: WorkloadSpec,
     scenario: &Scenario,

@@ -140,3 +140,16 @@ fn tell(args: &RunArgs, entries: &[Entry], rows: &[Row]) -> Result<(), Failure> 
     eprintln!("\nclaims   {}", path.display());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llmlab_scenarios::spec::CLAIM_METRICS;
+
+    #[test]
+    fn every_metric_that_a_scenario_may_name_can_be_judged() {
+        for name in CLAIM_METRICS {
+            assert!(ClaimMetric::from_name(name).is_some(), "{name}");
+        }
+    }
+}

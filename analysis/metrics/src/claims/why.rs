@@ -229,6 +229,9 @@ impl Why {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Gap(pub Factors);
 
+/// Gains this close, as the logarithm of their quotient, need no reason.
+const ALIKE: f64 = 0.1;
+
 impl Gap {
     pub fn between(measured: &Why, simulated: &Why) -> Option<Gap> {
         let (ours, theirs) = (measured.factors()?, simulated.factors()?);
@@ -248,9 +251,12 @@ impl Gap {
             ("the time in which no step runs", busy),
         ];
         let most = effects.into_iter().max_by(|a, b| a.1.ln().abs().total_cmp(&b.1.ln().abs()));
-        let name = most.map_or("", |(name, _)| name);
+        let verdict = match most {
+            Some((name, _)) if self.0.product().ln().abs() > ALIKE => format!("most of it is {name}"),
+            _ => "they agree".to_string(),
+        };
         format!(
-            "the gain in output tok/s measured is {} the simulated one = {} (tokens a step) x {} (step time) x {} (share of time in steps); most of it is {name}",
+            "the gain in output tok/s measured is {} the simulated one = {} (tokens a step) x {} (step time) x {} (share of time in steps); {verdict}",
             times(self.0.product()),
             significant(tokens_per_step),
             significant(1.0 / step_time),
@@ -307,6 +313,7 @@ mod tests {
         let quotient = measured.factors().unwrap().product() / simulated.factors().unwrap().product();
         assert!((gap.0.product() / quotient - 1.0).abs() < 1e-12);
         assert!(gap.words().ends_with("how much longer a step takes"), "{}", gap.words());
+        assert!(Gap::between(&measured, &measured).unwrap().words().ends_with("they agree"));
         let blind = Why { with: Side::default(), without: Side::default() };
         assert_eq!(Gap::between(&measured, &blind), None);
     }

@@ -101,10 +101,9 @@ impl<'w, 's> Clients<'w, 's> {
         }
     }
 
-    pub fn scheduled(&mut self, id: u64) {
-        if let Some(client) = self.waiting.get_mut(&id) {
-            client.queued = false;
-        }
+    /// Whether it was queued until now: who gave up while a plan was under way is in it all the same.
+    pub fn scheduled(&mut self, id: u64) -> bool {
+        self.waiting.get_mut(&id).is_some_and(|client| std::mem::take(&mut client.queued))
     }
 
     pub fn refused(&mut self, id: u64, at: At, status: u16, words: String) -> io::Result<()> {

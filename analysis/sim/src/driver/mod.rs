@@ -267,8 +267,7 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
     fn step(&mut self, plan: &StepPlan) -> Result<bool, SimulationError> {
         let start = self.now;
         for (id, _) in &plan.admitted {
-            self.queued -= 1;
-            self.clients.scheduled(id.0);
+            self.queued -= usize::from(self.clients.scheduled(id.0));
         }
         let planned = self.steps_sink.is_some().then(|| self.engine.scheduler.stats());
         let outcome = self.engine.executor.execute(plan)?;
