@@ -22,6 +22,7 @@ fn what_the_server_writes_is_what_the_store_reads() {
         kv_shared_tokens: 4,
         kv_held_tokens: 32,
         external_fragmentation: 0.25,
+        accepted_drafts: 1,
         preempted: vec![5],
         admitted: vec![(9, 1_000)],
     };

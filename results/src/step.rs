@@ -40,6 +40,9 @@ pub struct StepRow {
     /// Share of the free blocks in stretches too short for a request, 0..=1; 0 where blocks need not be consecutive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_fragmentation: Option<f64>,
+    /// Of the sequences' `drafts`, how many were right.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub accepted_drafts: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub preempted: Vec<u64>,
     /// (request id, nanoseconds from enqueue to first scheduling) for requests first scheduled in this step.

@@ -32,6 +32,10 @@ pub struct EngineLog {
     pub recomputed_share: f64,
     pub prefill_tokens: u64,
     pub decode_tokens: u64,
+    /// Of the drafts that were verified, the share that was right; `None` without speculation.
+    pub draft_acceptance_rate: Option<f64>,
+    /// Tokens that a sequence with drafts got in a step: one, and those accepted.
+    pub acceptance_length: Option<f64>,
     /// Sequences that computed something, summed over steps.
     pub sequence_steps: u64,
     /// Of how long steps took.
@@ -67,8 +71,14 @@ pub fn engine_log(steps: &DataFrame, window: &Window) -> Option<EngineLog> {
         prefill_tokens: prefill as u64,
         decode_tokens: (new - prefill) as u64,
         sequence_steps: sum("at_work") as u64,
+        draft_acceptance_rate: ratio(sum("accepted_drafts"), sum("drafts")),
+        acceptance_length: ratio(sum("accepted_drafts"), sum("drafting")).map(|accepted| 1.0 + accepted),
         step_p99_ns: quantile(&sorted(frame::values(&inside, "elapsed_ns")), 0.99),
     })
+}
+
+fn ratio(part: f64, all: f64) -> Option<f64> {
+    (all > 0.0).then(|| part / all)
 }
 
 fn sorted(mut values: Vec<f64>) -> Vec<f64> {

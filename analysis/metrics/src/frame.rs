@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use llmlab_results::record::{Outcome, RequestRecord};
-use llmlab_results::step::StepRow;
+use llmlab_results::step::{StepRow, StepSeq};
 use polars::prelude::{BooleanChunked, Column, DataFrame};
 
 /// One row per record. Columns: `index`, `measured`, `success`, `failure`, `scheduled_ns`, `completed_ns`, `ttft_ns`, `tpot_ns`,
@@ -93,9 +93,17 @@ pub fn steps(rows: &[StepRow], trial_start_monotonic_ns: u64) -> DataFrame {
         // A sequence without new tokens only holds its place in a rectangular batch.
         floats("at_work", &|r| Some(r.seqs.iter().filter(|s| s.new_tokens > 0).count() as f64)),
         floats("new_tokens", &|r| sum(r, &|new, _| new)),
-        // A sequence that computes one token on top of cached ones is decoding (or a one-token prompt tail: same work).
+        // A sequence that computes one token on top of cached ones, drafts aside, is decoding (or a one-token prompt tail: same
+        // work).
         floats("prefill_tokens", &|r| {
-            sum(r, &|new, context| if new == 1.0 && context > 0.0 { 0.0 } else { new })
+            let prompt = |s: &&StepSeq| s.new_tokens.saturating_sub(s.drafts) != 1 || s.context == 0;
+            Some(r.seqs.iter().filter(prompt).map(|s| f64::from(s.new_tokens)).sum())
+        }),
+        floats("drafts", &|r| Some(r.seqs.iter().map(|s| f64::from(s.drafts)).sum())),
+        floats("drafting", &|r| Some(r.seqs.iter().filter(|s| s.drafts > 0).count() as f64)),
+        floats("accepted_drafts", &|r| {
+            let drafts = r.seqs.iter().map(|s| u64::from(s.drafts)).sum::<u64>();
+            Some(u64::from(r.accepted_drafts).min(drafts) as f64)
         }),
         floats("padding", &|r| Some(r.seqs.iter().map(|s| f64::from(s.padding)).sum())),
         floats("context", &|r| sum(r, &|_, context| context)),

@@ -37,6 +37,8 @@ pub enum Metric {
     PaddingShare,
     Preemptions,
     RecomputedShare,
+    DraftAcceptanceRate,
+    AcceptanceLength,
     RooflineShare,
     CostOutput,
     CostTotal,
@@ -85,7 +87,7 @@ impl Value {
 }
 
 impl Metric {
-    pub const ALL: [Metric; 32] = [
+    pub const ALL: [Metric; 34] = [
         Metric::TtftP50,
         Metric::TtftP95,
         Metric::TtftP99,
@@ -115,6 +117,8 @@ impl Metric {
         Metric::PaddingShare,
         Metric::Preemptions,
         Metric::RecomputedShare,
+        Metric::DraftAcceptanceRate,
+        Metric::AcceptanceLength,
         Metric::RooflineShare,
         Metric::CostOutput,
         Metric::CostTotal,
@@ -175,6 +179,8 @@ impl Metric {
             Metric::PaddingShare => "padding",
             Metric::Preemptions => "preemptions",
             Metric::RecomputedShare => "recomputed",
+            Metric::DraftAcceptanceRate => "drafts accepted",
+            Metric::AcceptanceLength => "acceptance length",
             Metric::RooflineShare => "of roofline",
             Metric::CostOutput => "USD/1M output tok",
             Metric::CostTotal => "USD/1M tokens",
@@ -193,8 +199,13 @@ impl Metric {
             | Metric::ExternalFragmentation
             | Metric::PaddingShare
             | Metric::RecomputedShare
+            | Metric::DraftAcceptanceRate
             | Metric::RooflineShare => Unit::Share,
-            Metric::BatchMean | Metric::WaitingMean | Metric::WaitingMax | Metric::Preemptions => Unit::Count,
+            Metric::BatchMean
+            | Metric::WaitingMean
+            | Metric::WaitingMax
+            | Metric::AcceptanceLength
+            | Metric::Preemptions => Unit::Count,
             Metric::CostOutput | Metric::CostTotal => Unit::UsDollars,
             _ => Unit::Nanoseconds,
         }
@@ -207,6 +218,8 @@ impl Metric {
             | Metric::TotalTokensPerS
             | Metric::Goodput
             | Metric::SloShare
+            | Metric::DraftAcceptanceRate
+            | Metric::AcceptanceLength
             | Metric::RooflineShare => Better::Higher,
             Metric::BatchMean | Metric::WaitingMean | Metric::WaitingMax | Metric::KvUseMean => {
                 Better::Neither
@@ -267,6 +280,8 @@ impl Metric {
             Metric::ExternalFragmentation => {
                 Value::of(t.engine.as_ref().and_then(|e| e.external_fragmentation_mean))
             }
+            Metric::DraftAcceptanceRate => Value::of(t.engine.as_ref().and_then(|e| e.draft_acceptance_rate)),
+            Metric::AcceptanceLength => Value::of(t.engine.as_ref().and_then(|e| e.acceptance_length)),
             Metric::PaddingShare => Value::of(t.engine.as_ref().map(|e| e.padding_share)),
             Metric::Preemptions => Value::of(match (&t.engine, &t.server) {
                 (Some(e), _) => Some(e.preemptions as f64),

@@ -249,6 +249,39 @@ fn fragmentation_counts_shared_blocks_once_and_is_weighted_by_time() {
 }
 
 #[test]
+fn accepted_drafts_and_the_length_they_bring() {
+    let mut t = trial("a", 1, five());
+    let seq = |id: u64, context: u32, new_tokens: u32, drafts: u32| StepSeq {
+        id,
+        context,
+        new_tokens,
+        drafts,
+        ..StepSeq::default()
+    };
+    let row = |at_ms: u64, seqs: Vec<StepSeq>, accepted_drafts: u32| StepRow {
+        start_monotonic_ns: START_NS + at_ms * MS,
+        elapsed_ns: 10 * MS,
+        seqs,
+        accepted_drafts,
+        ..StepRow::default()
+    };
+    t.steps = vec![
+        row(100, vec![seq(1, 0, 10, 0), seq(2, 20, 4, 3)], 3),
+        row(110, vec![seq(1, 10, 4, 3), seq(2, 24, 4, 3)], 1),
+    ];
+    let e = analyse(&manifest(&["a"]), &[t]).trials[0].engine.clone().unwrap();
+    close(e.draft_acceptance_rate.unwrap(), 4.0 / 9.0);
+    close(e.acceptance_length.unwrap(), 1.0 + 4.0 / 3.0);
+    // A decode with drafts is no prompt.
+    assert_eq!((e.prefill_tokens, e.decode_tokens), (10, 12));
+
+    let mut t = trial("a", 1, five());
+    t.steps = vec![row(100, vec![seq(1, 0, 10, 0)], 0)];
+    let e = analyse(&manifest(&["a"]), &[t]).trials[0].engine.clone().unwrap();
+    assert_eq!((e.draft_acceptance_rate, e.acceptance_length), (None, None));
+}
+
+#[test]
 fn recomputed_tokens_are_those_a_preemption_threw_away() {
     let mut t = trial("a", 1, five());
     let row = |at_ms: u64, seqs: &[(u64, u32, u32)], preempted: &[u64]| StepRow {

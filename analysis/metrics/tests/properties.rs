@@ -72,6 +72,7 @@ fn any_step(step: u64) -> impl Strategy<Value = StepRow> {
             block_size,
             preempted: vec![1; (blocks % 3) as usize],
             admitted,
+            accepted_drafts: blocks % 7,
             kv_shared_tokens: (blocks > 9).then_some(u64::from(blocks)),
             kv_held_tokens: (blocks > 5).then_some(u64::from(blocks * block_size)),
             external_fragmentation: (blocks > 3).then_some(f64::from(blocks % 5) / 4.0),

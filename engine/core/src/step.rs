@@ -103,3 +103,10 @@ pub struct StepOutcome {
     pub drafts: Vec<Sampled>,
     pub elapsed: Duration,
 }
+
+impl StepOutcome {
+    /// Drafts of the plan that were accepted: every sequence that samples gets one token, and one more for each of these.
+    pub fn accepted_drafts(&self, plan: &StepPlan) -> usize {
+        self.sampled.len() - plan.seqs.iter().filter(|seq| seq.sample).count()
+    }
+}

@@ -11,7 +11,7 @@ use llmlab_core::executor::{Executor, ExecutorError};
 use llmlab_core::request::{At, Event, FinishReason, RequestId, TokenId};
 use llmlab_core::scheduler::Planned;
 use llmlab_core::stats::Stats;
-use llmlab_core::step::StepPlan;
+use llmlab_core::step::{StepOutcome, StepPlan};
 use tokio::sync::mpsc;
 
 use crate::engine::{Clock, Command, QueueSlot, Submission, Update};
@@ -160,7 +160,8 @@ impl EngineThread {
         self.route(done, events);
         if let Some(log) = &mut self.step_log {
             let elapsed_ns = done.saturating_sub(now).as_nanos() as u64;
-            log.push(row(plan, planned, self.clock.monotonic_ns(now), elapsed_ns, self.block_size));
+            let start_ns = self.clock.monotonic_ns(now);
+            log.push(row(plan, planned, &outcome, start_ns, elapsed_ns, self.block_size));
         }
         Ok(())
     }
@@ -244,6 +245,7 @@ fn with_ends(events: Vec<Event>) -> Vec<(RequestId, Option<TokenId>, Option<Fini
 fn row(
     plan: &StepPlan,
     planned: &Stats,
+    outcome: &StepOutcome,
     start_monotonic_ns: u64,
     elapsed_ns: u64,
     block_size: u32,
@@ -273,6 +275,7 @@ fn row(
         kv_shared_tokens: planned.kv_shared_tokens as u64,
         kv_held_tokens: planned.kv_held_tokens as u64,
         external_fragmentation: planned.external_fragmentation,
+        accepted_drafts: outcome.accepted_drafts(plan) as u32,
         preempted: plan.preempted.iter().map(|id| id.0).collect(),
         admitted: plan.admitted.iter().map(|(id, waited)| (id.0, waited.as_nanos() as u64)).collect(),
     }

@@ -51,6 +51,9 @@ pub struct StepRow {
     pub kv_held_tokens: u64,
     /// Share of the free blocks in stretches too short for a request.
     pub external_fragmentation: f64,
+    /// Of the sequences' drafts, how many were right.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub accepted_drafts: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub preempted: Vec<u64>,
     /// (request id, nanoseconds from enqueue to first scheduling) for requests first scheduled in this step.
@@ -82,6 +85,7 @@ mod tests {
             kv_shared_tokens: 0,
             kv_held_tokens: 16,
             external_fragmentation: 0.0,
+            accepted_drafts: 0,
             preempted: vec![],
             admitted: vec![(3, 8)],
         }

@@ -287,6 +287,8 @@ fn table(a: &Analysis) -> Vec<Row> {
                 | Metric::InternalFragmentation
                 | Metric::ExternalFragmentation
                 | Metric::RecomputedShare
+                | Metric::DraftAcceptanceRate
+                | Metric::AcceptanceLength
         );
         let happens =
             || a.targets.iter().any(|t| t.metric(metric).and_then(|s| s.median).is_some_and(|m| m >= 0.005));

@@ -277,7 +277,7 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
         self.steps += 1;
         if let (Some(sink), Some(stats)) = (&mut self.steps_sink, planned) {
             let block_size = self.engine.scheduler.config().block_size;
-            sink.step(&steps::row(plan, &stats, start, outcome.elapsed, block_size))?;
+            sink.step(&steps::row(plan, &stats, &outcome, start, block_size))?;
         }
         let delivered = end + self.overhead.delivery();
         if delivered > self.horizon {

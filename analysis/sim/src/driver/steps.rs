@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use llmlab_core::request::At;
 use llmlab_core::stats::Stats;
-use llmlab_core::step::StepPlan;
+use llmlab_core::step::{StepOutcome, StepPlan};
 use llmlab_results::step::{StepRow, StepSeq};
 
 /// Takes a row for each step, in order.
@@ -35,15 +35,15 @@ impl StepSink for Vec<StepRow> {
 pub(super) fn row(
     plan: &StepPlan,
     planned: &Stats,
+    outcome: &StepOutcome,
     start: At,
-    elapsed: Duration,
     block_size: u32,
 ) -> StepRow {
     let ns = |at: Duration| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
     StepRow {
         step: plan.step,
         start_monotonic_ns: ns(start),
-        elapsed_ns: ns(elapsed),
+        elapsed_ns: ns(outcome.elapsed),
         seqs: plan
             .seqs
             .iter()
@@ -65,6 +65,7 @@ pub(super) fn row(
         kv_shared_tokens: Some(planned.kv_shared_tokens as u64),
         kv_held_tokens: Some(planned.kv_held_tokens as u64),
         external_fragmentation: Some(planned.external_fragmentation),
+        accepted_drafts: outcome.accepted_drafts(plan) as u32,
         preempted: plan.preempted.iter().map(|id| id.0).collect(),
         admitted: plan.admitted.iter().map(|(id, waited)| (id.0, ns(*waited))).collect(),
     }
