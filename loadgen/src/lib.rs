@@ -10,13 +10,15 @@
 //! 3. `protocols`, [`sse`], [`ndjson`], `framing`, `tally`, `answer`: bytes of a response to token events of a record. Pure.
 //! 4. [`endpoint`], `http`, `client`: one request over one connection.
 //! 5. [`driver`] (with `clock`, `pacing`, `client_facts`, `fd_limit`): the wall clock, and the loop around it all.
-//! 6. [`prometheus`], `scrape`, [`saturation`]: the server's own gauges, and how much load a server can take.
+//! 6. [`detect`]: which server answers, and so which protocol to speak. Pure.
+//! 7. [`prometheus`], `scrape`, [`saturation`]: the server's own gauges, and how much load a server can take.
 
 mod answer;
 pub mod arrivals;
 mod client;
 mod client_facts;
 mod clock;
+pub mod detect;
 pub mod driver;
 pub mod endpoint;
 mod fd_limit;
