@@ -192,8 +192,8 @@ fn openai(replies: &Replies<'_>) -> Option<Detected> {
     models.get("data")?.as_array()?;
     let server = match text(&models, "/data/0/owned_by").as_deref() {
         Some("vllm") => versioned("vLLM", replies.json(VERSION).as_ref(), "/version"),
-        Some(owner) => format!("OpenAI-compatible server (owned by {owner})"),
-        None => "OpenAI-compatible server".to_owned(),
+        Some(owner) => format!("an OpenAI-compatible server of {owner}"),
+        None => "an OpenAI-compatible server".to_owned(),
     };
     // A path that exists refuses a GET with 405.
     let chat_only = replies.status(COMPLETIONS) == Some(404) && replies.status(CHAT) == Some(405);

@@ -85,7 +85,7 @@ fn every_kind_of_server() {
         (
             &[("/v1/models", 200, &own), ("/v1/completions", 405, ""), ("/v1/chat/completions", 405, "")],
             Protocol::OpenAiCompletions,
-            "OpenAI-compatible server (owned by llmlab)",
+            "an OpenAI-compatible server of llmlab",
             Some("llmlab"),
         ),
     ];
