@@ -26,7 +26,7 @@ Examples:
   llmlab run scenarios/vllm-vs-tgi.toml --tui       two scheduling policies side by side, live
   llmlab run scenarios/vllm-vs-tgi.toml --explain   what would be run, without running it
   llmlab run scenarios/claims                       every scenario of a folder, and its claims against what was measured
-  llmlab run http://127.0.0.1:8000                  a server that is already up (OpenAI protocol)")]
+  llmlab run http://127.0.0.1:8000                  a server that is already up; asked which protocol it speaks")]
     Run(RunArgs),
     /// Run a scenario's engines in virtual time: on other hardware, or on this one as it was calibrated
     #[command(after_help = "\

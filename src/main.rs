@@ -5,6 +5,7 @@ mod adapters;
 mod calibration;
 mod cli;
 mod commands;
+mod detect;
 mod exit;
 mod host;
 mod live;

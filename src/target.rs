@@ -10,11 +10,15 @@ use std::time::Duration;
 use llmlab_scenarios::spec::EngineSpec;
 
 use crate::exit::Failure;
+use crate::text::with_causes;
 
 /// Loading or generating weights of a billion parameters takes seconds; a minute without an answer is a fault.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longer than the server's own grace for requests in flight.
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// A list of models or a page of metrics is far smaller.
+const MAX_PAGE_BYTES: usize = 8 << 20;
 
 /// What a child needs to serve.
 #[derive(Debug, Clone)]
@@ -145,7 +149,7 @@ pub fn api_key(variable: Option<&str>) -> Result<Option<String>, Failure> {
 
 /// Asks an OpenAI-compatible server which model it serves; the first one counts.
 pub fn first_served_model(base_url: &str, key: Option<&str>) -> Result<String, Failure> {
-    let url = format!("{}/v1/models", base_url.trim_end_matches('/').trim_end_matches("/v1"));
+    let url = page(base_url, "/v1/models");
     let text = get(&url, key)
         .and_then(|(status, text)| if status == 200 { Ok(text) } else { Err(format!("HTTP {status}")) })
         .map_err(|error| {
@@ -161,16 +165,18 @@ pub fn first_served_model(base_url: &str, key: Option<&str>) -> Result<String, F
 
 /// The server's metrics page if it has one there; a server without is driven all the same.
 pub fn metrics_url(base_url: &str, path: &str, key: Option<&str>) -> Result<Option<String>, Failure> {
-    let url = format!(
-        "{}/{}",
-        base_url.trim_end_matches('/').trim_end_matches("/v1"),
-        path.trim_start_matches('/')
-    );
+    let url = page(base_url, path);
     Ok(matches!(get(&url, key), Ok((200, _))).then_some(url))
 }
 
+/// The address of a path on the server; a base URL may end in `/v1`.
+pub fn page(base_url: &str, path: &str) -> String {
+    let root = base_url.trim_end_matches('/').trim_end_matches("/v1");
+    format!("{root}/{}", path.trim_start_matches('/'))
+}
+
 /// One control request, outside the timed path.
-fn get(url: &str, key: Option<&str>) -> Result<(u16, String), String> {
+pub fn get(url: &str, key: Option<&str>) -> Result<(u16, String), String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
@@ -183,9 +189,15 @@ fn get(url: &str, key: Option<&str>) -> Result<(u16, String), String> {
         if let Some(key) = key {
             request = request.bearer_auth(key);
         }
-        let response = request.send().await.map_err(|error| error.without_url().to_string())?;
+        let mut response = request.send().await.map_err(|error| with_causes(&error.without_url()))?;
         let status = response.status().as_u16();
-        let text = response.text().await.map_err(|error| error.without_url().to_string())?;
-        Ok((status, text))
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|error| with_causes(&error.without_url()))? {
+            body.extend_from_slice(&piece);
+            if body.len() > MAX_PAGE_BYTES {
+                return Err(format!("the answer is larger than {MAX_PAGE_BYTES} bytes"));
+            }
+        }
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
     })
 }

@@ -18,19 +18,18 @@ use llmlab_results::record::{Outcome, RequestRecord};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer::Answer;
 use crate::clock::Clock;
 use crate::driver::Observer;
 use crate::endpoint::{Endpoint, RequestTemplate};
+use crate::framing::Framing;
 use crate::http::{Pool, Sender};
 use crate::issuer::At;
-use crate::protocols::{StreamEvent, error_words};
-use crate::sse::{SseEvent, SseReader};
+use crate::protocols::error_words;
 use crate::tally::{Failure, Tally, ns};
 use crate::workload::PlannedRequest;
 
-/// An event of a token stream has a few hundred bytes; this much is only ever junk.
-const MAX_EVENT_BYTES: usize = 16 << 20;
-/// The same for a whole response.
+/// More than any stream of tokens; see also the limit of a single event in `answer`.
 const MAX_RESPONSE_BYTES: u64 = 1 << 30;
 /// How much of an error page is read for its words.
 const MAX_SNIPPET_BYTES: usize = 4096;
@@ -58,7 +57,7 @@ impl Client<'_> {
         scheduled: At,
         body: Bytes,
     ) -> Box<RequestRecord> {
-        let mut tally = Tally::new(request, scheduled);
+        let mut tally = Tally::new(request, scheduled, self.endpoint.protocol.wire().counts);
         let total = self.endpoint.timeouts.total;
         let end = tokio::select! {
             biased;
@@ -77,7 +76,8 @@ impl Client<'_> {
         let (sender, response) = self.send(tally, body).await?;
         tally.record.headers_ns = Some(ns(self.clock.now()));
         tally.record.http_status = Some(response.status().as_u16());
-        match not_a_stream(response.status(), response.headers()) {
+        let framing = self.endpoint.protocol.wire().framing;
+        match not_a_stream(response.status(), response.headers(), framing) {
             None => self.read_stream(tally, sender, response.into_body()).await,
             Some(mut failure) => {
                 let snippet = self.read_snippet(tally, response.into_body()).await;
@@ -138,8 +138,7 @@ impl Client<'_> {
         sender: Sender,
         mut body: Incoming,
     ) -> Result<(), Failure> {
-        let mut reader = SseReader::new(MAX_EVENT_BYTES);
-        let mut events = Vec::new();
+        let mut answer = Answer::new(self.endpoint.protocol.wire(), self.observer);
         let mut received_bytes = 0;
         loop {
             let (deadline, on_expiry) = self.patience(tally);
@@ -149,20 +148,17 @@ impl Client<'_> {
             // Taken before parsing: all events of one frame share the time they arrived at.
             let at = self.clock.now();
             let Some(frame) = frame else {
-                reader.finish(&mut events);
-                return self.clean_end(tally, at, events);
+                answer.finish(tally, at)?;
+                self.recycle(sender, body);
+                return Ok(());
             };
             let Ok(bytes) = frame.map_err(|e| broken(&e, "mid-stream"))?.into_data() else { continue };
             received_bytes += bytes.len() as u64;
             tally.record.first_byte_ns.get_or_insert(ns(at));
-            let parsed = reader.push(&bytes, &mut events);
-            for event in events.drain(..) {
-                if self.take_event(tally, at, &event)? {
-                    self.recycle(sender, body);
-                    return Ok(());
-                }
+            if answer.push(tally, at, &bytes)? {
+                self.recycle(sender, body);
+                return Ok(());
             }
-            parsed.map_err(|e| Failure::new(Outcome::Malformed, e.to_string()))?;
             if received_bytes > MAX_RESPONSE_BYTES {
                 let words = format!("response is larger than {MAX_RESPONSE_BYTES} bytes");
                 return Err(Failure::new(Outcome::Malformed, words));
@@ -187,56 +183,6 @@ impl Client<'_> {
             }
         };
         (deadline, expired)
-    }
-
-    /// True when the event was the terminator.
-    fn take_event(&self, tally: &mut Tally, at: At, event: &SseEvent) -> Result<bool, Failure> {
-        let parsed = self.endpoint.protocol.parse(&event.data).map_err(|why| {
-            let data: String = event.data.chars().take(200).collect();
-            Failure::new(
-                Outcome::Malformed,
-                format!("event is not {:?}: {why}: {data}", self.endpoint.protocol),
-            )
-        })?;
-        match parsed {
-            StreamEvent::Done => {
-                tally.record.done_ns = Some(ns(at));
-                return Ok(true);
-            }
-            StreamEvent::Error(words) => {
-                return Err(Failure::new(Outcome::Malformed, format!("error inside the stream: {words}")));
-            }
-            StreamEvent::Delta(delta) => {
-                let first = tally.record.events.is_empty();
-                let tokens = tally.on_delta(at, delta)?;
-                if tokens > 0 {
-                    if first {
-                        let ttft = at.saturating_sub(Duration::from_nanos(tally.record.scheduled_ns));
-                        self.observer.first_token(tally.record.index, ttft);
-                    }
-                    self.observer.tokens(tokens);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// The body ended without an error. Servers may leave out the last blank line, but not the terminator.
-    fn clean_end(&self, tally: &mut Tally, at: At, events: Vec<SseEvent>) -> Result<(), Failure> {
-        for event in &events {
-            match self.take_event(tally, at, event) {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                // Half an event at the end is a cut stream, not another protocol.
-                Err(failure) if serde_json::from_str::<Value>(&event.data).is_ok() => return Err(failure),
-                Err(_) => return Err(Failure::new(Outcome::StreamCut, "stream ended inside an event")),
-            }
-        }
-        let words = match &tally.record.finish_reason {
-            Some(reason) => format!("stream ended without [DONE], after finish_reason {reason}"),
-            None => "stream ended without [DONE]".to_owned(),
-        };
-        Err(Failure::new(Outcome::StreamCut, words))
     }
 
     /// Reads what follows the terminator in the background and keeps the connection, if that is soon over.
@@ -286,7 +232,7 @@ impl Client<'_> {
 }
 
 /// Why a response is not the stream that was asked for.
-fn not_a_stream(status: StatusCode, headers: &HeaderMap) -> Option<Failure> {
+fn not_a_stream(status: StatusCode, headers: &HeaderMap, framing: Framing) -> Option<Failure> {
     let text = |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
     if status.is_redirection() {
         return Some(Failure::new(Outcome::Http, format!("HTTP {status}; redirects are not followed")));
@@ -310,12 +256,10 @@ fn not_a_stream(status: StatusCode, headers: &HeaderMap) -> Option<Failure> {
         ));
     }
     // A missing content type gets the benefit of the doubt.
+    let wanted = framing.media_type();
     match text(header::CONTENT_TYPE) {
-        Some(kind) if !kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream") => {
-            Some(Failure::new(
-                Outcome::Malformed,
-                format!("HTTP {status} with {kind} instead of text/event-stream"),
-            ))
+        Some(kind) if !kind.trim_start().to_ascii_lowercase().starts_with(wanted) => {
+            Some(Failure::new(Outcome::Malformed, format!("HTTP {status} with {kind} instead of {wanted}")))
         }
         _ => None,
     }

@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client_facts::{Baseline, heartbeat};
 use crate::clock::Clock;
-use crate::endpoint::{Endpoint, RequestTemplate, Server};
+use crate::endpoint::{Endpoint, Protocol, RequestTemplate, Server};
 use crate::fd_limit;
 use crate::http::Pool;
 use crate::prometheus;
 use crate::scrape::{Scrape, ScrapeSource};
 use crate::tally::ns;
-use crate::workload::Workload;
+use crate::workload::{Prompt, Workload};
 
 mod pace_loop;
 
@@ -92,8 +92,14 @@ pub enum DriveError {
     Resolve { host: String, source: io::Error },
     #[error("the API key has characters that cannot be sent in a header")]
     ApiKey,
-    #[error("request {index} has a prompt of token ids, but openai-chat takes text only")]
-    PromptKind { index: u64 },
+    #[error("request {index} has a prompt of token ids, but {protocol} takes text only")]
+    PromptKind { index: u64, protocol: &'static str },
+    #[error("request {index} asks for an adapter by name, which {protocol} cannot; use openai-completions")]
+    AdapterName { index: u64, protocol: &'static str },
+    #[error(
+        "{protocol} names the model in its path, and {model:?} is not usable there: letters, digits, '.', '_' and '-'"
+    )]
+    ModelInPath { model: String, protocol: &'static str },
     #[error(
         "the workload needs {needed} open files, the limit is {hard}; raise it (ulimit -Hn) or use fewer users"
     )]
@@ -131,9 +137,7 @@ pub fn drive_with(
     observer: &dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<DriveFacts, DriveError> {
-    if let Some(request) = workload.requests.iter().find(|r| !endpoint.protocol.accepts(&r.prompt)) {
-        return Err(DriveError::PromptKind { index: request.index });
-    }
+    can_be_said(endpoint.protocol, workload)?;
     fd_limit::prepare(workload)?;
     let DriveOptions { drain, time_limit, mut scrape } = options;
     let stop = cancel.child_token();
@@ -167,6 +171,21 @@ pub fn drive_with(
         saved.map_err(DriveError::Sink)?;
         facts
     })
+}
+
+/// Does the protocol have words for every request?
+fn can_be_said(protocol: Protocol, workload: &Workload) -> Result<(), DriveError> {
+    let wire = protocol.wire();
+    for request in &workload.requests {
+        let index = request.index;
+        if !wire.takes_token_ids && matches!(request.prompt, Prompt::Tokens(_)) {
+            return Err(DriveError::PromptKind { index, protocol: wire.name });
+        }
+        if !wire.takes_adapters && request.adapter.is_some() {
+            return Err(DriveError::AdapterName { index, protocol: wire.name });
+        }
+    }
+    Ok(())
 }
 
 fn deliver(

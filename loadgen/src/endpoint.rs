@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::uri::{Authority, Uri};
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use crate::driver::DriveError;
+use crate::protocols::{KeyHeader, MODEL};
 
 #[derive(Debug, Clone)]
 pub struct Endpoint {
@@ -20,31 +21,88 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The header with the key. Only for [`Server`]s that are [the endpoint's own](Server::same_origin).
+    /// The header with the key, for other pages of the server too. Only for [`Server`]s that are
+    /// [the endpoint's own](Server::same_origin).
     pub(crate) fn authorization(&self) -> Result<Option<HeaderValue>, DriveError> {
-        let Some(key) = &self.api_key else { return Ok(None) };
-        let mut value =
-            HeaderValue::from_str(&format!("Bearer {}", key.0)).map_err(|_| DriveError::ApiKey)?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+        self.api_key.as_ref().map(|key| secret_value(&format!("Bearer {}", key.0))).transpose()
     }
+
+    /// Headers that only this protocol asks for.
+    fn protocol_headers(&self) -> Result<HeaderMap, DriveError> {
+        let mut headers = HeaderMap::new();
+        match self.protocol.wire().key {
+            KeyHeader::Bearer => {
+                if let Some(value) = self.authorization()? {
+                    headers.insert(header::AUTHORIZATION, value);
+                }
+            }
+            KeyHeader::Anthropic => {
+                headers.insert("anthropic-version", HeaderValue::from_static("2023-06-01"));
+                if let Some(key) = &self.api_key {
+                    headers.insert("x-api-key", secret_value(&key.0)?);
+                }
+            }
+        }
+        Ok(headers)
+    }
+}
+
+fn secret_value(text: &str) -> Result<HeaderValue, DriveError> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| DriveError::ApiKey)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     OpenAiCompletions,
     OpenAiChat,
+    Tgi,
+    OllamaGenerate,
+    OllamaChat,
+    LlamaCpp,
+    SgLang,
+    Triton,
+    Anthropic,
+}
+
+impl Protocol {
+    pub const ALL: [Protocol; 9] = [
+        Protocol::OpenAiCompletions,
+        Protocol::OpenAiChat,
+        Protocol::Tgi,
+        Protocol::OllamaGenerate,
+        Protocol::OllamaChat,
+        Protocol::LlamaCpp,
+        Protocol::SgLang,
+        Protocol::Triton,
+        Protocol::Anthropic,
+    ];
+
+    /// As written in scenarios.
+    pub fn name(self) -> &'static str {
+        self.wire().name
+    }
+
+    /// Prompts may be token ids, so that their length is exact; else only text.
+    pub fn takes_token_ids(self) -> bool {
+        self.wire().takes_token_ids
+    }
+
+    /// Requests name the model; else the server has just one.
+    pub fn names_model(self) -> bool {
+        self.wire().names_model
+    }
 }
 
 impl std::str::FromStr for Protocol {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "openai-completions" => Ok(Protocol::OpenAiCompletions),
-            "openai-chat" => Ok(Protocol::OpenAiChat),
-            _ => Err(format!("unknown protocol {name:?}; known: openai-completions, openai-chat")),
-        }
+        Protocol::ALL.into_iter().find(|protocol| protocol.name() == name).ok_or_else(|| {
+            let known = Protocol::ALL.map(Protocol::name).join(", ");
+            format!("unknown protocol {name:?}; known: {known}")
+        })
     }
 }
 
@@ -146,39 +204,48 @@ impl Server {
 #[derive(Debug)]
 pub(crate) struct RequestTemplate {
     target: Uri,
-    host: HeaderValue,
-    authorization: Option<HeaderValue>,
+    headers: HeaderMap,
 }
 
 impl RequestTemplate {
     pub(crate) fn new(server: &Server, endpoint: &Endpoint) -> Result<Self, DriveError> {
-        let path = server.target(endpoint.protocol.path());
-        let target =
-            path.parse().map_err(|_| DriveError::url(&endpoint.base_url, "its path is not valid"))?;
+        let wire = endpoint.protocol.wire();
+        let target = server
+            .target(&path_with_model(wire.path, endpoint)?)
+            .parse()
+            .map_err(|_| DriveError::url(&endpoint.base_url, "its path is not valid"))?;
         let host = HeaderValue::from_str(server.authority.as_str())
             .map_err(|_| DriveError::url(&endpoint.base_url, "its host is not valid in a header"))?;
-        Ok(RequestTemplate { target, host, authorization: endpoint.authorization()? })
-    }
-
-    pub(crate) fn request<B>(&self, body: B) -> http::Request<B> {
-        let mut request = http::Request::new(body);
-        *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = self.target.clone();
-        let headers = request.headers_mut();
-        headers.insert(header::HOST, self.host.clone());
+        let mut headers = endpoint.protocol_headers()?;
+        headers.insert(header::HOST, host);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static(wire.framing.media_type()));
         // A compressed stream would be decoded in bursts and blur every timestamp.
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(
             header::USER_AGENT,
             HeaderValue::from_static(concat!("llmlab/", env!("CARGO_PKG_VERSION"))),
         );
-        if let Some(value) = &self.authorization {
-            headers.insert(header::AUTHORIZATION, value.clone());
-        }
+        Ok(RequestTemplate { target, headers })
+    }
+
+    pub(crate) fn request<B>(&self, body: B) -> http::Request<B> {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = self.target.clone();
+        *request.headers_mut() = self.headers.clone();
         request
     }
+}
+
+/// A model's name in a path must not lead elsewhere.
+fn path_with_model(path: &'static str, endpoint: &Endpoint) -> Result<String, DriveError> {
+    let model = &endpoint.model;
+    let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if path.contains(MODEL) && (model.is_empty() || model.starts_with('.') || !model.chars().all(harmless)) {
+        return Err(DriveError::ModelInPath { model: model.clone(), protocol: endpoint.protocol.name() });
+    }
+    Ok(path.replace(MODEL, model))
 }
 
 #[cfg(test)]

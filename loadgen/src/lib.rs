@@ -7,26 +7,31 @@
 //! Reading order, along the data path:
 //! 1. [`workload`] (with [`lengths`], [`arrivals`], [`prompts`], [`popularity`], `streams`): what to send and when. Pure.
 //! 2. [`issuer`]: the schedule as a state machine without a clock.
-//! 3. [`protocols`], [`sse`], `tally`: bytes of a response to token events of a record. Pure.
+//! 3. `protocols`, [`sse`], [`ndjson`], `framing`, `tally`, `answer`: bytes of a response to token events of a record. Pure.
 //! 4. [`endpoint`], `http`, `client`: one request over one connection.
 //! 5. [`driver`] (with `clock`, `pacing`, `client_facts`, `fd_limit`): the wall clock, and the loop around it all.
-//! 6. [`prometheus`], `scrape`, [`saturation`]: the server's own gauges, and how much load a server can take.
+//! 6. [`detect`]: which server answers, and so which protocol to speak. Pure.
+//! 7. [`prometheus`], `scrape`, [`saturation`]: the server's own gauges, and how much load a server can take.
 
+mod answer;
 pub mod arrivals;
 mod client;
 mod client_facts;
 mod clock;
+pub mod detect;
 pub mod driver;
 pub mod endpoint;
 mod fd_limit;
+mod framing;
 mod http;
 pub mod issuer;
 pub mod lengths;
+pub mod ndjson;
 mod pacing;
 pub mod popularity;
 pub mod prometheus;
 pub mod prompts;
-pub mod protocols;
+mod protocols;
 pub mod saturation;
 mod scrape;
 pub mod sse;

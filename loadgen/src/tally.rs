@@ -1,13 +1,14 @@
 //! Builds one [`RequestRecord`] from what the stream says: which events carried tokens, how many, and whether the
 //! request ended as asked.
 //!
-//! Tokens per event, best source first: the growth of the running usage counts, the token ids in the event, one per
-//! event with text. The total comes from usage, token ids, or the number of events, in that order.
+//! Tokens per event, best source first: the growth of the server's running count, what the event itself says it holds,
+//! one per event with text. The total comes from the server's last count, the sum of what the events said, or the number
+//! of events, in that order.
 
 use llmlab_results::record::{CountSource, Outcome, RequestRecord, TokenEvent};
 
 use crate::issuer::At;
-use crate::protocols::{Delta, Usage};
+use crate::protocols::Delta;
 use crate::workload::{PlannedRequest, Prompt};
 
 /// Why a request did not end well.
@@ -26,13 +27,17 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct Tally {
     pub record: RequestRecord,
-    usage: Option<Usage>,
+    /// What the protocol's own counts are called.
+    source: CountSource,
+    /// The last counts the server gave.
+    prompt_tokens: Option<u32>,
+    completion_tokens: Option<u32>,
     /// Tokens attributed to events so far.
     counted: u32,
-    /// Every event with tokens so far had usage: the server keeps running counts, and growth is exact.
-    running_usage: bool,
-    /// Every event with tokens so far had token ids.
-    token_ids: bool,
+    /// Every event with tokens so far had a count of all tokens: the server keeps a running one, and growth is exact.
+    running: bool,
+    /// Every event with tokens so far said how many are in it.
+    itemised: bool,
 }
 
 pub(crate) fn ns(at: At) -> u64 {
@@ -40,7 +45,7 @@ pub(crate) fn ns(at: At) -> u64 {
 }
 
 impl Tally {
-    pub(crate) fn new(request: &PlannedRequest, scheduled: At) -> Self {
+    pub(crate) fn new(request: &PlannedRequest, scheduled: At, source: CountSource) -> Self {
         let prompt_tokens_source = match request.prompt {
             Prompt::Tokens(_) => CountSource::TokenIds,
             // Until usage says better, the wanted length: the weakest source there is a name for.
@@ -68,28 +73,42 @@ impl Tally {
             finish_reason: None,
             error: None,
         };
-        Tally { record, usage: None, counted: 0, running_usage: true, token_ids: true }
+        Tally {
+            record,
+            source,
+            prompt_tokens: None,
+            completion_tokens: None,
+            counted: 0,
+            running: true,
+            itemised: true,
+        }
     }
 
     /// Takes one event; returns the tokens it carried.
     pub(crate) fn on_delta(&mut self, at: At, delta: Delta) -> Result<u32, Failure> {
         let tokens = self.tokens_in(&delta);
-        if let Some(usage) = delta.usage {
-            self.usage = Some(usage);
-        }
-        if delta.role_only && tokens == 0 && self.record.role_ns.is_none() {
+        let usage = delta.usage.unwrap_or_default();
+        // Zero is how servers say that they did not count.
+        self.prompt_tokens = usage.prompt_tokens.filter(|n| *n > 0).or(self.prompt_tokens);
+        self.completion_tokens = usage.completion_tokens.or(self.completion_tokens);
+        let first_role = self.record.role_ns.is_none() && self.record.events.is_empty();
+        if delta.role_only && tokens == 0 && first_role {
             self.record.role_ns = Some(ns(at));
         }
         if tokens > 0 {
-            self.running_usage &= delta.usage.is_some();
-            self.token_ids &= delta.token_ids.is_some();
+            self.running &= usage.completion_tokens.is_some_and(|n| n > 0);
+            self.itemised &= delta.tokens.is_some();
+            if usage.completion_tokens.is_none() {
+                // What the server said earlier does not hold these tokens.
+                self.completion_tokens = None;
+            }
             self.counted = self.counted.saturating_add(tokens);
             self.record.events.push(TokenEvent { at_ns: ns(at), tokens });
             if delta.reasoning && self.record.first_reasoning_ns.is_none() {
                 self.record.first_reasoning_ns = Some(ns(at));
             }
         }
-        if let Some(reason) = delta.finish_reason {
+        if let Some(reason) = delta.finish_reason.filter(|reason| !reason.is_empty()) {
             if matches!(reason.as_str(), "error" | "abort") {
                 return Err(Failure::new(
                     Outcome::Malformed,
@@ -103,16 +122,20 @@ impl Tally {
     }
 
     fn tokens_in(&self, delta: &Delta) -> u32 {
-        if !delta.has_choice {
+        // Whatever its counts say, an announcement of a role is not the first token.
+        let opening = delta.role_only && self.counted == 0;
+        if !delta.has_choice || opening {
             return 0;
         }
-        let by_text = u32::from(delta.text);
-        match (delta.usage, delta.token_ids) {
-            // Once an event with tokens came without usage, a later usage is the total, not this event's share.
-            (Some(usage), _) if self.running_usage => usage.completion_tokens.saturating_sub(self.counted),
-            (_, Some(ids)) => ids,
-            _ => by_text,
-        }
+        self.growth(delta).or(delta.tokens).unwrap_or(u32::from(delta.text))
+    }
+
+    /// By how much the server's running count grew. `None` where there is none: once an event with tokens came without
+    /// a count, or with one of zero, a later count is the total and not this event's share.
+    fn growth(&self, delta: &Delta) -> Option<u32> {
+        let so_far = delta.usage?.completion_tokens?;
+        let running = self.running && !(delta.text && so_far == 0);
+        running.then(|| so_far.saturating_sub(self.counted))
     }
 
     /// A server that ignores the length limit would otherwise feed us until the total timeout.
@@ -152,16 +175,18 @@ impl Tally {
 
     fn settle_counts(&mut self) {
         let record = &mut self.record;
-        (record.output_tokens, record.output_tokens_source) = match self.usage {
-            Some(usage) => (usage.completion_tokens, CountSource::Usage),
-            None if self.token_ids && self.counted > 0 => (self.counted, CountSource::TokenIds),
-            None => (self.counted, CountSource::ChunkCount),
+        let itemised = match self.source {
+            CountSource::ServerDetail => CountSource::ServerDetail,
+            _ => CountSource::TokenIds,
         };
-        if let Some(usage) = self.usage
-            && usage.prompt_tokens > 0
-        {
-            record.prompt_tokens = usage.prompt_tokens;
-            record.prompt_tokens_source = CountSource::Usage;
+        (record.output_tokens, record.output_tokens_source) = match self.completion_tokens {
+            Some(total) if total > 0 || self.counted == 0 => (total, self.source),
+            _ if self.itemised && self.counted > 0 => (self.counted, itemised),
+            _ => (self.counted, CountSource::ChunkCount),
+        };
+        if let Some(prompt_tokens) = self.prompt_tokens {
+            record.prompt_tokens = prompt_tokens;
+            record.prompt_tokens_source = self.source;
         }
     }
 
@@ -170,7 +195,11 @@ impl Tally {
         let record = &self.record;
         let differs = record.output_tokens != record.output_tokens_requested;
         match record.output_tokens_source {
-            CountSource::ChunkCount => differs && record.finish_reason.as_deref() != Some("length"),
+            CountSource::ChunkCount => {
+                let at_limit =
+                    matches!(record.finish_reason.as_deref(), Some("length" | "limit" | "max_tokens"));
+                differs && !at_limit
+            }
             _ => differs,
         }
     }

@@ -288,7 +288,7 @@ fn impossible_targets_are_refused_before_anything_is_sent() {
     let userinfo = error("http://me:pass@h", &|_| ()).to_string();
     assert!(!userinfo.contains("pass@"), "{userinfo}");
     let chat = error("http://127.0.0.1:1", &|e| e.protocol = Protocol::OpenAiChat);
-    assert!(matches!(chat, DriveError::PromptKind { index: 0 }));
+    assert!(matches!(chat, DriveError::PromptKind { index: 0, protocol: "openai-chat" }));
     let key = error("http://127.0.0.1:1", &|e| e.api_key = Some(llmlab_loadgen::Secret::new("a\nb")));
     assert!(matches!(key, DriveError::ApiKey));
 }

@@ -338,7 +338,7 @@ pub struct EndpointTable {
     /// Base address, e.g. "http://127.0.0.1:8000".
     #[schemars(with = "String")]
     pub url: Spanned<String>,
-    /// Default "openai-completions".
+    /// Default "openai-completions"; "auto" asks the server what it is. What each sends and counts: docs/protocols.md.
     #[serde(default)]
     #[schemars(schema_with = "schema::protocol")]
     pub protocol: Option<Spanned<String>>,

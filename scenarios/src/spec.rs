@@ -395,10 +395,13 @@ pub enum KnobValue {
     Time(Duration),
 }
 
+/// In place of a protocol: whoever runs the scenario asks the server.
+pub const AUTO: &str = "auto";
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndpointSpec {
     pub url: String,
-    /// "openai-completions" or "openai-chat".
+    /// A name that the load generator knows, or [`AUTO`].
     pub protocol: String,
     pub model: Option<String>,
     /// Name of the environment variable that holds the key; the key itself is never stored.

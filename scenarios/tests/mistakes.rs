@@ -167,6 +167,10 @@ fn endpoints_are_checked_and_a_pasted_key_is_not_repeated() {
         parse(&text, "t.toml")
     };
     endpoint(r#"url = "https://example.org/v1/", model = "m", metrics = "/metrics""#).unwrap();
+    for protocol in ["openai-chat", "tgi", "ollama-chat", "llamacpp", "sglang", "triton", "anthropic", "auto"]
+    {
+        endpoint(&format!(r#"url = "http://a", protocol = "{protocol}""#)).unwrap();
+    }
     for bad in [
         r#"url = "127.0.0.1:8000""#,
         r#"url = "http://""#,

@@ -1,79 +1,140 @@
 //! Wire protocols as pure functions: a planned request to a JSON body, the data of one event to a [`StreamEvent`].
 //!
-//! An event is not a token: it may carry none (role, usage, finish) or many (speculative decoding, proxies). The
-//! parsers only say what an event holds; `tally` turns that into counts.
+//! An event is not a token: it may carry none (role, usage, ping, finish) or many (speculative decoding, proxies). The
+//! parsers only say what an event holds; `tally` turns that into counts. Each protocol is one [`Wire`] in a file of its
+//! own; docs/protocols.md says what each sends, counts and cannot do.
 
-pub mod openai_chat;
+mod anthropic;
+mod llamacpp;
+mod ollama;
+mod openai_chat;
 mod openai_common;
-pub mod openai_completions;
+mod openai_completions;
+mod sglang;
+#[cfg(test)]
+mod tests;
+mod tgi;
+mod triton;
+
+use llmlab_results::record::CountSource;
+use serde_json::Value;
 
 pub(crate) use openai_common::error_words;
 
 use crate::endpoint::Protocol;
+use crate::framing::Framing;
 use crate::workload::{PlannedRequest, Prompt};
 
+/// One protocol: what is sent, how the answer is framed, read and counted.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub name: &'static str,
+    /// Below the server's base URL. [`MODEL`] in it stands for the model's name.
+    pub path: &'static str,
+    pub key: KeyHeader,
+    pub framing: Framing,
+    /// What ends a stream, in words for errors. `None`: nothing but the end of the body.
+    pub end_mark: Option<&'static str>,
+    /// What the server's own counts are called in a record.
+    pub counts: CountSource,
+    /// Prompts may be token ids, else only text.
+    pub takes_token_ids: bool,
+    /// A request can name an adapter.
+    pub takes_adapters: bool,
+    /// Requests name the model.
+    pub names_model: bool,
+    pub body: fn(model: &str, &PlannedRequest) -> Vec<u8>,
+    /// `Err` says why the data is not this protocol.
+    pub parse: fn(data: &str) -> Result<StreamEvent, String>,
+}
+
+/// In [`Wire::path`].
+pub(crate) const MODEL: &str = "{model}";
+
+/// Where an API key goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyHeader {
+    /// `authorization: Bearer KEY`.
+    Bearer,
+    /// `x-api-key: KEY`, with `anthropic-version`.
+    Anthropic,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StreamEvent {
+pub(crate) enum StreamEvent {
     Delta(Delta),
-    /// The terminator.
+    /// The terminator, with nothing else in it.
     Done,
     /// The server reported an error inside the stream; its words.
     Error(String),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Delta {
-    /// The event announces a role and holds no text: not a token.
+pub(crate) struct Delta {
+    /// The event announces a role and holds no text.
     pub role_only: bool,
     /// Non-empty text in the reasoning channel.
     pub reasoning: bool,
-    /// Non-empty text in any channel (content, reasoning, tool call arguments).
+    /// Non-empty text in any channel (content, reasoning, tool call).
     pub text: bool,
-    /// Token ids in the event, where the server sends them.
-    pub token_ids: Option<u32>,
-    /// Token counts so far, where the event carries them.
+    /// Tokens in this very event, where the server says: their ids, or a number.
+    pub tokens: Option<u32>,
+    /// Counts of the whole request so far, where the event carries them.
     pub usage: Option<Usage>,
-    /// False for an event without choices, i.e. the final usage event.
+    /// False for an event that is not about output: ping, final usage.
     pub has_choice: bool,
+    /// In the server's own words; empty counts as none.
     pub finish_reason: Option<String>,
+    /// The event is also the terminator.
+    pub last: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    pub prompt_tokens: u32,
-    pub completion_tokens: u32,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub prompt_tokens: Option<u32>,
+    pub completion_tokens: Option<u32>,
 }
 
 impl Protocol {
-    /// Path below the server's base URL.
-    pub(crate) fn path(self) -> &'static str {
+    pub(crate) fn wire(self) -> &'static Wire {
         match self {
-            Protocol::OpenAiCompletions => openai_completions::PATH,
-            Protocol::OpenAiChat => openai_chat::PATH,
-        }
-    }
-
-    pub(crate) fn accepts(self, prompt: &Prompt) -> bool {
-        match self {
-            Protocol::OpenAiCompletions => true,
-            Protocol::OpenAiChat => matches!(prompt, Prompt::Text(_)),
+            Protocol::OpenAiCompletions => &openai_completions::WIRE,
+            Protocol::OpenAiChat => &openai_chat::WIRE,
+            Protocol::Tgi => &tgi::WIRE,
+            Protocol::OllamaGenerate => &ollama::GENERATE,
+            Protocol::OllamaChat => &ollama::CHAT,
+            Protocol::LlamaCpp => &llamacpp::WIRE,
+            Protocol::SgLang => &sglang::WIRE,
+            Protocol::Triton => &triton::WIRE,
+            Protocol::Anthropic => &anthropic::WIRE,
         }
     }
 
     /// `model` is asked for unless the request has an adapter, which servers offer as a model of its own.
     pub(crate) fn body(self, model: &str, request: &PlannedRequest) -> Vec<u8> {
         let model = request.adapter.as_ref().map_or(model, |adapter| &adapter.name);
-        match self {
-            Protocol::OpenAiCompletions => openai_completions::body(model, request),
-            Protocol::OpenAiChat => openai_chat::body(model, request),
-        }
+        (self.wire().body)(model, request)
     }
+}
 
-    /// `Err` says why the data is not this protocol.
-    pub(crate) fn parse(self, data: &str) -> Result<StreamEvent, String> {
-        match self {
-            Protocol::OpenAiCompletions => openai_completions::parse(data),
-            Protocol::OpenAiChat => openai_chat::parse(data),
-        }
+/// The prompt in words. One of token ids cannot be said in a protocol that takes text only and becomes empty; `drive`
+/// refuses it beforehand.
+fn text(prompt: &Prompt) -> &str {
+    match prompt {
+        Prompt::Text(text) => text,
+        Prompt::Tokens(_) => "",
     }
+}
+
+fn json(body: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("strings and numbers always serialise")
+}
+
+fn filled(text: Option<&String>) -> bool {
+    text.is_some_and(|text| !text.is_empty())
+}
+
+/// `{"error": ...}` in the middle of a stream; `null` is none.
+fn error_in(error: Option<&Value>) -> Option<StreamEvent> {
+    error.filter(|error| !error.is_null()).map(|error| StreamEvent::Error(error_words(error)))
 }

@@ -1,14 +1,28 @@
 //! `POST /v1/chat/completions`, streamed. Takes text only; the server's chat template adds tokens, so the prompt is
 //! longer than planned and its length is known from usage.
 
+use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
-use super::{Delta, StreamEvent};
-use crate::workload::{PlannedRequest, Prompt};
+use super::{Delta, KeyHeader, StreamEvent, Wire, filled, json, text};
+use crate::framing::Framing;
+use crate::workload::PlannedRequest;
 
-pub const PATH: &str = "/v1/chat/completions";
+pub(super) const WIRE: Wire = Wire {
+    name: "openai-chat",
+    path: "/v1/chat/completions",
+    key: KeyHeader::Bearer,
+    framing: Framing::Sse,
+    end_mark: Some(DONE),
+    counts: CountSource::Usage,
+    takes_token_ids: false,
+    takes_adapters: true,
+    names_model: true,
+    body,
+    parse,
+};
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -24,15 +38,9 @@ struct Message<'a> {
     content: &'a str,
 }
 
-/// A prompt of token ids cannot be said in this protocol and becomes an empty message; `drive` refuses it beforehand.
-pub fn body(model: &str, request: &PlannedRequest) -> Vec<u8> {
-    let content = match &request.prompt {
-        Prompt::Text(text) => text.as_str(),
-        Prompt::Tokens(_) => "",
-    };
-    let messages = [Message { role: "user", content }];
-    let body = Body { model, messages, forced: Forced::new(request.max_tokens) };
-    serde_json::to_vec(&body).expect("strings and numbers always serialise")
+fn body(model: &str, request: &PlannedRequest) -> Vec<u8> {
+    let messages = [Message { role: "user", content: text(&request.prompt) }];
+    json(&Body { model, messages, forced: Forced::new(request.max_tokens) })
 }
 
 #[derive(Deserialize)]
@@ -58,11 +66,29 @@ struct WireDelta {
     /// vLLM since 0.11; everybody else still says `reasoning_content`.
     reasoning: Option<String>,
     reasoning_content: Option<String>,
-    tool_calls: Option<Vec<Value>>,
+    refusal: Option<String>,
+    tool_calls: Option<Vec<ToolCall>>,
 }
 
-/// Reads the data of one event. `Err` says why it is not this protocol.
-pub fn parse(data: &str) -> Result<StreamEvent, String> {
+#[derive(Deserialize)]
+struct ToolCall {
+    function: Option<Function>,
+}
+
+#[derive(Deserialize)]
+struct Function {
+    name: Option<String>,
+    arguments: Option<String>,
+}
+
+impl ToolCall {
+    /// The model wrote the name and the arguments; an event with neither only opens or closes the call.
+    fn is_generated(&self) -> bool {
+        self.function.as_ref().is_some_and(|f| filled(f.name.as_ref()) || filled(f.arguments.as_ref()))
+    }
+}
+
+fn parse(data: &str) -> Result<StreamEvent, String> {
     if data.trim() == DONE {
         return Ok(StreamEvent::Done);
     }
@@ -76,13 +102,14 @@ pub fn parse(data: &str) -> Result<StreamEvent, String> {
     let mut delta = Delta { usage: chunk.usage.map(Into::into), ..Delta::default() };
     if let Some(choice) = chunk.choices.and_then(|c| c.into_iter().next()) {
         let wire = choice.delta.unwrap_or_default();
-        let filled = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
         delta.has_choice = true;
-        delta.reasoning = filled(&wire.reasoning) || filled(&wire.reasoning_content);
-        delta.text =
-            delta.reasoning || filled(&wire.content) || wire.tool_calls.is_some_and(|c| !c.is_empty());
+        delta.reasoning = filled(wire.reasoning.as_ref()) || filled(wire.reasoning_content.as_ref());
+        delta.text = delta.reasoning
+            || filled(wire.content.as_ref())
+            || filled(wire.refusal.as_ref())
+            || wire.tool_calls.is_some_and(|calls| calls.iter().any(ToolCall::is_generated));
         delta.role_only = wire.role.is_some() && !delta.text;
-        delta.token_ids = choice.token_ids.map(|ids| ids.len() as u32);
+        delta.tokens = choice.token_ids.map(|ids| ids.len() as u32);
         delta.finish_reason = choice.finish_reason;
     }
     Ok(StreamEvent::Delta(delta))

@@ -39,10 +39,8 @@ impl Forced {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct WireUsage {
-    #[serde(default)]
-    prompt_tokens: u32,
-    #[serde(default)]
-    completion_tokens: u32,
+    prompt_tokens: Option<u32>,
+    completion_tokens: Option<u32>,
 }
 
 impl From<WireUsage> for Usage {

@@ -1,14 +1,28 @@
 //! `POST /v1/completions`, streamed, as vLLM and its relatives speak it. The protocol of choice: prompts go as token
 //! ids, so the input length is exact.
 
+use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
-use super::{Delta, StreamEvent};
+use super::{Delta, KeyHeader, StreamEvent, Wire, filled, json};
+use crate::framing::Framing;
 use crate::workload::{PlannedRequest, Prompt};
 
-pub const PATH: &str = "/v1/completions";
+pub(super) const WIRE: Wire = Wire {
+    name: "openai-completions",
+    path: "/v1/completions",
+    key: KeyHeader::Bearer,
+    framing: Framing::Sse,
+    end_mark: Some(DONE),
+    counts: CountSource::Usage,
+    takes_token_ids: true,
+    takes_adapters: true,
+    names_model: true,
+    body,
+    parse,
+};
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -25,13 +39,12 @@ enum WirePrompt<'a> {
     Text(&'a str),
 }
 
-pub fn body(model: &str, request: &PlannedRequest) -> Vec<u8> {
+fn body(model: &str, request: &PlannedRequest) -> Vec<u8> {
     let prompt = match &request.prompt {
         Prompt::Tokens(ids) => WirePrompt::Ids(ids),
         Prompt::Text(text) => WirePrompt::Text(text),
     };
-    let body = Body { model, prompt, forced: Forced::new(request.max_tokens) };
-    serde_json::to_vec(&body).expect("strings and numbers always serialise")
+    json(&Body { model, prompt, forced: Forced::new(request.max_tokens) })
 }
 
 #[derive(Deserialize)]
@@ -50,8 +63,7 @@ struct Choice {
     finish_reason: Option<String>,
 }
 
-/// Reads the data of one event. `Err` says why it is not this protocol.
-pub fn parse(data: &str) -> Result<StreamEvent, String> {
+fn parse(data: &str) -> Result<StreamEvent, String> {
     if data.trim() == DONE {
         return Ok(StreamEvent::Done);
     }
@@ -66,8 +78,8 @@ pub fn parse(data: &str) -> Result<StreamEvent, String> {
     // One prompt and n = 1 are all that is ever asked for.
     if let Some(choice) = chunk.choices.and_then(|c| c.into_iter().next()) {
         delta.has_choice = true;
-        delta.text = choice.text.is_some_and(|t| !t.is_empty());
-        delta.token_ids = choice.token_ids.map(|ids| ids.len() as u32);
+        delta.text = filled(choice.text.as_ref());
+        delta.tokens = choice.token_ids.map(|ids| ids.len() as u32);
         delta.finish_reason = choice.finish_reason;
     }
     Ok(StreamEvent::Delta(delta))

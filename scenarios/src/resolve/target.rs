@@ -7,9 +7,21 @@ use toml::Spanned;
 use super::engine;
 use crate::error::{Finding, PLANNED_KEYS, unknown_value};
 use crate::scenario::{EndpointTable, EngineTable, TargetTable};
-use crate::spec::{EndpointSpec, SimulateSpec, SpeculationSpec, TargetChoice, TargetSpec};
+use crate::spec::{AUTO, EndpointSpec, SimulateSpec, SpeculationSpec, TargetChoice, TargetSpec};
 
-pub const PROTOCOLS: [&str; 2] = ["openai-completions", "openai-chat"];
+/// The first one is the default.
+pub const PROTOCOLS: [&str; 10] = [
+    "openai-completions",
+    "openai-chat",
+    "tgi",
+    "ollama-generate",
+    "ollama-chat",
+    "llamacpp",
+    "sglang",
+    "triton",
+    "anthropic",
+    AUTO,
+];
 /// Keys of `simulate` that `engine` does not have.
 const HARDWARE: &str = "hardware";
 const UTILIZATION: &str = "gpu_memory_utilization";

@@ -8,12 +8,13 @@ use llmlab_loadgen::{PromptStyle, Protocol};
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts};
 use llmlab_scenarios::spec::{
-    ArrivalSpec, Cell, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SimulateSpec,
-    SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
+    AUTO, ArrivalSpec, Cell, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec,
+    SimulateSpec, SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
 };
 
 use crate::adapters;
 use crate::cli::RunArgs;
+use crate::detect::Known;
 use crate::exit::Failure;
 use crate::simulation::{self, ResolvedSimulation};
 use crate::target::EngineLaunch;
@@ -96,16 +97,23 @@ pub fn plan(args: &RunArgs, simulate: Option<&SimulateOn>) -> Result<Planned, Fa
             return Err(Failure::bad_input(format!("{}: a live server cannot be simulated", args.scenario)));
         }
         apply_overrides(&mut spec, args)?;
+        if !args.explain {
+            Known::default().resolve(&mut spec)?;
+        }
         let plan = resolve(spec, format!("# llmlab run {}\n", args.scenario), None)?;
         return Ok(Planned::Run(Box::new(plan)));
     }
     let (text, cells) = llmlab_scenarios::load_cells(Path::new(&args.scenario)).map_err(Failure::usage)?;
     let mut name = String::new();
     let mut planned = Vec::with_capacity(cells.len());
+    let mut known = Known::default();
     for Cell { point, mut spec } in cells {
         apply_overrides(&mut spec, args)?;
         if let Some(on) = simulate {
             simulate_targets(&mut spec, on)?;
+        }
+        if !args.explain {
+            known.resolve(&mut spec)?;
         }
         name.clone_from(&spec.name);
         if let Some(point) = &point {
@@ -218,7 +226,7 @@ fn spec_for_url(url: &str) -> RunSpec {
             name: "server".into(),
             kind: TargetChoice::Endpoint(EndpointSpec {
                 url: url.trim_end_matches('/').into(),
-                protocol: "openai-completions".into(),
+                protocol: AUTO.into(),
                 model: None,
                 api_key_env: None,
                 metrics_path: Some("/metrics".into()),
@@ -354,7 +362,10 @@ fn plan_target(
                 )));
             }
             target_key(endpoint)?;
-            let description = format!("live server at {}, protocol {}", endpoint.url, endpoint.protocol);
+            let when =
+                if endpoint.protocol == AUTO { ": the server is asked when the run starts" } else { "" };
+            let description =
+                format!("live server at {}, protocol {}{when}", endpoint.url, endpoint.protocol);
             let facts = TargetFacts::endpoint(&target.name, description);
             Ok(PlannedTarget { facts, how: How::Endpoint(endpoint.clone()) })
         }
@@ -400,7 +411,7 @@ impl PlannedTarget {
 
 /// Token ids where every target can take them, because only they give exact prompt lengths; else words.
 fn prompt_style(targets: &[PlannedTarget], model: Option<&ModelSpec>) -> PromptStyle {
-    let takes_ids = |target: &PlannedTarget| matches!(target.protocol(), Ok(Protocol::OpenAiCompletions));
+    let takes_ids = |target: &PlannedTarget| target.protocol().is_ok_and(Protocol::takes_token_ids);
     match model {
         Some(model) if targets.iter().all(takes_ids) => ordinary_ids(model),
         // A byte-level tokenizer spends a token on every letter; common ones about 1.3 on an English word.

@@ -15,6 +15,7 @@ use super::simulated;
 use crate::exit::Failure;
 use crate::live::Live;
 use crate::target::{self, EngineProcess};
+use crate::text::with_causes;
 
 /// How long requests in flight may finish after the first Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -47,6 +48,7 @@ impl Ready {
                 let key = target::api_key(spec.api_key_env.as_deref())?;
                 let model = match &spec.model {
                     Some(model) => model.clone(),
+                    None if !protocol.names_model() => String::new(),
                     None => target::first_served_model(&spec.url, key.as_deref())?,
                 };
                 let metrics_url = match &spec.metrics_path {
@@ -85,19 +87,11 @@ pub fn drive_failure(target: &str, error: DriveError) -> Failure {
         DriveError::Url { .. }
         | DriveError::Scheme { .. }
         | DriveError::ApiKey
-        | DriveError::PromptKind { .. } => Failure::bad_input(message),
+        | DriveError::PromptKind { .. }
+        | DriveError::AdapterName { .. }
+        | DriveError::ModelInPath { .. } => Failure::bad_input(message),
         DriveError::Resolve { .. } | DriveError::FdLimit { .. } => Failure::target(message),
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// Facts of a trial before it ran; the driver fills in the rest.
