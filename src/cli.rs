@@ -43,6 +43,9 @@ Examples:
   llmlab serve --model synthetic:llama-15m
   llmlab serve --model ./TinyLlama-1.1B --weights q8_0 --policy vllm --set max_num_seqs=32 --threads 2")]
     Serve(ServeArgs),
+    /// Run a server until standard input closes, then end it with all it started; `llmlab run` does so for command targets
+    #[command(hide = true)]
+    Supervise(SuperviseArgs),
     /// Lead a fresh scheduler through what a server recorded and check that it plans the same steps
     #[command(after_help = "\
 Examples:
@@ -187,6 +190,16 @@ pub struct ServeArgs {
     /// Exit when standard input closes, so that a killed parent leaves no server behind
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    /// From SIGTERM to SIGKILL, in milliseconds
+    #[arg(long)]
+    pub stop_timeout_ms: u64,
+    /// Program and arguments
+    #[arg(last = true, required = true)]
+    pub run: Vec<String>,
 }
 
 #[derive(Debug, Args)]

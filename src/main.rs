@@ -4,13 +4,16 @@
 mod adapters;
 mod calibration;
 mod cli;
+mod command;
 mod commands;
 mod exit;
 mod host;
 mod live;
+mod parent;
 mod simulation;
 mod speculation;
 mod target;
+mod tethered;
 mod text;
 mod weights;
 mod wire;

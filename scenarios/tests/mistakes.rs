@@ -79,7 +79,13 @@ mistake!(trace_not_found, "traffic = \"azure-2023-conversation\"" => "trace = \"
 mistake!(model_folder_not_found, "synthetic:llama-15m" => "models/TinyLlama");
 mistake!(missing_table, "[workload]" => "[worklode]");
 mistake!(no_target, "[[target]]\nname = \"vllm\"\nengine = { policy = \"vllm\", max_num_seqs = 32 }" => "");
-mistake!(planned_target, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { run = \"vllm serve m\" }");
+mistake!(command_that_is_one_text, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { run = \"vllm serve m\", url = \"http://127.0.0.1:8000\" }");
+mistake!(command_without_a_url, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { run = [\"vllm\", \"serve\", \"m\"] }");
+mistake!(command_that_starts_nothing, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { url = \"http://127.0.0.1:8000\" }");
+mistake!(command_and_template, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { run = [\"vllm\"], template = \"vllm\", model = \"m\" }");
+mistake!(unknown_template, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { template = \"vlm\", model = \"m\" }");
+mistake!(template_with_a_url, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { template = \"vllm\", model = \"m\", url = \"http://127.0.0.1:8000\" }");
+mistake!(secret_in_the_environment_of_a_command, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { template = \"vllm\", model = \"m\", env = { HF_TOKEN = \"hf_abc\" } }");
 mistake!(simulation_without_hardware, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "simulate = { policy = \"vllm\" }");
 mistake!(simulation_that_speculates_and_says_no_rate, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "simulate = { hardware = \"h100-sxm\", policy = \"vllm\", speculative_method = \"ngram\" }");
 mistake!(simulation_with_rates_for_more_drafts_than_there_are, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "simulate = { hardware = \"h100-sxm\", policy = \"vllm\", speculative_method = \"ngram\", speculative_acceptance_rate = [0.7, 0.6, 0.5, 0.4] }");

@@ -11,6 +11,7 @@ mod report;
 pub mod run;
 mod serve;
 mod simulate;
+pub mod supervise;
 mod sweep_report;
 
 use clap::CommandFactory;
@@ -23,6 +24,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Run(args) => run::run(args, None),
         Command::Simulate(args) => simulate::simulate(args),
         Command::Serve(args) => serve::serve(args),
+        Command::Supervise(args) => supervise::supervise(args),
         Command::Replay(args) => replay::replay(args),
         Command::Models(command) => models::models(command),
         Command::BenchEngine(args) => bench_engine::bench_engine(args),

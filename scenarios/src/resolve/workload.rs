@@ -274,7 +274,7 @@ fn timeouts(table: &TimeoutsTable) -> Result<TimeoutSpec, Finding> {
     })
 }
 
-fn need<'a, T>(
+pub(super) fn need<'a, T>(
     value: &'a Option<Spanned<T>>,
     table: Range<usize>,
     name: &str,
@@ -283,7 +283,7 @@ fn need<'a, T>(
 }
 
 /// A key that another kind would have understood must not be ignored silently.
-fn only(written: &[(&str, Option<Range<usize>>)], accepted: &[&str], of: &str) -> Result<(), Finding> {
+pub(super) fn only(written: &[(&str, Option<Range<usize>>)], accepted: &[&str], of: &str) -> Result<(), Finding> {
     for (name, span) in written {
         if let Some(span) = span
             && !accepted.contains(name)

@@ -87,9 +87,9 @@ fn part(
     };
     let folder = tempfile::tempdir()
         .map_err(|error| Failure::internal(format!("cannot create a temporary folder: {error}")))?;
-    let process = EngineProcess::start(&launch, folder.path())?;
+    let EngineProcess { process, url } = EngineProcess::start(&launch, folder.path())?;
     let endpoint = Endpoint {
-        base_url: process.url.clone(),
+        base_url: url,
         protocol: Protocol::OpenAiCompletions,
         model: "llmlab".into(),
         api_key: None,

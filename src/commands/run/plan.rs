@@ -6,9 +6,9 @@ use std::time::Duration;
 use llmlab_core::config::PolicyConfig;
 use llmlab_loadgen::{PromptStyle, Protocol};
 use llmlab_models::{LoadedModel, ModelSpec};
-use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts};
+use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts, TargetKind};
 use llmlab_scenarios::spec::{
-    ArrivalSpec, Cell, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SimulateSpec,
+    ArrivalSpec, Cell, CommandSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SimulateSpec,
     SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
 };
 
@@ -45,6 +45,7 @@ pub struct PlannedTarget {
 pub enum How {
     Engine { launch: EngineLaunch, resolved: Box<ResolvedEngine> },
     Endpoint(EndpointSpec),
+    Command(Box<CommandSpec>),
     Simulate(Box<ResolvedSimulation>),
 }
 
@@ -158,7 +159,7 @@ fn simulate_targets(spec: &mut RunSpec, on: &SimulateOn) -> Result<(), Failure> 
                     simulate.hardware = hardware.clone();
                 }
             }
-            TargetChoice::Endpoint(_) => {
+            TargetChoice::Endpoint(_) | TargetChoice::Command(_) => {
                 return Err(Failure::bad_input(format!(
                     "target {} is a live server; llmlab simulate takes engine and simulate targets",
                     target.name
@@ -347,22 +348,34 @@ fn plan_target(
             Ok(PlannedTarget { facts, how: How::Simulate(Box::new(resolved)) })
         }
         TargetChoice::Endpoint(endpoint) => {
-            if !endpoint.url.starts_with("http://") {
-                return Err(Failure::bad_input(format!(
-                    "target {}: {}: accepted are http:// URLs; https is not supported yet, put a TLS-terminating proxy in front",
-                    target.name, endpoint.url
-                )));
-            }
-            target_key(endpoint)?;
+            drivable(&target.name, endpoint)?;
             let description = format!("live server at {}, protocol {}", endpoint.url, endpoint.protocol);
             let facts = TargetFacts::endpoint(&target.name, description);
             Ok(PlannedTarget { facts, how: How::Endpoint(endpoint.clone()) })
         }
+        TargetChoice::Command(command) => {
+            drivable(&target.name, &command.endpoint)?;
+            let of = command.template.as_ref().map_or(String::new(), |name| format!(" (template {name})"));
+            let description = format!(
+                "started server{of}: {}; protocol {}",
+                crate::command::shell_words(&command.run),
+                command.endpoint.protocol
+            );
+            let mut facts = TargetFacts::endpoint(&target.name, description);
+            facts.kind = TargetKind::Command;
+            Ok(PlannedTarget { facts, how: How::Command(Box::new(command.clone())) })
+        }
     }
 }
 
-/// A key that is not there is found before the first target starts, not when its turn comes.
-fn target_key(endpoint: &EndpointSpec) -> Result<(), Failure> {
+/// What is wrong with a server's address or key is found before the first target starts, not when its turn comes.
+fn drivable(name: &str, endpoint: &EndpointSpec) -> Result<(), Failure> {
+    if !endpoint.url.starts_with("http://") {
+        return Err(Failure::bad_input(format!(
+            "target {name}: {}: accepted are http:// URLs; https is not supported yet, put a TLS-terminating proxy in front",
+            endpoint.url
+        )));
+    }
     crate::target::api_key(endpoint.api_key_env.as_deref()).map(|_| ())
 }
 
@@ -372,7 +385,7 @@ impl PlannedTarget {
         let engine = match &self.how {
             How::Engine { resolved, .. } => &resolved.engine,
             How::Simulate(resolved) => &resolved.engine,
-            How::Endpoint(_) => return None,
+            How::Endpoint(_) | How::Command(_) => return None,
         };
         let pool = (engine.num_blocks - 1).saturating_mul(engine.block_size);
         let whole_prompt = match &engine.policy {
@@ -394,6 +407,7 @@ impl PlannedTarget {
         match &self.how {
             How::Engine { .. } | How::Simulate(_) => Ok(Protocol::OpenAiCompletions),
             How::Endpoint(endpoint) => endpoint.protocol.parse().map_err(Failure::bad_input),
+            How::Command(command) => command.endpoint.protocol.parse().map_err(Failure::bad_input),
         }
     }
 }

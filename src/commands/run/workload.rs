@@ -75,7 +75,7 @@ impl Plan {
         let serves = match &self.spec.targets[index].kind {
             TargetChoice::Engine(engine) => engine.enable_lora,
             TargetChoice::Simulate(simulate) => simulate.engine.enable_lora,
-            TargetChoice::Endpoint(_) => true,
+            TargetChoice::Endpoint(_) | TargetChoice::Command(_) => true,
         };
         match serves || self.spec.workload.adapters.is_none() {
             true => Cow::Borrowed(workload),
