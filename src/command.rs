@@ -70,7 +70,7 @@ fn wait_healthy(
         if cancel.is_cancelled() {
             return Err(Failure { code: Code::Interrupted, error: miette::miette!("stopped while starting") });
         }
-        let answer = get(&health, None, Duration::from_secs(2));
+        let answer = get(&spec.endpoint, &spec.health_path, None, Duration::from_secs(2));
         if matches!(answer, Ok((200, _))) {
             return Ok(());
         }

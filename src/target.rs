@@ -1,12 +1,13 @@
 //! A target under test: started if it is ours to start, reachable over HTTP while it lives, gone when dropped.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use llmlab_scenarios::spec::EngineSpec;
+use llmlab_loadgen::Secret;
+use llmlab_scenarios::spec::{EndpointSpec, EngineSpec};
 
 use crate::exit::Failure;
 use crate::tethered::{Role, Tethered};
@@ -17,6 +18,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 /// For a control request.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A longer one is no key but another file.
+const MAX_KEY_BYTES: u64 = 8 << 10;
 
 /// What a child needs to serve.
 #[derive(Debug, Clone)]
@@ -83,19 +86,34 @@ fn wait_listening(process: &Tethered, stdout: ChildStdout) -> Result<String, Fai
         .map_err(|_| Failure::target(format!("the engine did not start; {}", process.last_words())))
 }
 
-/// The key named by an environment variable, never stored or printed.
-pub fn api_key(variable: Option<&str>) -> Result<Option<String>, Failure> {
-    let Some(variable) = variable else { return Ok(None) };
-    match std::env::var(variable) {
-        Ok(key) if !key.is_empty() => Ok(Some(key)),
-        _ => Err(Failure::bad_input(format!("api_key_env {variable}: that environment variable is not set"))),
+/// The key that the spec says where to find, never stored or printed.
+pub fn api_key(spec: &EndpointSpec) -> Result<Option<Secret>, Failure> {
+    if let Some(variable) = &spec.api_key_env {
+        return match std::env::var(variable) {
+            Ok(key) if !key.is_empty() => Ok(Some(Secret::new(key))),
+            _ => Err(Failure::bad_input(format!(
+                "api_key_env {variable}: that environment variable is not set"
+            ))),
+        };
+    }
+    let Some(path) = &spec.api_key_file else { return Ok(None) };
+    let wrong = |why: String| Failure::bad_input(format!("api_key_file {path}: {why}"));
+    let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let mut key = String::new();
+    file.take(MAX_KEY_BYTES).read_to_string(&mut key).map_err(|error| wrong(error.to_string()))?;
+    match key.trim() {
+        "" => Err(wrong("it is empty".into())),
+        key if key.contains(char::is_control) || key.len() as u64 >= MAX_KEY_BYTES => {
+            Err(wrong("it holds more than one line, or no key".into()))
+        }
+        key => Ok(Some(Secret::new(key))),
     }
 }
 
 /// Asks an OpenAI-compatible server which model it serves; the first one counts.
-pub fn first_served_model(base_url: &str, key: Option<&str>) -> Result<String, Failure> {
-    let url = server_url(base_url, "/v1/models");
-    let text = get(&url, key, CONTROL_TIMEOUT)
+pub fn first_served_model(spec: &EndpointSpec, key: Option<&Secret>) -> Result<String, Failure> {
+    let url = server_url(&spec.url, "/v1/models");
+    let text = get(spec, "/v1/models", key, CONTROL_TIMEOUT)
         .and_then(|(status, text)| if status == 200 { Ok(text) } else { Err(format!("HTTP {status}")) })
         .map_err(|error| {
             Failure::target(format!("{url}: {error}; is the server up? name its model with `model`"))
@@ -109,9 +127,8 @@ pub fn first_served_model(base_url: &str, key: Option<&str>) -> Result<String, F
 }
 
 /// The server's metrics page if it has one there; a server without is driven all the same.
-pub fn metrics_url(base_url: &str, path: &str, key: Option<&str>) -> Result<Option<String>, Failure> {
-    let url = server_url(base_url, path);
-    Ok(matches!(get(&url, key, CONTROL_TIMEOUT), Ok((200, _))).then_some(url))
+pub fn metrics_url(spec: &EndpointSpec, path: &str, key: Option<&Secret>) -> Option<String> {
+    matches!(get(spec, path, key, CONTROL_TIMEOUT), Ok((200, _))).then(|| server_url(&spec.url, path))
 }
 
 /// The address of `path` on a server whose base may end in `/v1`.
@@ -121,22 +138,12 @@ pub fn server_url(base_url: &str, path: &str) -> String {
 }
 
 /// One control request, outside the timed path.
-pub fn get(url: &str, key: Option<&str>, timeout: Duration) -> Result<(u16, String), String> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    runtime.block_on(async {
-        let client = reqwest::Client::builder()
-            .timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| error.to_string())?;
-        let mut request = client.get(url);
-        if let Some(key) = key {
-            request = request.bearer_auth(key);
-        }
-        let response = request.send().await.map_err(|error| error.without_url().to_string())?;
-        let status = response.status().as_u16();
-        let text = response.text().await.map_err(|error| error.without_url().to_string())?;
-        Ok((status, text))
-    })
+pub fn get(
+    spec: &EndpointSpec,
+    path: &str,
+    key: Option<&Secret>,
+    timeout: Duration,
+) -> Result<(u16, String), String> {
+    let ca_file = spec.ca_file.as_deref().map(Path::new);
+    llmlab_loadgen::get(&server_url(&spec.url, path), key, ca_file, timeout)
 }

@@ -336,7 +336,7 @@ pub type EngineTable = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointTable {
-    /// Base address, e.g. "http://127.0.0.1:8000".
+    /// Base address, e.g. "http://127.0.0.1:8000" or "https://api.example.com".
     #[schemars(with = "String")]
     pub url: Spanned<String>,
     /// Default "openai-completions".
@@ -348,6 +348,12 @@ pub struct EndpointTable {
     /// Environment variable that holds the API key. The key itself never belongs in a file.
     #[schemars(with = "Option<String>")]
     pub api_key_env: Option<Spanned<String>>,
+    /// File that holds nothing but the API key, relative to this file, in place of api_key_env.
+    #[schemars(with = "Option<String>")]
+    pub api_key_file: Option<Spanned<String>>,
+    /// For https: certificates (PEM), relative to this file, trusted in place of the public authorities.
+    #[schemars(with = "Option<String>")]
+    pub ca_file: Option<Spanned<String>>,
     /// Path of the Prometheus metrics on the same host, e.g. "/metrics".
     #[schemars(with = "Option<String>")]
     pub metrics: Option<Spanned<String>>,
@@ -401,6 +407,12 @@ pub struct CommandTable {
     /// Environment variable that holds the API key to send.
     #[schemars(with = "Option<String>")]
     pub api_key_env: Option<Spanned<String>>,
+    /// File that holds nothing but the API key, relative to this file, in place of api_key_env.
+    #[schemars(with = "Option<String>")]
+    pub api_key_file: Option<Spanned<String>>,
+    /// For https: certificates (PEM), relative to this file, trusted in place of the public authorities.
+    #[schemars(with = "Option<String>")]
+    pub ca_file: Option<Spanned<String>>,
     /// Path of the Prometheus metrics, e.g. "/metrics". Default: the template's.
     #[schemars(with = "Option<String>")]
     pub metrics: Option<Spanned<String>>,

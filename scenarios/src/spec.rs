@@ -422,6 +422,12 @@ pub struct EndpointSpec {
     pub model: Option<String>,
     /// Name of the environment variable that holds the key; the key itself is never stored.
     pub api_key_env: Option<String>,
+    /// Never together with `api_key_env`.
+    #[serde(default)]
+    pub api_key_file: Option<String>,
+    /// Certificates trusted in place of the public authorities.
+    #[serde(default)]
+    pub ca_file: Option<String>,
     /// Path of the Prometheus endpoint on the same host, if it has one.
     pub metrics_path: Option<String>,
 }

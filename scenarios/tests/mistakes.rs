@@ -86,6 +86,8 @@ mistake!(command_and_template, "engine = { policy = \"vllm\", max_num_seqs = 32 
 mistake!(unknown_template, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { template = \"vlm\", model = \"m\" }");
 mistake!(template_with_a_url, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { template = \"vllm\", model = \"m\", url = \"http://127.0.0.1:8000\" }");
 mistake!(secret_in_the_environment_of_a_command, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "command = { template = \"vllm\", model = \"m\", env = { HF_TOKEN = \"hf_abc\" } }");
+mistake!(ca_file_without_https, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "endpoint = { url = \"http://h\", ca_file = \"Cargo.toml\" }");
+mistake!(two_places_for_a_key, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "endpoint = { url = \"https://h\", api_key_env = \"KEY\", api_key_file = \"Cargo.toml\" }");
 mistake!(simulation_without_hardware, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "simulate = { policy = \"vllm\" }");
 mistake!(simulation_that_speculates_and_says_no_rate, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "simulate = { hardware = \"h100-sxm\", policy = \"vllm\", speculative_method = \"ngram\" }");
 mistake!(simulation_with_rates_for_more_drafts_than_there_are, "engine = { policy = \"vllm\", max_num_seqs = 32 }" => "simulate = { hardware = \"h100-sxm\", policy = \"vllm\", speculative_method = \"ngram\", speculative_acceptance_rate = [0.7, 0.6, 0.5, 0.4] }");

@@ -57,6 +57,11 @@ pub(super) fn resolve(table: &Spanned<CommandTable>, base: &Path) -> Result<Comm
     for (name, value) in &command.env {
         env.insert(variable(name, value)?, value.clone());
     }
+    let key = target::ApiKey::resolve(&command.api_key_env, &command.api_key_file, base)?;
+    let ca_file = match &command.url {
+        Some(url) => target::ca_file(&command.ca_file, url, base)?,
+        None => None,
+    };
     Ok(CommandSpec {
         run: server.run,
         template: command.template.as_ref().map(|name| name.get_ref().clone()),
@@ -72,7 +77,9 @@ pub(super) fn resolve(table: &Spanned<CommandTable>, base: &Path) -> Result<Comm
             url: server.url,
             protocol: target::protocol(command.protocol.as_ref(), server.protocol)?,
             model: server.model,
-            api_key_env: command.api_key_env.as_ref().map(target::environment_variable).transpose()?,
+            api_key_env: key.env,
+            api_key_file: key.file,
+            ca_file,
             metrics_path: path(&command.metrics, "metrics", server.metrics)?,
         },
     })
@@ -119,7 +126,10 @@ fn from_template(table: &Spanned<CommandTable>, name: &Spanned<String>) -> Resul
         let names = TEMPLATES.map(|template| template.name);
         return Err(unknown_value(name.span(), "template", name.get_ref(), &names));
     };
-    let spans = [("url", command.url.as_ref().map(Spanned::span))];
+    let spans = [
+        ("url", command.url.as_ref().map(Spanned::span)),
+        ("ca_file", command.ca_file.as_ref().map(Spanned::span)),
+    ];
     only(&spans, &["model", "port", "args", "health", "metrics", "protocol"], &of)?;
     let model = need(&command.model, table.span(), "model")?;
     if model.get_ref().is_empty() || model.get_ref().starts_with('-') {

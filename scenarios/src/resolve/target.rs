@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::Spanned;
 
-use super::{command, engine};
+use super::{beside, command, engine};
 use crate::error::{Finding, unknown_value};
 use crate::scenario::{EndpointTable, EngineTable, TargetTable};
 use crate::spec::{EndpointSpec, SimulateSpec, SpeculationSpec, TargetChoice, TargetSpec};
@@ -77,7 +77,7 @@ fn kind(table: &Spanned<TargetTable>, base: &Path) -> Result<TargetChoice, Findi
     if let Some(table) = &target.engine {
         Ok(TargetChoice::Engine(engine::resolve(table.get_ref(), table.span())?))
     } else if let Some(table) = &target.endpoint {
-        Ok(TargetChoice::Endpoint(endpoint(table.get_ref())?))
+        Ok(TargetChoice::Endpoint(endpoint(table.get_ref(), base)?))
     } else if let Some(table) = &target.command {
         Ok(TargetChoice::Command(command::resolve(table, base)?))
     } else if let Some(table) = &target.simulate {
@@ -171,14 +171,64 @@ fn utilization(written: &Spanned<toml::Value>) -> Result<f64, Finding> {
     Ok(share)
 }
 
-fn endpoint(table: &EndpointTable) -> Result<EndpointSpec, Finding> {
+fn endpoint(table: &EndpointTable, base: &Path) -> Result<EndpointSpec, Finding> {
+    let key = ApiKey::resolve(&table.api_key_env, &table.api_key_file, base)?;
     Ok(EndpointSpec {
         url: url(&table.url)?,
         protocol: protocol(table.protocol.as_ref(), PROTOCOLS[0])?,
         model: table.model.clone(),
-        api_key_env: table.api_key_env.as_ref().map(environment_variable).transpose()?,
+        api_key_env: key.env,
+        api_key_file: key.file,
+        ca_file: ca_file(&table.ca_file, &table.url, base)?,
         metrics_path: table.metrics.as_ref().map(|path| server_path(path, "metrics")).transpose()?,
     })
+}
+
+/// Where a key is found; at most one of the two.
+pub(super) struct ApiKey {
+    pub env: Option<String>,
+    pub file: Option<String>,
+}
+
+impl ApiKey {
+    pub(super) fn resolve(
+        env: &Option<Spanned<String>>,
+        file: &Option<Spanned<String>>,
+        base: &Path,
+    ) -> Result<ApiKey, Finding> {
+        if let (Some(_), Some(second)) = (env, file) {
+            return Err(Finding::new(second.span(), "api_key_env and api_key_file both hold the key")
+                .label("the second of the two")
+                .help("keep one of them"));
+        }
+        Ok(ApiKey {
+            env: env.as_ref().map(environment_variable).transpose()?,
+            file: file.as_ref().map(|file| existing_file(file, "api_key_file", base)).transpose()?,
+        })
+    }
+}
+
+/// The text may be the key itself, pasted in the wrong place, so it is not repeated in the message.
+fn existing_file(written: &Spanned<String>, key: &str, base: &Path) -> Result<String, Finding> {
+    let path = beside(base, written.get_ref());
+    if !path.is_file() {
+        return Err(Finding::new(written.span(), format!("{key} is not the path of a file"))
+            .label("no file there")
+            .help("a path relative to this file"));
+    }
+    Ok(path.display().to_string())
+}
+
+pub(super) fn ca_file(
+    written: &Option<Spanned<String>>,
+    url: &Spanned<String>,
+    base: &Path,
+) -> Result<Option<String>, Finding> {
+    let Some(written) = written else { return Ok(None) };
+    if !url.get_ref().starts_with("https://") {
+        return Err(Finding::new(written.span(), "ca_file needs an https:// url").label("would be ignored"));
+    }
+    existing_file(written, "ca_file", base).map(Some)
 }
 
 pub(super) fn protocol(written: Option<&Spanned<String>>, default: &str) -> Result<String, Finding> {
@@ -213,7 +263,7 @@ pub(super) fn url(written: &Spanned<String>) -> Result<String, Finding> {
 
 /// Whoever pastes the key itself here would publish it with the scenario, so anything that is no variable name is
 /// refused, and the text is not repeated in the error's message.
-pub(super) fn environment_variable(written: &Spanned<String>) -> Result<String, Finding> {
+fn environment_variable(written: &Spanned<String>) -> Result<String, Finding> {
     let name = written.get_ref();
     let plain = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
     if name.is_empty() || !plain || name.starts_with(|c: char| c.is_ascii_digit()) {

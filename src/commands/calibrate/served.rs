@@ -93,6 +93,7 @@ fn part(
         protocol: Protocol::OpenAiCompletions,
         model: "llmlab".into(),
         api_key: None,
+        ca_file: None,
         timeouts: Timeouts::default(),
     };
     let room = config.max_model_len / 2;

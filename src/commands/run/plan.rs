@@ -222,6 +222,8 @@ fn spec_for_url(url: &str) -> RunSpec {
                 protocol: "openai-completions".into(),
                 model: None,
                 api_key_env: None,
+                api_key_file: None,
+                ca_file: None,
                 metrics_path: Some("/metrics".into()),
             }),
         }],
@@ -370,13 +372,11 @@ fn plan_target(
 
 /// What is wrong with a server's address or key is found before the first target starts, not when its turn comes.
 fn drivable(name: &str, endpoint: &EndpointSpec) -> Result<(), Failure> {
-    if !endpoint.url.starts_with("http://") {
-        return Err(Failure::bad_input(format!(
-            "target {name}: {}: accepted are http:// URLs; https is not supported yet, put a TLS-terminating proxy in front",
-            endpoint.url
-        )));
+    if let Some(file) = &endpoint.ca_file {
+        llmlab_loadgen::check_ca_file(Path::new(file))
+            .map_err(|error| Failure::bad_input(format!("target {name}: {error}")))?;
     }
-    crate::target::api_key(endpoint.api_key_env.as_deref()).map(|_| ())
+    crate::target::api_key(endpoint).map(drop)
 }
 
 impl PlannedTarget {

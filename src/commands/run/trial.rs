@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    DriveError, DriveFacts, DriveOptions, Ended, Endpoint, Scrape, Secret, Timeouts, Workload, drive_with,
+    DriveError, DriveFacts, DriveOptions, Ended, Endpoint, Scrape, Timeouts, Workload, drive_with,
 };
 use llmlab_results::RunDir;
 use llmlab_results::manifest::{ClientFacts, ServerSample, TrialFacts, TrialKind};
@@ -48,8 +48,14 @@ impl Ready {
                 let EngineProcess { process, url } = EngineProcess::start(launch, dir)?;
                 let metrics_url = Some(format!("{url}/metrics"));
                 let (protocol, timeouts) = (planned.protocol()?, timeouts(plan));
-                let endpoint =
-                    Endpoint { base_url: url, protocol, model: "llmlab".into(), api_key: None, timeouts };
+                let endpoint = Endpoint {
+                    base_url: url,
+                    protocol,
+                    model: "llmlab".into(),
+                    api_key: None,
+                    ca_file: None,
+                    timeouts,
+                };
                 Ok(Ready { endpoint, metrics_url, process: Some(process) })
             }
             How::Endpoint(spec) => Ready::reach(plan, planned, spec, None),
@@ -78,20 +84,19 @@ impl Ready {
         spec: &EndpointSpec,
         process: Option<Tethered>,
     ) -> Result<Ready, Failure> {
-        let key = target::api_key(spec.api_key_env.as_deref())?;
+        let api_key = target::api_key(spec)?;
         let model = match &spec.model {
             Some(model) => model.clone(),
-            None => target::first_served_model(&spec.url, key.as_deref())?,
+            None => target::first_served_model(spec, api_key.as_ref())?,
         };
-        let metrics_url = match &spec.metrics_path {
-            Some(path) => target::metrics_url(&spec.url, path, key.as_deref())?,
-            None => None,
-        };
+        let metrics_url =
+            spec.metrics_path.as_ref().and_then(|path| target::metrics_url(spec, path, api_key.as_ref()));
         let endpoint = Endpoint {
             base_url: spec.url.clone(),
             protocol: planned.protocol()?,
             model,
-            api_key: key.map(Secret::new),
+            api_key,
+            ca_file: spec.ca_file.as_ref().map(Into::into),
             timeouts: timeouts(plan),
         };
         Ok(Ready { endpoint, metrics_url, process })
@@ -120,6 +125,7 @@ pub fn drive_failure(target: &str, error: DriveError) -> Failure {
         DriveError::Sink(_) | DriveError::Client(_) => Failure::internal(message),
         DriveError::Url { .. }
         | DriveError::Scheme { .. }
+        | DriveError::CaFile { .. }
         | DriveError::ApiKey
         | DriveError::PromptKind { .. } => Failure::bad_input(message),
         DriveError::Resolve { .. } | DriveError::FdLimit { .. } => Failure::target(message),
