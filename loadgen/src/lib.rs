@@ -47,6 +47,6 @@ pub use prompts::PromptStyle;
 pub use scrape::Scrape;
 pub use tls::check_ca_file;
 pub use workload::{
-    Adapter, Adapters, Mode, PlannedRequest, Prefixes, Prompt, Workload, WorkloadConfig, WorkloadError,
-    generate,
+    Adapter, Adapters, Mode, PlannedRequest, Prefixes, Prompt, RequestShape, Workload, WorkloadConfig,
+    WorkloadError, generate, shapes,
 };

@@ -166,7 +166,7 @@ pub struct ClaimTable {
     pub against: Spanned<String>,
 }
 
-/// Independent distributions of prompt and output length.
+/// Distributions of prompt and output length, independent unless both are quantiles.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LengthsTable {
@@ -174,9 +174,12 @@ pub struct LengthsTable {
     pub input: Spanned<DistributionTable>,
     #[schemars(with = "DistributionTable")]
     pub output: Spanned<DistributionTable>,
+    /// Spearman's, between prompt and output length, where both are quantiles. Default 0.
+    #[schemars(with = "Option<f64>", range(min = -1, max = 1))]
+    pub rank_correlation: Option<Spanned<f64>>,
 }
 
-/// fixed (tokens), uniform (min, max) or lognormal (median, p95), in tokens.
+/// fixed (tokens), uniform (min, max), lognormal (median, p95) or quantiles (values), in tokens.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DistributionTable {
@@ -197,6 +200,9 @@ pub struct DistributionTable {
     /// 95 % of the requests are shorter (lognormal).
     #[schemars(with = "Option<f64>")]
     pub p95: Option<Spanned<f64>>,
+    /// Lengths at probabilities 0, .01, .05, .10, .25, .50, .75, .90, .95, .99, 1 (quantiles).
+    #[schemars(with = "Option<Vec<f64>>", length(min = 11, max = 11))]
+    pub values: Option<Spanned<Vec<f64>>>,
 }
 
 /// Factors applied to the drawn lengths.

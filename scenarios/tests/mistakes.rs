@@ -75,6 +75,8 @@ mistake!(unknown_policy, "policy = \"vllm\"" => "policy = \"vlm\"");
 mistake!(knob_of_another_policy, "policy = \"vllm\"" => "policy = \"tgi\"");
 mistake!(misspelt_knob, "max_num_seqs" => "max_num_seq");
 mistake!(unknown_traffic, "azure-2023-conversation" => "azure-2023-conversations");
+mistake!(quantiles_that_decrease, "traffic = \"azure-2023-conversation\"" => "lengths = { input = { distribution = \"quantiles\", values = [1, 2, 3, 4, 5, 6, 7, 9, 8, 10, 11] }, output = { distribution = \"quantiles\", values = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11] } }");
+mistake!(quantiles_on_one_side, "traffic = \"azure-2023-conversation\"" => "lengths = { input = { distribution = \"quantiles\", values = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11] }, output = { distribution = \"fixed\", tokens = 3 } }");
 mistake!(trace_not_found, "traffic = \"azure-2023-conversation\"" => "trace = \"absent.csv\"");
 mistake!(model_folder_not_found, "synthetic:llama-15m" => "models/TinyLlama");
 mistake!(missing_table, "[workload]" => "[worklode]");

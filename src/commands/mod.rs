@@ -4,6 +4,7 @@ mod bench_engine;
 mod calibrate;
 mod doctor;
 mod explain;
+mod fit;
 mod init;
 mod models;
 mod replay;
@@ -31,6 +32,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Report(args) => report::report(args),
         Command::Calibrate(args) => calibrate::calibrate(args),
         Command::Doctor(args) => doctor::doctor(args),
+        Command::Fit(args) => fit::fit(args),
         Command::Init(args) => init::init(args),
         Command::Schema => {
             print!("{}", llmlab_scenarios::json_schema());

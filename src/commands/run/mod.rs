@@ -21,6 +21,7 @@ use llmlab_scenarios::spec::ClaimSpec;
 use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
+pub use workload::workload_config;
 pub use plan::{How, Plan, Planned, PlannedTarget, SimulateOn};
 
 use crate::cli::RunArgs;
