@@ -68,7 +68,10 @@ fn wait_healthy(
             }));
         }
         if cancel.is_cancelled() {
-            return Err(Failure { code: Code::Interrupted, error: miette::miette!("stopped while starting") });
+            return Err(Failure {
+                code: Code::Interrupted,
+                error: miette::miette!("stopped while starting"),
+            });
         }
         let answer = get(&spec.endpoint, &spec.health_path, None, Duration::from_secs(2));
         if matches!(answer, Ok((200, _))) {

@@ -61,8 +61,7 @@ impl EngineProcess {
             // Candle computes on rayon's threads; it must leave the client's core alone like our own executor.
             .env("RAYON_NUM_THREADS", launch.threads.to_string())
             .stdout(Stdio::piped());
-        let mut process =
-            Tethered::spawn(&mut command, Role::Engine, dir.join("server.log"), STOP_TIMEOUT)?;
+        let mut process = Tethered::spawn(&mut command, Role::Engine, dir.join("server.log"), STOP_TIMEOUT)?;
         let Some(stdout) = process.take_stdout() else {
             return Err(Failure::internal("the engine has no standard output"));
         };

@@ -43,9 +43,8 @@ impl Tethered {
         log: PathBuf,
         stop_timeout: Duration,
     ) -> Result<Tethered, Failure> {
-        let cannot_write = |error: io::Error| {
-            Failure::internal(format!("cannot write {}: {error}", log.display()))
-        };
+        let cannot_write =
+            |error: io::Error| Failure::internal(format!("cannot write {}: {error}", log.display()));
         let messages = std::fs::File::create(&log).map_err(cannot_write)?;
         if role == Role::Supervisor {
             command.stdout(messages.try_clone().map_err(cannot_write)?);

@@ -7,9 +7,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{
-    children_in, llmlab, only_run, processes_gone, signal, stderr, stdout, wait_for_records,
-};
+use common::{children_in, llmlab, only_run, processes_gone, signal, stderr, stdout, wait_for_records};
 use llmlab_results::manifest::TargetKind;
 use llmlab_results::read_run;
 
@@ -184,7 +182,7 @@ fn what_can_go_wrong_at_the_start_is_one_clear_error() {
         &format!(r#"run = ["{binary}", "serve", "--model", "synthetic:nothing"], {url}"#),
         "the server ended before it was healthy",
     );
-    assert!(said.contains("llama-15m") && said.contains("exit status: 2"), "{said}");
+    assert!(said.contains("no such synthetic model") && said.contains("exit status: 2"), "{said}");
     assert!(started.elapsed() < Duration::from_secs(60), "the ready_timeout is ten minutes");
 
     let port = free_port();

@@ -8,8 +8,7 @@ use common::{llmlab, stderr, stdout};
 use llmlab_loadgen::{Arrivals, Lengths, Prefixes, PromptStyle, WorkloadConfig, shapes};
 use llmlab_scenarios::spec::{ArrivalSpec, LengthSpec, RateSpec};
 
-const INPUT: [f64; 11] =
-    [2.0, 29.0, 181.0, 207.0, 396.0, 1020.0, 1189.0, 2734.0, 4083.0, 4142.0, 14050.0];
+const INPUT: [f64; 11] = [2.0, 29.0, 181.0, 207.0, 396.0, 1020.0, 1189.0, 2734.0, 4083.0, 4142.0, 14050.0];
 const OUTPUT: [f64; 11] = [7.0, 16.0, 41.0, 54.0, 85.0, 129.0, 395.0, 424.0, 451.0, 601.0, 1000.0];
 
 /// A log of known traffic: Azure's lengths with rank correlation -0.4, gamma arrivals with cv 2 at 4 requests/s.
@@ -58,9 +57,13 @@ fn a_log_comes_back_as_a_scenario_of_the_same_traffic() {
 
     let (_, spec) = llmlab_scenarios::load(&dir.path().join("mine.toml")).unwrap();
     assert_eq!(spec.workload.requests, 1000);
-    let ArrivalSpec::Gamma { rate: RateSpec::PerSecond { rps }, cv } = spec.workload.arrivals else { panic!() };
+    let ArrivalSpec::Gamma { rate: RateSpec::PerSecond { rps }, cv } = spec.workload.arrivals else {
+        panic!()
+    };
     assert!((rps - 4.0).abs() < 0.4 && (cv - 2.0).abs() < 0.15, "{rps} {cv}");
-    let LengthSpec::Quantiles { input, output, rank_correlation, .. } = spec.workload.lengths else { panic!() };
+    let LengthSpec::Quantiles { input, output, rank_correlation, .. } = spec.workload.lengths else {
+        panic!()
+    };
     assert!((rank_correlation + 0.4).abs() < 0.05, "{rank_correlation}");
     // The middle of the tables; their ends are single requests.
     for (found, known) in [(input.values, INPUT), (output.values, OUTPUT)] {

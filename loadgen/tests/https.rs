@@ -61,10 +61,7 @@ impl TlsServer {
     }
 
     fn endpoint(&self, host: &str) -> Endpoint {
-        Endpoint {
-            ca_file: Some(self.ca_file.clone()),
-            ..endpoint(format!("https://{host}:{}", self.port))
-        }
+        Endpoint { ca_file: Some(self.ca_file.clone()), ..endpoint(format!("https://{host}:{}", self.port)) }
     }
 }
 

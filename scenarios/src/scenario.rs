@@ -175,7 +175,7 @@ pub struct LengthsTable {
     #[schemars(with = "DistributionTable")]
     pub output: Spanned<DistributionTable>,
     /// Spearman's, between prompt and output length, where both are quantiles. Default 0.
-    #[schemars(with = "Option<f64>", range(min = -1, max = 1))]
+    #[schemars(with = "Option<f64>")]
     pub rank_correlation: Option<Spanned<f64>>,
 }
 

@@ -36,7 +36,15 @@ pub const TEMPLATES: [Template; 7] = [
     },
     Template {
         name: "tgi",
-        run: &["text-generation-launcher", "--model-id", "{model}", "--hostname", "127.0.0.1", "--port", "{port}"],
+        run: &[
+            "text-generation-launcher",
+            "--model-id",
+            "{model}",
+            "--hostname",
+            "127.0.0.1",
+            "--port",
+            "{port}",
+        ],
         env: &[],
         port: 3000,
         health: "/health",

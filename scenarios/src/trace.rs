@@ -63,9 +63,8 @@ impl Columns {
     pub fn parse(text: &str) -> Result<Columns, String> {
         let mut columns = Columns::default();
         for pair in text.split(',') {
-            let (what, name) = pair
-                .split_once('=')
-                .ok_or_else(|| format!("\"{}\" is not WHAT=COLUMN", shown(pair)))?;
+            let (what, name) =
+                pair.split_once('=').ok_or_else(|| format!("\"{}\" is not WHAT=COLUMN", shown(pair)))?;
             let place = match what.trim() {
                 "input" => &mut columns.input,
                 "output" => &mut columns.output,
@@ -159,10 +158,13 @@ impl Rows {
         let column = |names: &[&str]| header.iter().position(|h| names.contains(&simplified(h).as_str()));
         let missing = |what: &str, names: &[&str]| {
             let found: Vec<_> = header.iter().take(20).map(shown).collect();
-            format!("line 1: no {what} column among {}; accepted names: {}", found.join(", "), names.join(", "))
+            format!(
+                "line 1: no {what} column among {}; accepted names: {}",
+                found.join(", "),
+                names.join(", ")
+            )
         };
-        let find =
-            |what: &str, names: Vec<&str>| column(&names).ok_or_else(|| missing(what, &names));
+        let find = |what: &str, names: Vec<&str>| column(&names).ok_or_else(|| missing(what, &names));
         let input = find("prompt length", columns.input())?;
         let output = find("output length", columns.output())?;
         let arrival = match &columns.arrival {
@@ -219,7 +221,9 @@ impl Rows {
                 self.skipped += 1;
                 return Ok(());
             }
-            return Err(format!("line {line}: a request with no tokens; remove failed requests from the trace"));
+            return Err(format!(
+                "line {line}: a request with no tokens; remove failed requests from the trace"
+            ));
         }
         if self.rows.len() == MAX_ROWS {
             return Err(format!("more than {MAX_ROWS} rows; cut the file, or set `requests`"));

@@ -119,8 +119,10 @@ fn explain_run(plan: &Plan) -> Result<(), Failure> {
 }
 
 fn explain_command(command: &CommandSpec) {
-    let variables =
-        command.env.iter().map(|(name, value)| format!("{name}={} ", shell_words(std::slice::from_ref(value))));
+    let variables = command
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={} ", shell_words(std::slice::from_ref(value))));
     println!("          runs {}{}", variables.collect::<String>(), shell_words(&command.run));
     println!(
         "          in {}, ready when {} answers, within {:?}; stopped after each trial",

@@ -27,8 +27,8 @@ pub fn fit(args: FitArgs) -> Result<Code, Failure> {
         None => Columns::default(),
     };
     let log = trace::read_log(&args.log, &columns).map_err(Failure::bad_input)?;
-    let found = fit::fit(&log.rows)
-        .map_err(|why| Failure::bad_input(format!("{}: {why}", args.log.display())))?;
+    let found =
+        fit::fit(&log.rows).map_err(|why| Failure::bad_input(format!("{}: {why}", args.log.display())))?;
     let requests = args.requests.unwrap_or(log.rows.len().min(DEFAULT_REQUESTS) as u32);
     let scenario = scenario(&args.log, &found, requests, args.seed);
     let name = args.output.display().to_string();
@@ -163,7 +163,9 @@ fn summary(path: &Path, log: &Log, fit: &Fit, drawn: &[RequestShape]) -> String 
     for sentence in fit.arrivals.iter().flat_map(|arrivals| &arrivals.left_out) {
         let _ = writeln!(words, "left out: {sentence}");
     }
-    words.push_str("\nCells are mean, p50, p99. A KS distance of 0 is the same distribution, 1 one without overlap.\n");
+    words.push_str(
+        "\nCells are mean, p50, p99. A KS distance of 0 is the same distribution, 1 one without overlap.\n",
+    );
     words
 }
 
@@ -172,7 +174,8 @@ fn line(name: &str, log: &[f64], drawn: &[f64]) -> String {
     let cell = |values: &[f64]| {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let at = |p: f64| sorted.get((p * (sorted.len() - 1) as f64).round() as usize).copied().unwrap_or(0.0);
+        let at =
+            |p: f64| sorted.get((p * (sorted.len() - 1) as f64).round() as usize).copied().unwrap_or(0.0);
         let mean = sorted.iter().sum::<f64>() / sorted.len().max(1) as f64;
         format!("{mean:.1} / {:.0} / {:.0}", at(0.5), at(0.99))
     };

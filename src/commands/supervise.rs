@@ -103,7 +103,9 @@ fn end(server: Pid, events: &mpsc::Receiver<Event>, grace: Duration) {
     eprintln!("llmlab: the server did not stop within {grace:?} of SIGTERM and is killed");
     for _ in 0..KILL_TIME.as_millis() / KILL_AGAIN.as_millis() {
         let _ = kill_process_group(server, Signal::KILL);
-        children().into_iter().for_each(|pid| drop(kill_process(pid, Signal::KILL)));
+        for orphan in children() {
+            let _ = kill_process(orphan, Signal::KILL);
+        }
         if all_gone_within(events, KILL_AGAIN) {
             return;
         }
@@ -126,5 +128,8 @@ fn children() -> Vec<Pid> {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let listed = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     let pids: Vec<String> = listed.collect();
-    pids.iter().flat_map(|line| line.split_whitespace()).filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    pids.iter()
+        .flat_map(|line| line.split_whitespace())
+        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .collect()
 }

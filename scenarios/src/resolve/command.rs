@@ -1,7 +1,6 @@
 //! `command = { ... }`: a server to start, by its own words or by a template.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -191,8 +190,8 @@ fn wait(written: &Option<Spanned<DurationText>>, name: &str, default: Duration) 
     let Some(written) = written else { return Ok(default) };
     let time = written.get_ref().0;
     if time.is_zero() || time > LONGEST {
-        let range: Range<usize> = written.span();
-        return Err(Finding::new(range, format!("{name} is {time:?}")).label("must be more than 0s, at most 24h"));
+        return Err(Finding::new(written.span(), format!("{name} is {time:?}"))
+            .label("must be more than 0s, at most 24h"));
     }
     Ok(time)
 }

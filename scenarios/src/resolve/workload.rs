@@ -12,7 +12,8 @@ use crate::scenario::{
     ArrivalsTable, DistributionTable, LengthsTable, ScaleTable, TimeoutsTable, WorkloadTable,
 };
 use crate::spec::{
-    ArrivalSpec, LengthDist, LengthSpec, QuantileTable, RateSpec, TimeoutSpec, TraceRow, WarmupSpec, WorkloadSpec,
+    ArrivalSpec, LengthDist, LengthSpec, QuantileTable, RateSpec, TimeoutSpec, TraceRow, WarmupSpec,
+    WorkloadSpec,
 };
 use crate::trace;
 use crate::traffic::{self, Traffic};
@@ -86,9 +87,7 @@ fn lengths(
             let rows = trace::read(&file, requests).map_err(|why| Finding::sentence(path.span(), &why))?;
             Ok((LengthSpec::Trace { path: file.display().to_string(), rows }, None))
         }
-        (None, None, Some(both)) => {
-            Ok((written_lengths(both)?, None))
-        }
+        (None, None, Some(both)) => Ok((written_lengths(both)?, None)),
         (None, None, None) => {
             Err(Finding::new(table.span(), "the workload does not say how long requests are").help(format!(
                 "write one of: traffic = \"{}\", trace = \"<file>\", lengths = {{ ... }}",
@@ -138,9 +137,8 @@ fn written_lengths(both: &LengthsTable) -> Result<LengthSpec, Finding> {
 fn quantiles(table: &Spanned<DistributionTable>) -> Result<QuantileTable, Finding> {
     only(&written_keys(table.get_ref()), &["values"], "distribution \"quantiles\"")?;
     let written = need(&table.get_ref().values, table.span(), "values")?;
-    let usable = |values: &[f64; 11]| {
-        values.is_sorted() && values[0] >= 1.0 && values[10] <= f64::from(MAX_TOKENS)
-    };
+    let usable =
+        |values: &[f64; 11]| values.is_sorted() && values[0] >= 1.0 && values[10] <= f64::from(MAX_TOKENS);
     match <[f64; 11]>::try_from(written.get_ref().as_slice()) {
         Ok(values) if usable(&values) => Ok(QuantileTable { values }),
         _ => Err(Finding::new(written.span(), "the quantiles are not usable")
@@ -334,7 +332,11 @@ pub(super) fn need<'a, T>(
 }
 
 /// A key that another kind would have understood must not be ignored silently.
-pub(super) fn only(written: &[(&str, Option<Range<usize>>)], accepted: &[&str], of: &str) -> Result<(), Finding> {
+pub(super) fn only(
+    written: &[(&str, Option<Range<usize>>)],
+    accepted: &[&str],
+    of: &str,
+) -> Result<(), Finding> {
     for (name, span) in written {
         if let Some(span) = span
             && !accepted.contains(name)

@@ -21,8 +21,8 @@ use llmlab_scenarios::spec::ClaimSpec;
 use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
-pub use workload::workload_config;
 pub use plan::{How, Plan, Planned, PlannedTarget, SimulateOn};
+pub use workload::workload_config;
 
 use crate::cli::RunArgs;
 use crate::commands::{explain, report};

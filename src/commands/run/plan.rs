@@ -8,8 +8,8 @@ use llmlab_loadgen::{PromptStyle, Protocol};
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts, TargetKind};
 use llmlab_scenarios::spec::{
-    ArrivalSpec, Cell, CommandSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec, SimulateSpec,
-    SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
+    ArrivalSpec, Cell, CommandSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec,
+    SimulateSpec, SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
 };
 
 use crate::adapters;
