@@ -43,6 +43,9 @@ Examples:
   llmlab serve --model synthetic:llama-15m
   llmlab serve --model ./TinyLlama-1.1B --weights q8_0 --policy vllm --set max_num_seqs=32 --threads 2")]
     Serve(ServeArgs),
+    /// Run a server until standard input closes, then end it with all it started; `llmlab run` does so for command targets
+    #[command(hide = true)]
+    Supervise(SuperviseArgs),
     /// Lead a fresh scheduler through what a server recorded and check that it plans the same steps
     #[command(after_help = "\
 Examples:
@@ -83,6 +86,14 @@ Examples:
         after_help = "Example:\n  llmlab init my-scenario.toml && llmlab run my-scenario.toml --explain"
     )]
     Init(InitArgs),
+    /// Write a scenario whose traffic reproduces a request log, and say how well
+    #[command(after_help = "\
+Examples:
+  llmlab fit my_log.csv                                     columns as in the public traces, or input, output, arrival
+  llmlab fit log.jsonl --columns input=prompt_size,output=reply_size,arrival=at -o mine.toml
+
+What is kept and what is not: docs/measuring.md")]
+    Fit(FitArgs),
     /// Print the JSON schema of scenario files, for editor completion
     Schema,
     /// Print shell completions
@@ -190,6 +201,16 @@ pub struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    /// From SIGTERM to SIGKILL, in milliseconds
+    #[arg(long)]
+    pub stop_timeout_ms: u64,
+    /// Program and arguments
+    #[arg(last = true, required = true)]
+    pub run: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// What `llmlab serve --record` wrote
     pub file: PathBuf,
@@ -251,6 +272,27 @@ pub struct InitArgs {
     /// Overwrite an existing file
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FitArgs {
+    /// csv with a header, or jsonl: prompt tokens, output tokens and, where known, arrival time of each request
+    pub log: PathBuf,
+    /// The scenario to write
+    #[arg(long, short, default_value = "fitted.toml", value_name = "FILE")]
+    pub output: PathBuf,
+    /// Overwrite an existing file
+    #[arg(long)]
+    pub force: bool,
+    /// Names of columns: input=NAME,output=NAME,arrival=NAME, any of them
+    #[arg(long, value_name = "WHAT=NAME,...")]
+    pub columns: Option<String>,
+    /// Requests of the scenario; default: as many as the log has, at most 1000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
+    pub requests: Option<u32>,
+    /// Seed of the scenario
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    pub seed: u64,
 }
 
 #[derive(Debug, Args)]

@@ -10,15 +10,14 @@ use crate::target;
 
 /// Servers that were asked already: the cells of a sweep mostly have the same ones.
 #[derive(Debug, Default)]
-pub struct Known(HashMap<(String, Option<String>), Detected>);
+pub struct Known(HashMap<(String, Option<String>, Option<String>), Detected>);
 
 impl Known {
     /// Puts protocol and model in place of every "auto", and says on standard error what was found.
     pub fn resolve(&mut self, spec: &mut RunSpec) -> Result<(), Failure> {
         for target in &mut spec.targets {
             let TargetChoice::Endpoint(endpoint) = &mut target.kind else { continue };
-            // Other URLs are refused later, for a reason of their own.
-            if endpoint.protocol == AUTO && endpoint.url.starts_with("http://") {
+            if endpoint.protocol == AUTO {
                 self.endpoint(&target.name, endpoint)?;
             }
         }
@@ -26,7 +25,7 @@ impl Known {
     }
 
     fn endpoint(&mut self, name: &str, endpoint: &mut EndpointSpec) -> Result<(), Failure> {
-        let whom = (endpoint.url.clone(), endpoint.api_key_env.clone());
+        let whom = (endpoint.url.clone(), endpoint.api_key_env.clone(), endpoint.api_key_file.clone());
         let found = match self.0.get(&whom) {
             Some(found) => found.clone(),
             None => {
@@ -49,11 +48,11 @@ impl Known {
 }
 
 fn ask(name: &str, endpoint: &EndpointSpec) -> Result<Detected, Failure> {
-    let key = target::api_key(endpoint.api_key_env.as_deref())?;
+    let key = target::api_key(endpoint)?;
     let failed = |why: String| Failure::target(format!("target {name}: {}: {why}", endpoint.url));
     let mut replies = Vec::with_capacity(PROBES.len());
     for path in PROBES {
-        match target::get(&target::page(&endpoint.url, path), key.as_deref()) {
+        match target::get(endpoint, path, key.as_ref(), target::CONTROL_TIMEOUT) {
             Ok((status, body)) => replies.push(Reply { path, status, body }),
             // Every server has some answer to the first one, if only that there is no such page.
             Err(error) if replies.is_empty() => {

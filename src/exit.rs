@@ -46,6 +46,11 @@ impl Failure {
         Failure { code: Code::Usage, error: miette::miette!("{message}") }
     }
 
+    /// The same, of a target.
+    pub fn of_target(self, name: &str) -> Failure {
+        Failure { code: self.code, error: miette::miette!("target {name}: {}", self.error) }
+    }
+
     pub fn report(self) -> ExitCode {
         eprintln!("{:?}", self.error);
         self.code.into()

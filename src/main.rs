@@ -4,14 +4,17 @@
 mod adapters;
 mod calibration;
 mod cli;
+mod command;
 mod commands;
 mod detect;
 mod exit;
 mod host;
 mod live;
+mod parent;
 mod simulation;
 mod speculation;
 mod target;
+mod tethered;
 mod text;
 mod weights;
 mod wire;

@@ -1,24 +1,25 @@
 //! A target under test: started if it is ours to start, reachable over HTTP while it lives, gone when dropped.
 
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use llmlab_scenarios::spec::EngineSpec;
+use llmlab_loadgen::Secret;
+use llmlab_scenarios::spec::{EndpointSpec, EngineSpec};
 
 use crate::exit::Failure;
-use crate::text::with_causes;
+use crate::tethered::{Role, Tethered};
 
 /// Loading or generating weights of a billion parameters takes seconds; a minute without an answer is a fault.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longer than the server's own grace for requests in flight.
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
-
-/// A list of models or a page of metrics is far smaller.
-const MAX_PAGE_BYTES: usize = 8 << 20;
+/// For a control request.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A longer one is no key but another file.
+const MAX_KEY_BYTES: u64 = 8 << 10;
 
 /// What a child needs to serve.
 #[derive(Debug, Clone)]
@@ -37,23 +38,18 @@ pub struct EngineLaunch {
 /// Our own engine as a child process on loopback. Dropping it kills the child.
 #[derive(Debug)]
 pub struct EngineProcess {
-    child: Child,
-    /// Held open: the child exits when it closes, so it never outlives this process.
-    stdin: Option<ChildStdin>,
+    pub process: Tethered,
     pub url: String,
-    pub log: PathBuf,
 }
 
 impl EngineProcess {
     /// Starts a server that writes its step log and its messages into `dir`, and waits until it listens.
     pub fn start(launch: &EngineLaunch, dir: &Path) -> Result<EngineProcess, Failure> {
         let binary = std::env::current_exe().map_err(Failure::internal)?;
-        let log = dir.join("server.log");
-        let messages = std::fs::File::create(&log)
-            .map_err(|error| Failure::internal(format!("cannot write {}: {error}", log.display())))?;
         let json = serde_json::to_string(&launch.engine).map_err(Failure::internal)?;
         let record = ["--record".into(), dir.join("calls.jsonl").into_os_string()];
-        let mut child = Command::new(binary)
+        let mut command = Command::new(binary);
+        command
             .args(["serve", "--port", "0", "--exit-with-parent", "--model", &launch.model])
             .args(["--served-model-name", "llmlab", "--engine-json", &json])
             .args(["--model-seed", &launch.model_seed.to_string()])
@@ -64,93 +60,59 @@ impl EngineProcess {
             .args(record.iter().filter(|_| launch.record))
             // Candle computes on rayon's threads; it must leave the client's core alone like our own executor.
             .env("RAYON_NUM_THREADS", launch.threads.to_string())
-            // A terminal's Ctrl-C is for the run, which then ends its children by closing their standard input.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(messages)
-            .spawn()
-            .map_err(|error| Failure::target(format!("cannot start the engine: {error}")))?;
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take();
-        let mut process = EngineProcess { child, stdin, url: String::new(), log };
-        let Some(stdout) = stdout else { return Err(Failure::internal("the engine has no standard output")) };
-        process.url = process.wait_listening(stdout)?;
-        Ok(process)
-    }
-
-    /// Reads the child's first lines until it says where it listens. A reader thread drains the rest, so that the
-    /// child never blocks on a full pipe.
-    fn wait_listening(&mut self, stdout: std::process::ChildStdout) -> Result<String, Failure> {
-        let (tell, told) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some(url) = line.strip_prefix("listening on ") {
-                    let _ = tell.send(url.to_string());
-                }
-            }
-        });
-        told.recv_timeout(START_TIMEOUT).map_err(|_| {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-            Failure::target(format!("the engine did not start; {}", self.last_words()))
-        })
-    }
-
-    fn last_words(&self) -> String {
-        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = said.lines().collect();
-        let tail = lines[lines.len().saturating_sub(12)..].join("\n");
-        format!("its log ({}) ends with:\n{tail}", self.log.display())
-    }
-
-    /// Asks the server to drain and waits for it; kills it when it takes too long. An error when it had failed: what it
-    /// logged is then incomplete, and what it answered is in doubt.
-    pub fn stop(mut self) -> Result<(), Failure> {
-        self.stdin = None;
-        let polls = STOP_TIMEOUT.as_millis() / 20;
-        for _ in 0..polls {
-            match self.child.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => {
-                    return Err(Failure::target(format!(
-                        "the engine failed ({status}); {}",
-                        self.last_words()
-                    )));
-                }
-                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
-                Err(error) => return Err(Failure::internal(format!("cannot wait for the engine: {error}"))),
-            }
-        }
-        Err(Failure::target(format!(
-            "the engine did not stop within {STOP_TIMEOUT:?}; {}",
-            self.last_words()
-        )))
+            .stdout(Stdio::piped());
+        let mut process = Tethered::spawn(&mut command, Role::Engine, dir.join("server.log"), STOP_TIMEOUT)?;
+        let Some(stdout) = process.take_stdout() else {
+            return Err(Failure::internal("the engine has no standard output"));
+        };
+        let url = wait_listening(&process, stdout)?;
+        Ok(EngineProcess { process, url })
     }
 }
 
-impl Drop for EngineProcess {
-    fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+/// Reads the child's first lines until it says where it listens. A reader thread drains the rest, so that the child
+/// never blocks on a full pipe.
+fn wait_listening(process: &Tethered, stdout: ChildStdout) -> Result<String, Failure> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some(url) = line.strip_prefix("listening on ") {
+                let _ = tell.send(url.to_string());
+            }
         }
-    }
+    });
+    told.recv_timeout(START_TIMEOUT)
+        .map_err(|_| Failure::target(format!("the engine did not start; {}", process.last_words())))
 }
 
-/// The key named by an environment variable, never stored or printed.
-pub fn api_key(variable: Option<&str>) -> Result<Option<String>, Failure> {
-    let Some(variable) = variable else { return Ok(None) };
-    match std::env::var(variable) {
-        Ok(key) if !key.is_empty() => Ok(Some(key)),
-        _ => Err(Failure::bad_input(format!("api_key_env {variable}: that environment variable is not set"))),
+/// The key that the spec says where to find, never stored or printed.
+pub fn api_key(spec: &EndpointSpec) -> Result<Option<Secret>, Failure> {
+    if let Some(variable) = &spec.api_key_env {
+        return match std::env::var(variable) {
+            Ok(key) if !key.is_empty() => Ok(Some(Secret::new(key))),
+            _ => Err(Failure::bad_input(format!(
+                "api_key_env {variable}: that environment variable is not set"
+            ))),
+        };
+    }
+    let Some(path) = &spec.api_key_file else { return Ok(None) };
+    let wrong = |why: String| Failure::bad_input(format!("api_key_file {path}: {why}"));
+    let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let mut key = String::new();
+    file.take(MAX_KEY_BYTES).read_to_string(&mut key).map_err(|error| wrong(error.to_string()))?;
+    match key.trim() {
+        "" => Err(wrong("it is empty".into())),
+        key if key.contains(char::is_control) || key.len() as u64 >= MAX_KEY_BYTES => {
+            Err(wrong("it holds more than one line, or no key".into()))
+        }
+        key => Ok(Some(Secret::new(key))),
     }
 }
 
 /// Asks an OpenAI-compatible server which model it serves; the first one counts.
-pub fn first_served_model(base_url: &str, key: Option<&str>) -> Result<String, Failure> {
-    let url = page(base_url, "/v1/models");
-    let text = get(&url, key)
+pub fn first_served_model(spec: &EndpointSpec, key: Option<&Secret>) -> Result<String, Failure> {
+    let url = server_url(&spec.url, "/v1/models");
+    let text = get(spec, "/v1/models", key, CONTROL_TIMEOUT)
         .and_then(|(status, text)| if status == 200 { Ok(text) } else { Err(format!("HTTP {status}")) })
         .map_err(|error| {
             Failure::target(format!("{url}: {error}; is the server up? name its model with `model`"))
@@ -164,40 +126,23 @@ pub fn first_served_model(base_url: &str, key: Option<&str>) -> Result<String, F
 }
 
 /// The server's metrics page if it has one there; a server without is driven all the same.
-pub fn metrics_url(base_url: &str, path: &str, key: Option<&str>) -> Result<Option<String>, Failure> {
-    let url = page(base_url, path);
-    Ok(matches!(get(&url, key), Ok((200, _))).then_some(url))
+pub fn metrics_url(spec: &EndpointSpec, path: &str, key: Option<&Secret>) -> Option<String> {
+    matches!(get(spec, path, key, CONTROL_TIMEOUT), Ok((200, _))).then(|| server_url(&spec.url, path))
 }
 
-/// The address of a path on the server; a base URL may end in `/v1`.
-pub fn page(base_url: &str, path: &str) -> String {
-    let root = base_url.trim_end_matches('/').trim_end_matches("/v1");
-    format!("{root}/{}", path.trim_start_matches('/'))
+/// The address of `path` on a server whose base may end in `/v1`.
+pub fn server_url(base_url: &str, path: &str) -> String {
+    let base = base_url.trim_end_matches('/').trim_end_matches("/v1");
+    format!("{base}/{}", path.trim_start_matches('/'))
 }
 
 /// One control request, outside the timed path.
-pub fn get(url: &str, key: Option<&str>) -> Result<(u16, String), String> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    runtime.block_on(async {
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(10))
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| error.to_string())?;
-        let mut request = client.get(url);
-        if let Some(key) = key {
-            request = request.bearer_auth(key);
-        }
-        let mut response = request.send().await.map_err(|error| with_causes(&error.without_url()))?;
-        let status = response.status().as_u16();
-        let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|error| with_causes(&error.without_url()))? {
-            body.extend_from_slice(&piece);
-            if body.len() > MAX_PAGE_BYTES {
-                return Err(format!("the answer is larger than {MAX_PAGE_BYTES} bytes"));
-            }
-        }
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    })
+pub fn get(
+    spec: &EndpointSpec,
+    path: &str,
+    key: Option<&Secret>,
+    timeout: Duration,
+) -> Result<(u16, String), String> {
+    let ca_file = spec.ca_file.as_deref().map(Path::new);
+    llmlab_loadgen::get(&server_url(&spec.url, path), key, ca_file, timeout)
 }

@@ -2,19 +2,12 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
-use common::{llmlab, stderr, stdout, tiny_scenario};
+use common::{
+    children_in, llmlab, only_run, processes_gone, signal, stderr, stdout, tiny_scenario, wait_for_records,
+};
 use llmlab_results::read_run;
-
-fn only_run(dir: &Path) -> PathBuf {
-    let runs: Vec<_> =
-        std::fs::read_dir(dir.join("results/runs")).unwrap().map(|e| e.unwrap().path()).collect();
-    assert_eq!(runs.len(), 1, "{runs:?}");
-    runs[0].clone()
-}
 
 #[test]
 fn a_scenario_runs_to_a_comparison_and_a_report() {
@@ -64,7 +57,7 @@ fn a_killed_run_keeps_every_finished_request_and_leaves_no_server() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let journal = wait_for_records(dir.path(), 40);
+    let journal = wait_for_records(dir.path(), "vllm-r1", 40);
     child.kill().unwrap();
     child.wait().unwrap();
     let lines = std::fs::read(&journal).unwrap().iter().filter(|b| **b == b'\n').count();
@@ -76,7 +69,7 @@ fn a_killed_run_keeps_every_finished_request_and_leaves_no_server() {
     let report = llmlab(dir.path()).arg("report").output().unwrap();
     assert_eq!(report.status.code(), Some(4), "an incomplete run must not pass: {}", stderr(&report));
     assert!(stdout(&report).contains("vllm"), "{}", stdout(&report));
-    assert!(server_gone(dir.path()), "the engine must not outlive the run that started it");
+    assert!(processes_gone(dir.path()), "the engine must not outlive the run that started it");
 }
 
 #[test]
@@ -89,7 +82,7 @@ fn an_engine_that_dies_fails_the_run() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    wait_for_records(dir.path(), 10);
+    wait_for_records(dir.path(), "vllm-r1", 10);
     let engine =
         children_in(dir.path()).into_iter().find(|pid| *pid != child.id()).expect("an engine is running");
     signal(engine, "KILL");
@@ -111,49 +104,10 @@ fn ctrl_c_saves_what_finished_and_exits_130() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    wait_for_records(dir.path(), 20);
+    wait_for_records(dir.path(), "vllm-r1", 20);
     signal(child.id(), "INT");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     assert!(stdout(&output).contains("was interrupted"), "{}", stdout(&output));
-    assert!(server_gone(dir.path()));
-}
-
-fn signal(pid: u32, name: &str) {
-    let sent = std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
-    assert!(sent.success());
-}
-
-/// Waits until the first trial's journal holds `n` lines.
-fn wait_for_records(dir: &Path, n: usize) -> PathBuf {
-    for _ in 0..600 {
-        std::thread::sleep(Duration::from_millis(50));
-        let Ok(mut runs) = std::fs::read_dir(dir.join("results/runs")) else { continue };
-        let Some(Ok(run)) = runs.next() else { continue };
-        let journal = run.path().join("vllm-r1/journal.jsonl");
-        let lines = std::fs::read(&journal).map_or(0, |bytes| bytes.iter().filter(|b| **b == b'\n').count());
-        if lines >= n {
-            return journal;
-        }
-    }
-    panic!("no {n} requests finished within 30 s");
-}
-
-/// Processes that work in `dir`.
-fn children_in(dir: &Path) -> Vec<u32> {
-    let dir = dir.canonicalize().unwrap();
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let inside = processes.filter(|p| std::fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == dir));
-    inside.filter_map(|p| p.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// True once no process works in `dir` any more.
-fn server_gone(dir: &Path) -> bool {
-    for _ in 0..200 {
-        if children_in(dir).is_empty() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    false
+    assert!(processes_gone(dir.path()));
 }

@@ -20,8 +20,9 @@ use crate::endpoint::{Endpoint, Protocol, RequestTemplate, Server};
 use crate::fd_limit;
 use crate::http::Pool;
 use crate::prometheus;
-use crate::scrape::{Scrape, ScrapeSource};
+use crate::scrape::{SCRAPE_TIMEOUT, Scrape, ScrapeSource, page_request};
 use crate::tally::ns;
+use crate::tls::Tls;
 use crate::workload::{Prompt, Workload};
 
 mod pace_loop;
@@ -84,10 +85,10 @@ pub enum Ended {
 pub enum DriveError {
     #[error("{url}: not a usable URL: {reason}")]
     Url { url: String, reason: String },
-    #[error(
-        "{scheme}:// is not supported, only http:// is; put a TLS-terminating proxy in front of the server"
-    )]
+    #[error("{scheme}:// is not supported; accepted are http:// and https://")]
     Scheme { scheme: String },
+    #[error("ca_file {path}: {reason}")]
+    CaFile { path: String, reason: String },
     #[error("cannot resolve host {host}")]
     Resolve { host: String, source: io::Error },
     #[error("the API key has characters that cannot be sent in a header")]
@@ -234,13 +235,16 @@ impl Session<'_> {
 
     async fn trial(self, reports: mpsc::Sender<Report>) -> Result<DriveFacts, DriveError> {
         let server = Server::resolve(&self.endpoint.base_url).await?;
+        let ca_file = self.endpoint.ca_file.as_deref();
+        let tls = Tls::for_server(&server, ca_file)?;
         let template = RequestTemplate::new(&server, self.endpoint)?;
         let scrape = match &self.scrape {
             Some(source) => {
                 let page = Server::resolve(&source.url).await?;
                 let key = if page.same_origin(&server) { self.endpoint.authorization()? } else { None };
-                let request = source.request(&page, key)?;
-                Some((source.clone(), page, request))
+                let request = page_request(&source.url, &page, key)?;
+                let tls = Tls::for_server(&page, ca_file)?;
+                Some((source.clone(), page, tls, request))
             }
             None => None,
         };
@@ -248,10 +252,11 @@ impl Session<'_> {
         let clock = Clock::start();
         let done = CancellationToken::new();
         let beats = heartbeat(clock, done.clone()).map_err(DriveError::Client)?;
-        let scraping = scrape.map(|(source, page, request)| {
-            tokio::spawn(source.run(page, request, clock, reports.clone(), done.clone()))
+        let scraping = scrape.map(|(source, page, tls, request)| {
+            let pool = Pool::new(page, tls, clock, SCRAPE_TIMEOUT);
+            tokio::spawn(source.run(pool, request, clock, reports.clone(), done.clone()))
         });
-        let pool = Pool::new(server, clock, self.endpoint.timeouts.connect);
+        let pool = Pool::new(server, tls, clock, self.endpoint.timeouts.connect);
         let paced =
             PaceLoop::new(&self, clock, template, pool, reports).map_err(DriveError::Client)?.run().await;
         done.cancel();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::uri::{Authority, Uri};
@@ -12,11 +13,13 @@ use crate::protocols::{KeyHeader, MODEL};
 
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// `http://host:port`, with or without a path; a trailing `/v1` is understood.
+    /// `http://host:port` or `https://host`, with or without a path; a trailing `/v1` is understood.
     pub base_url: String,
     pub protocol: Protocol,
     pub model: String,
     pub api_key: Option<Secret>,
+    /// Certificates (PEM) trusted in place of the public authorities; for https.
+    pub ca_file: Option<PathBuf>,
     pub timeouts: Timeouts,
 }
 
@@ -24,7 +27,7 @@ impl Endpoint {
     /// The header with the key, for other pages of the server too. Only for [`Server`]s that are
     /// [the endpoint's own](Server::same_origin).
     pub(crate) fn authorization(&self) -> Result<Option<HeaderValue>, DriveError> {
-        self.api_key.as_ref().map(|key| secret_value(&format!("Bearer {}", key.0))).transpose()
+        self.api_key.as_ref().map(Secret::header).transpose()
     }
 
     /// Headers that only this protocol asks for.
@@ -115,6 +118,10 @@ impl Secret {
         Secret(key.into())
     }
 
+    pub(crate) fn header(&self) -> Result<HeaderValue, DriveError> {
+        secret_value(&format!("Bearer {}", self.0))
+    }
+
     /// `text` without the key.
     pub(crate) fn redact(&self, text: &str) -> String {
         if self.0.is_empty() { text.to_owned() } else { text.replace(&self.0, "[redacted]") }
@@ -130,7 +137,7 @@ impl fmt::Debug for Secret {
 /// Each has its own words in the record of a request it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the wish for a connection to its opening.
+    /// From the wish for a connection to its opening, the TLS handshake included.
     pub connect: Duration,
     /// From sending to the first token.
     pub first_token: Duration,
@@ -151,9 +158,10 @@ impl Default for Timeouts {
     }
 }
 
-/// An `http://` URL taken apart and resolved.
+/// An `http://` or `https://` URL taken apart and resolved.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
+    pub https: bool,
     pub authority: Authority,
     /// Without a trailing slash; may be empty.
     pub base_path: String,
@@ -164,33 +172,45 @@ impl Server {
     /// Resolves once, so that DNS never sits inside a measured request.
     pub(crate) async fn resolve(url: &str) -> Result<Server, DriveError> {
         let uri: Uri = url.parse().map_err(|e: http::uri::InvalidUri| DriveError::url(url, e.to_string()))?;
-        match uri.scheme_str() {
-            Some("http") => {}
+        let https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             Some(scheme) => return Err(DriveError::Scheme { scheme: scheme.to_owned() }),
-            None => return Err(DriveError::url(url, "it must start with http://")),
-        }
+            None => return Err(DriveError::url(url, "it must start with http:// or https://")),
+        };
         let authority = uri.authority().cloned().ok_or_else(|| DriveError::url(url, "it has no host"))?;
         if authority.as_str().contains('@') {
             // The URL goes into records and reports; a password must not.
             return Err(DriveError::url("http://[redacted]", "user and password in a URL are not supported"));
         }
-        let port = authority.port_u16().unwrap_or(80);
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let resolve_error = |source| DriveError::Resolve { host: host.to_owned(), source };
-        let addrs: Vec<_> = tokio::net::lookup_host((host, port)).await.map_err(resolve_error)?.collect();
-        if addrs.is_empty() {
-            return Err(resolve_error(std::io::Error::other("no address")));
-        }
         let base_path = uri.path().trim_end_matches('/').to_owned();
-        Ok(Server { authority, base_path, addrs })
+        let mut server = Server { https, authority, base_path, addrs: Vec::new() };
+        let host = server.host();
+        let resolve_error = |source| DriveError::Resolve { host: host.to_owned(), source };
+        let addrs = tokio::net::lookup_host((host, server.port())).await.map_err(resolve_error)?.collect();
+        server.addrs = addrs;
+        if server.addrs.is_empty() {
+            let source = std::io::Error::other("no address");
+            return Err(DriveError::Resolve { host: server.host().to_owned(), source });
+        }
+        Ok(server)
     }
 
-    /// Same host name and port, so that what may be told to one may be told to the other. Another name for the same
+    /// Without the brackets of an IPv6 address.
+    pub(crate) fn host(&self) -> &str {
+        self.authority.host().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(if self.https { 443 } else { 80 })
+    }
+
+    /// Same scheme, host name and port, so that what may be told to one may be told to the other. Another name for the same
     /// address counts as another server.
     pub(crate) fn same_origin(&self, other: &Server) -> bool {
-        let port = |a: &Authority| a.port_u16().unwrap_or(80);
-        self.authority.host().eq_ignore_ascii_case(other.authority.host())
-            && port(&self.authority) == port(&other.authority)
+        self.https == other.https
+            && self.host().eq_ignore_ascii_case(other.host())
+            && self.port() == other.port()
     }
 
     /// The request target for a protocol path such as `/v1/completions`.
@@ -253,15 +273,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_a_name_and_a_port() {
-        let same = |a: &str, b: &str| {
-            let server = |authority: &str| Server {
-                authority: authority.parse().unwrap(),
-                base_path: String::new(),
-                addrs: Vec::new(),
-            };
-            server(a).same_origin(&server(b))
+    fn an_origin_is_a_scheme_a_name_and_a_port() {
+        let server = |https, authority: &str| Server {
+            https,
+            authority: authority.parse().unwrap(),
+            base_path: String::new(),
+            addrs: Vec::new(),
         };
+        let same = |a: &str, b: &str| server(false, a).same_origin(&server(false, b));
+        assert!(server(true, "host").same_origin(&server(true, "host:443")));
+        assert!(!server(true, "host:8000").same_origin(&server(false, "host:8000")));
         assert!(same("Host:80", "host"));
         assert!(!same("host:8000", "host:8001"));
         assert!(!same("localhost:8000", "127.0.0.1:8000"));

@@ -1,4 +1,4 @@
-//! HTTP/1.1 connections: opened with TCP_NODELAY, kept alive, handed out one request at a time.
+//! HTTP/1.1 connections: opened with TCP_NODELAY, with TLS where the URL says https, kept alive, handed out one request at a time.
 //!
 //! Own pool rather than a client library's, because a record must say whether a request opened a connection, how long
 //! that took, and when its bytes were handed over.
@@ -13,12 +13,14 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use llmlab_results::record::Outcome;
 use rustix::io::Errno;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::clock::Clock;
 use crate::endpoint::Server;
 use crate::issuer::At;
 use crate::tally::Failure;
+use crate::tls::Tls;
 
 pub(crate) type Sender = SendRequest<Full<Bytes>>;
 
@@ -29,6 +31,7 @@ const MAX_IDLE: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub(crate) struct Pool {
     server: Server,
+    tls: Option<Tls>,
     clock: Clock,
     connect_timeout: Duration,
     /// Most recently used last. Those on top are reused, so surplus ones age out at the bottom.
@@ -36,8 +39,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(server: Server, clock: Clock, connect_timeout: Duration) -> Self {
-        Pool { server, clock, connect_timeout, idle: Mutex::new(Vec::new()) }
+    pub(crate) fn new(server: Server, tls: Option<Tls>, clock: Clock, connect_timeout: Duration) -> Self {
+        Pool { server, tls, clock, connect_timeout, idle: Mutex::new(Vec::new()) }
     }
 
     /// The freshest idle connection that is still open.
@@ -76,19 +79,29 @@ impl Pool {
         let stream =
             TcpStream::connect(self.server.addrs.as_slice()).await.map_err(|e| connect_failure(&e))?;
         stream.set_nodelay(true).map_err(|e| connect_failure(&e))?;
-        let (sender, connection) = handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| Failure::new(Outcome::Connect, format!("HTTP handshake: {e}")))?;
-        // Its errors reach the request that uses the connection; between requests they only mean it is gone.
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(sender)
+        match &self.tls {
+            None => speak_http(stream).await,
+            Some(tls) => speak_http(tls.connect(stream).await?).await,
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(At, Sender)>> {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+async fn speak_http<S>(stream: S) -> Result<Sender, Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| Failure::new(Outcome::Connect, format!("HTTP handshake: {e}")))?;
+    // Its errors reach the request that uses the connection; between requests they only mean it is gone.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
 }
 
 /// Running out of sockets or ports here is our failure, not the server's, and makes a trial invalid.

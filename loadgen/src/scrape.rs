@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use llmlab_results::manifest::ServerSample;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use crate::http::Pool;
 use crate::issuer::At;
 
 /// A busy server answers late; after this the sample is given up.
-const TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A vLLM page is about 100 KB; anything beyond this is not metrics.
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
@@ -52,36 +53,15 @@ pub(crate) struct ScrapeCounts {
 }
 
 impl ScrapeSource {
-    /// The request for the page, the same for every poll. Path and query stay as they were given.
-    pub(crate) fn request(
-        &self,
-        server: &Server,
-        authorization: Option<HeaderValue>,
-    ) -> Result<PageRequest, DriveError> {
-        let uri: Uri = self.url.parse().map_err(|_| DriveError::url(&self.url, "it is not a URL"))?;
-        let target =
-            uri.path_and_query().cloned().ok_or_else(|| DriveError::url(&self.url, "it has no path"))?;
-        let host = HeaderValue::from_str(server.authority.as_str())
-            .map_err(|_| DriveError::url(&self.url, "its host is not valid in a header"))?;
-        let mut request = Request::new(Full::default());
-        *request.uri_mut() = Uri::from(target);
-        request.headers_mut().insert(header::HOST, host);
-        if let Some(value) = authorization {
-            request.headers_mut().insert(header::AUTHORIZATION, value);
-        }
-        Ok(request)
-    }
-
     /// Polls until `done`. A failed poll is counted and the next one tried: metrics are a side show.
     pub(crate) async fn run(
         self,
-        server: Server,
+        pool: Pool,
         request: PageRequest,
         clock: Clock,
         reports: mpsc::Sender<Report>,
         done: CancellationToken,
     ) -> ScrapeCounts {
-        let pool = Pool::new(server, clock, TIMEOUT);
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut counts = ScrapeCounts::default();
@@ -94,7 +74,7 @@ impl ScrapeSource {
             let page = tokio::select! {
                 biased;
                 () = done.cancelled() => return counts,
-                page = tokio::time::timeout(TIMEOUT, fetch(&pool, clock, request.clone())) => page.ok().flatten(),
+                page = tokio::time::timeout(SCRAPE_TIMEOUT, fetch(&pool, clock, request.clone())) => page.ok().flatten(),
             };
             match page {
                 Some((at, body)) => {
@@ -117,7 +97,35 @@ async fn fetch(pool: &Pool, clock: Clock, request: PageRequest) -> Option<(At, B
     if !response.status().is_success() {
         return None;
     }
-    let mut body = response.into_body();
+    let page = read_page(response.into_body()).await?;
+    let at = clock.now();
+    if sender.ready().await.is_ok() {
+        pool.put_back(sender);
+    }
+    Some((at, page))
+}
+
+/// The request for a page. Path and query stay as they were given.
+pub(crate) fn page_request(
+    url: &str,
+    server: &Server,
+    authorization: Option<HeaderValue>,
+) -> Result<PageRequest, DriveError> {
+    let uri: Uri = url.parse().map_err(|_| DriveError::url(url, "it is not a URL"))?;
+    let target = uri.path_and_query().cloned().ok_or_else(|| DriveError::url(url, "it has no path"))?;
+    let host = HeaderValue::from_str(server.authority.as_str())
+        .map_err(|_| DriveError::url(url, "its host is not valid in a header"))?;
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = Uri::from(target);
+    request.headers_mut().insert(header::HOST, host);
+    if let Some(value) = authorization {
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
+    Ok(request)
+}
+
+/// The whole body, unless it breaks off or is no page any more.
+pub(crate) async fn read_page(mut body: Incoming) -> Option<Bytes> {
     let mut page = BytesMut::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.ok()?.into_data() {
@@ -127,9 +135,5 @@ async fn fetch(pool: &Pool, clock: Clock, request: PageRequest) -> Option<(At, B
             return None;
         }
     }
-    let at = clock.now();
-    if sender.ready().await.is_ok() {
-        pool.put_back(sender);
-    }
-    Some((at, page.freeze()))
+    Some(page.freeze())
 }

@@ -174,6 +174,25 @@ pub fn generate(config: &WorkloadConfig) -> Result<Workload, WorkloadError> {
     Ok(Workload { requests, mode })
 }
 
+/// A request without its prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestShape {
+    pub at: Duration,
+    pub prompt_tokens: u32,
+    pub max_tokens: u32,
+}
+
+/// When requests come and how long they are, as [`generate`] would have them.
+pub fn shapes(config: &WorkloadConfig) -> Result<Vec<RequestShape>, WorkloadError> {
+    check(config)?;
+    let times = config.arrivals.times(config.seed, &config.lengths, config.requests);
+    let shape = |(at, index)| {
+        let (prompt_tokens, max_tokens) = lengths(config, index);
+        RequestShape { at, prompt_tokens, max_tokens }
+    };
+    Ok(times.into_iter().zip(0..).map(shape).collect())
+}
+
 /// What requests choose between, and how often each is chosen.
 struct Choices {
     prefixes: Shares,

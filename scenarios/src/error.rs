@@ -6,9 +6,6 @@ use std::path::PathBuf;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
-/// Keys that the parser knows only to say that they are not available yet.
-pub const PLANNED_KEYS: [&str; 1] = ["command"];
-
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum ScenarioError {
     #[error("cannot read scenario {}: {source}", path.display())]
@@ -140,7 +137,7 @@ fn did_you_mean<'a>(typed: &str, accepted: &[&'a str]) -> Option<&'a str> {
 fn unknown_field(message: &str) -> Option<(String, Vec<&str>)> {
     let rest = message.strip_prefix("unknown field `")?;
     let (key, rest) = rest.split_once("`, expected ")?;
-    let accepted = rest.split('`').skip(1).step_by(2).filter(|key| !PLANNED_KEYS.contains(key)).collect();
+    let accepted = rest.split('`').skip(1).step_by(2).collect();
     Some((key.to_owned(), accepted))
 }
 

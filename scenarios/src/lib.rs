@@ -6,17 +6,19 @@
 //! read the scenario, its trace, and to see that a model folder exists.
 //!
 //! Reading order: [`scenario`] (what is typed), [`spec`] (what it resolves to), `resolve` (from one to the other),
-//! [`knobs`] (the engine keys as one table), [`traffic`] and [`trace`] (where lengths come from), [`units`],
+//! [`knobs`] (the engine keys as one table), [`templates`] (command lines of known servers), [`traffic`] and [`trace`] (where lengths come from), [`fit`] (from a log to traffic), [`units`],
 //! [`error`], [`schema`].
 
 use std::fs;
 use std::path::Path;
 
 pub mod error;
+pub mod fit;
 pub mod knobs;
 pub mod scenario;
 pub mod schema;
 pub mod spec;
+pub mod templates;
 pub mod trace;
 pub mod traffic;
 pub mod units;

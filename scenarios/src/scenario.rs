@@ -166,7 +166,7 @@ pub struct ClaimTable {
     pub against: Spanned<String>,
 }
 
-/// Independent distributions of prompt and output length.
+/// Distributions of prompt and output length, independent unless both are quantiles.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LengthsTable {
@@ -174,9 +174,12 @@ pub struct LengthsTable {
     pub input: Spanned<DistributionTable>,
     #[schemars(with = "DistributionTable")]
     pub output: Spanned<DistributionTable>,
+    /// Spearman's, between prompt and output length, where both are quantiles. Default 0.
+    #[schemars(with = "Option<f64>")]
+    pub rank_correlation: Option<Spanned<f64>>,
 }
 
-/// fixed (tokens), uniform (min, max) or lognormal (median, p95), in tokens.
+/// fixed (tokens), uniform (min, max), lognormal (median, p95) or quantiles (values), in tokens.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DistributionTable {
@@ -197,6 +200,9 @@ pub struct DistributionTable {
     /// 95 % of the requests are shorter (lognormal).
     #[schemars(with = "Option<f64>")]
     pub p95: Option<Spanned<f64>>,
+    /// Lengths at probabilities 0, .01, .05, .10, .25, .50, .75, .90, .95, .99, 1 (quantiles).
+    #[schemars(with = "Option<Vec<f64>>", length(min = 11, max = 11))]
+    pub values: Option<Spanned<Vec<f64>>>,
 }
 
 /// Factors applied to the drawn lengths.
@@ -306,7 +312,7 @@ pub struct TimeoutsTable {
     pub total: Option<Spanned<DurationText>>,
 }
 
-/// A name and exactly one of `engine`, `endpoint` and `simulate`.
+/// A name and exactly one of `engine`, `endpoint`, `command` and `simulate`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TargetTable {
@@ -320,8 +326,9 @@ pub struct TargetTable {
     /// A server that is already running.
     #[schemars(with = "Option<EndpointTable>")]
     pub endpoint: Option<Spanned<EndpointTable>>,
-    #[schemars(skip)]
-    pub command: Option<Spanned<toml::Value>>,
+    /// A server that llmlab starts for each trial, waits for, drives and stops.
+    #[schemars(with = "Option<CommandTable>")]
+    pub command: Option<Spanned<CommandTable>>,
     /// Our engine in virtual time on other hardware: `hardware`, and the keys of `engine`.
     #[serde(default)]
     #[schemars(schema_with = "schema::simulate")]
@@ -335,7 +342,7 @@ pub type EngineTable = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointTable {
-    /// Base address, e.g. "http://127.0.0.1:8000".
+    /// Base address, e.g. "http://127.0.0.1:8000" or "https://api.example.com".
     #[schemars(with = "String")]
     pub url: Spanned<String>,
     /// Default "openai-completions"; "auto" asks the server what it is. What each sends and counts: docs/protocols.md.
@@ -347,7 +354,72 @@ pub struct EndpointTable {
     /// Environment variable that holds the API key. The key itself never belongs in a file.
     #[schemars(with = "Option<String>")]
     pub api_key_env: Option<Spanned<String>>,
+    /// File that holds nothing but the API key, relative to this file, in place of api_key_env.
+    #[schemars(with = "Option<String>")]
+    pub api_key_file: Option<Spanned<String>>,
+    /// For https: certificates (PEM), relative to this file, trusted in place of the public authorities.
+    #[schemars(with = "Option<String>")]
+    pub ca_file: Option<Spanned<String>>,
     /// Path of the Prometheus metrics on the same host, e.g. "/metrics".
+    #[schemars(with = "Option<String>")]
+    pub metrics: Option<Spanned<String>>,
+}
+
+/// A server to start: `run` with `url`, or a `template` with `model`. `llmlab run --explain` shows what a template runs.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommandTable {
+    /// Program and arguments. A program with a '/' is relative to this file, others are looked up in PATH.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub run: Option<Spanned<Vec<String>>>,
+    /// A known server in place of `run`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::command_template")]
+    pub template: Option<Spanned<String>>,
+    /// With `run`: name to ask for, default the first one the server lists. With `template`: what the server loads.
+    #[schemars(with = "Option<String>")]
+    pub model: Option<Spanned<String>>,
+    /// With `template`: port on 127.0.0.1. Default: the server's own.
+    #[schemars(with = "Option<u16>", range(min = 1))]
+    pub port: Option<Spanned<u16>>,
+    /// With `template`: more arguments, at the end.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub args: Option<Spanned<Vec<String>>>,
+    /// With `run`: base address, e.g. "http://127.0.0.1:8000".
+    #[schemars(with = "Option<String>")]
+    pub url: Option<Spanned<String>>,
+    /// Path that answers 200 once the server is ready. Default "/health", or the template's.
+    #[schemars(with = "Option<String>")]
+    pub health: Option<Spanned<String>>,
+    /// How long the start may take. Default "10m".
+    #[serde(default)]
+    #[schemars(schema_with = "schema::duration")]
+    pub ready_timeout: Option<Spanned<DurationText>>,
+    /// From SIGTERM to SIGKILL. Default "20s".
+    #[serde(default)]
+    #[schemars(schema_with = "schema::duration")]
+    pub stop_timeout: Option<Spanned<DurationText>>,
+    /// Variables added to llmlab's own environment, which the server inherits. No secrets: they are stored with the run.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub env: BTreeMap<Spanned<String>, String>,
+    /// Relative to this file. Default: this file's folder.
+    #[schemars(with = "Option<String>")]
+    pub working_dir: Option<Spanned<String>>,
+    /// Default "openai-completions", or the template's.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::protocol")]
+    pub protocol: Option<Spanned<String>>,
+    /// Environment variable that holds the API key to send.
+    #[schemars(with = "Option<String>")]
+    pub api_key_env: Option<Spanned<String>>,
+    /// File that holds nothing but the API key, relative to this file, in place of api_key_env.
+    #[schemars(with = "Option<String>")]
+    pub api_key_file: Option<Spanned<String>>,
+    /// For https: certificates (PEM), relative to this file, trusted in place of the public authorities.
+    #[schemars(with = "Option<String>")]
+    pub ca_file: Option<Spanned<String>>,
+    /// Path of the Prometheus metrics, e.g. "/metrics". Default: the template's.
     #[schemars(with = "Option<String>")]
     pub metrics: Option<Spanned<String>>,
 }

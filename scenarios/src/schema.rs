@@ -7,6 +7,7 @@ use crate::knobs::{Default, KNOBS, Kind, Knob, POLICIES};
 use crate::resolve::{DISTRIBUTIONS, POPULARITIES, PROCESSES, PROTOCOLS};
 use crate::scenario::Scenario;
 use crate::spec::CLAIM_METRICS;
+use crate::templates::TEMPLATES;
 use crate::traffic;
 
 const DURATION_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h)$";
@@ -76,6 +77,11 @@ pub(crate) fn process(_: &mut SchemaGenerator) -> Schema {
 
 pub(crate) fn protocol(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": PROTOCOLS })
+}
+
+pub(crate) fn command_template(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<&str> = TEMPLATES.iter().map(|template| template.name).collect();
+    json_schema!({ "type": "string", "enum": names })
 }
 
 /// The second pattern is how TOML reads a bare `ttft_p99.9`.

@@ -260,7 +260,26 @@ pub struct TargetSpec {
 pub enum TargetChoice {
     Engine(EngineSpec),
     Endpoint(EndpointSpec),
+    Command(CommandSpec),
     Simulate(SimulateSpec),
+}
+
+/// A server that llmlab starts, drives and stops.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CommandSpec {
+    /// Program and arguments, not empty.
+    pub run: Vec<String>,
+    /// The name of the template that `run` comes from.
+    pub template: Option<String>,
+    pub env: BTreeMap<String, String>,
+    pub working_dir: String,
+    /// Path on the server that answers 200 once it is ready.
+    pub health_path: String,
+    pub ready_timeout: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub stop_timeout: Duration,
+    /// How it is driven.
+    pub endpoint: EndpointSpec,
 }
 
 /// Our own engine in virtual time.
@@ -406,6 +425,12 @@ pub struct EndpointSpec {
     pub model: Option<String>,
     /// Name of the environment variable that holds the key; the key itself is never stored.
     pub api_key_env: Option<String>,
+    /// Never together with `api_key_env`.
+    #[serde(default)]
+    pub api_key_file: Option<String>,
+    /// Certificates trusted in place of the public authorities.
+    #[serde(default)]
+    pub ca_file: Option<String>,
     /// Path of the Prometheus endpoint on the same host, if it has one.
     pub metrics_path: Option<String>,
 }

@@ -50,79 +50,190 @@ const OUTPUT_NAMES: &[&str] = &[
 const ARRIVAL_NAMES: &[&str] =
     &["arrival", "arrivals", "arrivaltime", "timestamp", "time", "arrivedat", "arrivalms", "timestampms"];
 
+/// The names of a log's columns, where they are none that are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Columns {
+    input: Option<String>,
+    output: Option<String>,
+    arrival: Option<String>,
+}
+
+impl Columns {
+    /// From `input=prompt_size,output=reply_size,arrival=at`; any of the three may be left out.
+    pub fn parse(text: &str) -> Result<Columns, String> {
+        let mut columns = Columns::default();
+        for pair in text.split(',') {
+            let (what, name) =
+                pair.split_once('=').ok_or_else(|| format!("\"{}\" is not WHAT=COLUMN", shown(pair)))?;
+            let place = match what.trim() {
+                "input" => &mut columns.input,
+                "output" => &mut columns.output,
+                "arrival" => &mut columns.arrival,
+                other => {
+                    return Err(format!("\"{}\" is none of input, output and arrival", shown(other)));
+                }
+            };
+            let name = simplified(name);
+            if name.is_empty() || place.replace(name).is_some() {
+                return Err(format!("\"{}\" names no column, or a second one", shown(pair)));
+            }
+        }
+        Ok(columns)
+    }
+
+    fn input(&self) -> Vec<&str> {
+        accepted(&self.input, INPUT_NAMES)
+    }
+
+    fn output(&self) -> Vec<&str> {
+        accepted(&self.output, OUTPUT_NAMES)
+    }
+
+    fn arrival(&self) -> Vec<&str> {
+        accepted(&self.arrival, ARRIVAL_NAMES)
+    }
+}
+
+fn accepted<'a>(named: &'a Option<String>, known: &'a [&'a str]) -> Vec<&'a str> {
+    named.as_ref().map_or_else(|| known.to_vec(), |name| vec![name.as_str()])
+}
+
+/// Rows of a log in order of arrival.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    pub rows: Vec<TraceRow>,
+    /// Rows without prompt or output tokens, which are failed requests as a rule.
+    pub skipped: usize,
+}
+
 /// Reads at most `limit` rows (the rest of the file is not needed), or all of them. The error is one sentence that
 /// names the line.
 pub fn read(path: &Path, limit: Option<u32>) -> Result<Vec<TraceRow>, String> {
-    let name = path.display();
-    let file = File::open(path).map_err(|e| format!("cannot read trace {name}: {e}"))?;
-    let limit = limit.map_or(usize::MAX, |l| l as usize);
-    let jsonl = path.extension().is_some_and(|e| e == "jsonl" || e == "json" || e == "ndjson");
-    let rows = if jsonl { read_jsonl(BufReader::new(file), limit) } else { read_csv(file, limit) };
-    let mut rows = rows.map_err(|why| format!("trace {name}: {why}"))?;
-    if rows.is_empty() {
-        return Err(format!("trace {name} has no rows"));
-    }
-    shift_to_zero(&mut rows).map_err(|why| format!("trace {name}: {why}"))?;
-    Ok(rows)
+    let mut rows = Rows { limit: limit.map_or(usize::MAX, |l| l as usize), ..Rows::default() };
+    rows.read(path, &Columns::default())?;
+    shift_to_zero(&mut rows.rows).map_err(|why| format!("trace {}: {why}", path.display()))?;
+    Ok(rows.rows)
 }
 
-fn read_csv(file: impl Read, limit: usize) -> Result<Vec<TraceRow>, String> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(file);
-    let header = reader.headers().map_err(|e| e.to_string())?.clone();
-    let column = |names: &[&str]| header.iter().position(|h| names.contains(&simplified(h).as_str()));
-    let missing = |what: &str, names: &[&str]| {
-        let found: Vec<_> = header.iter().take(20).map(shown).collect();
-        format!("line 1: no {what} column among {}; accepted names: {}", found.join(", "), names.join(", "))
-    };
-    let input = column(INPUT_NAMES).ok_or_else(|| missing("prompt length", INPUT_NAMES))?;
-    let output = column(OUTPUT_NAMES).ok_or_else(|| missing("output length", OUTPUT_NAMES))?;
-    let arrival = column(ARRIVAL_NAMES);
-    let in_ms = arrival.is_some_and(|i| simplified(&header[i]).ends_with("ms"));
-
-    let mut rows = Vec::new();
-    for record in reader.into_records() {
-        if rows.len() == limit {
-            break;
-        }
-        let record = record.map_err(|e| e.to_string())?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let cell = |i: usize| record.get(i).unwrap_or_default();
-        let at = arrival.map(|i| arrival_seconds(cell(i))).transpose();
-        let row = at.and_then(|at| {
-            let arrival_s = at.map(|s| if in_ms { s / 1e3 } else { s });
-            Ok(TraceRow {
-                input_tokens: tokens(cell(input))?,
-                output_tokens: tokens(cell(output))?,
-                arrival_s,
-            })
-        });
-        push(&mut rows, row, line)?;
+/// The same for a log as a server writes it: rows in any order, failed requests among them.
+pub fn read_log(path: &Path, columns: &Columns) -> Result<Log, String> {
+    let mut rows = Rows { limit: usize::MAX, skip_failed: true, ..Rows::default() };
+    rows.read(path, columns)?;
+    let Rows { mut rows, skipped, .. } = rows;
+    if rows.iter().all(|row| row.arrival_s.is_some()) {
+        rows.sort_by(|a, b| a.arrival_s.unwrap_or(0.0).total_cmp(&b.arrival_s.unwrap_or(0.0)));
     }
-    Ok(rows)
+    shift_to_zero(&mut rows).map_err(|why| format!("trace {}: {why}", path.display()))?;
+    Ok(Log { rows, skipped })
 }
 
-fn read_jsonl(mut reader: impl BufRead, limit: usize) -> Result<Vec<TraceRow>, String> {
-    let mut rows = Vec::new();
-    let mut text = Vec::new();
-    for line in 1.. {
-        text.clear();
-        let read =
-            (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut text).map_err(|e| e.to_string())?;
-        if read == 0 || rows.len() == limit {
-            break;
-        }
-        if read as u64 == MAX_LINE_BYTES {
-            return Err(format!("line {line}: longer than {MAX_LINE_BYTES} bytes"));
-        }
-        if text.trim_ascii().is_empty() {
-            continue;
-        }
-        push(&mut rows, json_row(&text), line)?;
-    }
-    Ok(rows)
+/// What is read, and how much of it is wanted.
+#[derive(Debug, Default)]
+struct Rows {
+    rows: Vec<TraceRow>,
+    limit: usize,
+    skip_failed: bool,
+    skipped: usize,
 }
 
-fn json_row(text: &[u8]) -> Result<TraceRow, String> {
+impl Rows {
+    fn read(&mut self, path: &Path, columns: &Columns) -> Result<(), String> {
+        let name = path.display();
+        let file = File::open(path).map_err(|e| format!("cannot read trace {name}: {e}"))?;
+        let jsonl = path.extension().is_some_and(|e| e == "jsonl" || e == "json" || e == "ndjson");
+        let read = match jsonl {
+            true => self.read_jsonl(BufReader::new(file), columns),
+            false => self.read_csv(file, columns),
+        };
+        read.map_err(|why| format!("trace {name}: {why}"))?;
+        if self.rows.is_empty() {
+            return Err(format!("trace {name} has no rows"));
+        }
+        Ok(())
+    }
+
+    fn read_csv(&mut self, file: impl Read, columns: &Columns) -> Result<(), String> {
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(file);
+        let header = reader.headers().map_err(|e| e.to_string())?.clone();
+        let column = |names: &[&str]| header.iter().position(|h| names.contains(&simplified(h).as_str()));
+        let missing = |what: &str, names: &[&str]| {
+            let found: Vec<_> = header.iter().take(20).map(shown).collect();
+            format!(
+                "line 1: no {what} column among {}; accepted names: {}",
+                found.join(", "),
+                names.join(", ")
+            )
+        };
+        let find = |what: &str, names: Vec<&str>| column(&names).ok_or_else(|| missing(what, &names));
+        let input = find("prompt length", columns.input())?;
+        let output = find("output length", columns.output())?;
+        let arrival = match &columns.arrival {
+            Some(_) => Some(find("arrival time", columns.arrival())?),
+            None => column(&columns.arrival()),
+        };
+        let in_ms = arrival.is_some_and(|i| simplified(&header[i]).ends_with("ms"));
+
+        for record in reader.into_records() {
+            if self.rows.len() == self.limit {
+                break;
+            }
+            let record = record.map_err(|e| e.to_string())?;
+            let line = record.position().map_or(0, csv::Position::line);
+            let cell = |i: usize| record.get(i).unwrap_or_default();
+            let at = arrival.map(|i| arrival_seconds(cell(i))).transpose();
+            let row = at.and_then(|at| {
+                let arrival_s = at.map(|s| if in_ms { s / 1e3 } else { s });
+                Ok(TraceRow {
+                    input_tokens: tokens(cell(input))?,
+                    output_tokens: tokens(cell(output))?,
+                    arrival_s,
+                })
+            });
+            self.push(row, line)?;
+        }
+        Ok(())
+    }
+
+    fn read_jsonl(&mut self, mut reader: impl BufRead, columns: &Columns) -> Result<(), String> {
+        let mut text = Vec::new();
+        for line in 1.. {
+            text.clear();
+            let read =
+                (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut text).map_err(|e| e.to_string())?;
+            if read == 0 || self.rows.len() == self.limit {
+                break;
+            }
+            if read as u64 == MAX_LINE_BYTES {
+                return Err(format!("line {line}: longer than {MAX_LINE_BYTES} bytes"));
+            }
+            if text.trim_ascii().is_empty() {
+                continue;
+            }
+            self.push(json_row(&text, columns), line)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, row: Result<TraceRow, String>, line: u64) -> Result<(), String> {
+        let row = row.map_err(|why| format!("line {line}: {why}"))?;
+        if row.input_tokens == 0 || row.output_tokens == 0 {
+            if self.skip_failed {
+                self.skipped += 1;
+                return Ok(());
+            }
+            return Err(format!(
+                "line {line}: a request with no tokens; remove failed requests from the trace"
+            ));
+        }
+        if self.rows.len() == MAX_ROWS {
+            return Err(format!("more than {MAX_ROWS} rows; cut the file, or set `requests`"));
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+}
+
+fn json_row(text: &[u8], columns: &Columns) -> Result<TraceRow, String> {
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(text).map_err(|e| format!("not a JSON object: {e}"))?;
     let field = |names: &[&str]| object.iter().find(|(key, _)| names.contains(&simplified(key).as_str()));
@@ -130,7 +241,10 @@ fn json_row(text: &[u8]) -> Result<TraceRow, String> {
         None => Err(format!("no {what}; accepted names: {}", names.join(", "))),
         Some((_, value)) => tokens(&value.to_string()),
     };
-    let arrival_s = match field(ARRIVAL_NAMES) {
+    let arrival_s = match field(&columns.arrival()) {
+        None if columns.arrival.is_some() => {
+            return Err(format!("no arrival time; accepted names: {}", columns.arrival().join(", ")));
+        }
         None => None,
         Some((_, serde_json::Value::String(text))) => Some(arrival_seconds(text)?),
         // Mooncake's unit: its `timestamp` is in milliseconds.
@@ -141,22 +255,10 @@ fn json_row(text: &[u8]) -> Result<TraceRow, String> {
         }
     };
     Ok(TraceRow {
-        input_tokens: count("prompt length", INPUT_NAMES)?,
-        output_tokens: count("output length", OUTPUT_NAMES)?,
+        input_tokens: count("prompt length", &columns.input())?,
+        output_tokens: count("output length", &columns.output())?,
         arrival_s,
     })
-}
-
-fn push(rows: &mut Vec<TraceRow>, row: Result<TraceRow, String>, line: u64) -> Result<(), String> {
-    let row = row.map_err(|why| format!("line {line}: {why}"))?;
-    if row.input_tokens == 0 || row.output_tokens == 0 {
-        return Err(format!("line {line}: a request with no tokens; remove failed requests from the trace"));
-    }
-    if rows.len() == MAX_ROWS {
-        return Err(format!("more than {MAX_ROWS} rows; cut the file, or set `requests`"));
-    }
-    rows.push(row);
-    Ok(())
 }
 
 fn tokens(text: &str) -> Result<u32, String> {

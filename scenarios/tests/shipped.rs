@@ -211,6 +211,10 @@ fn the_template_resolves_also_with_its_commented_lines() {
             "engine",
             "endpoint = { url = \"http://127.0.0.1:8000\", protocol = \"openai-completions\", model = \"my-model\", api_key_env = \"OPENAI_API_KEY\", metrics = \"/metrics\" }",
         ),
+        (
+            "engine",
+            "command = { template = \"vllm\", model = \"my-model\", port = 8000, args = [\"--max-num-seqs\", \"64\"] }",
+        ),
     ];
     for (key, line) in alternatives {
         assert!(template.contains(&format!("# {line}")), "the template no longer shows: {line}");

@@ -2,12 +2,14 @@
 
 use llmlab_loadgen::Workload;
 use llmlab_scenarios::spec::{
-    ArrivalSpec, LengthDist, LengthSpec, PopularitySpec, RateSpec, SweepPoint, WorkloadSpec,
+    ArrivalSpec, CommandSpec, LengthDist, LengthSpec, PopularitySpec, RateSpec, SweepPoint, WorkloadSpec,
 };
 
 use super::run::{How, Plan, Planned, PlannedTarget};
+use crate::command::shell_words;
 use crate::exit::{Code, Failure};
 use crate::host;
+use crate::target::server_url;
 use crate::text::{bytes, count};
 
 /// Time to start and stop an engine child, seconds, for the estimate.
@@ -84,6 +86,9 @@ fn explain_run(plan: &Plan) -> Result<(), Failure> {
                 bytes(target.facts.kv_bytes_per_token)
             );
         }
+        if let How::Command(command) = &target.how {
+            explain_command(command);
+        }
         if let How::Simulate(resolved) = &target.how {
             println!("          memory {}", resolved.memory_words());
         }
@@ -111,6 +116,20 @@ fn explain_run(plan: &Plan) -> Result<(), Failure> {
         None => println!("expected  duration unknown: it depends on the server"),
     }
     Ok(())
+}
+
+fn explain_command(command: &CommandSpec) {
+    let variables = command
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={} ", shell_words(std::slice::from_ref(value))));
+    println!("          runs {}{}", variables.collect::<String>(), shell_words(&command.run));
+    println!(
+        "          in {}, ready when {} answers, within {:?}; stopped after each trial",
+        command.working_dir,
+        server_url(&command.endpoint.url, &command.health_path),
+        command.ready_timeout
+    );
 }
 
 /// The fixed rate, if the scenario has one.

@@ -4,6 +4,7 @@ mod bench_engine;
 mod calibrate;
 mod doctor;
 mod explain;
+mod fit;
 mod init;
 mod models;
 mod replay;
@@ -11,6 +12,7 @@ mod report;
 pub mod run;
 mod serve;
 mod simulate;
+pub mod supervise;
 mod sweep_report;
 
 use clap::CommandFactory;
@@ -23,12 +25,14 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Run(args) => run::run(args, None),
         Command::Simulate(args) => simulate::simulate(args),
         Command::Serve(args) => serve::serve(args),
+        Command::Supervise(args) => supervise::supervise(args),
         Command::Replay(args) => replay::replay(args),
         Command::Models(command) => models::models(command),
         Command::BenchEngine(args) => bench_engine::bench_engine(args),
         Command::Report(args) => report::report(args),
         Command::Calibrate(args) => calibrate::calibrate(args),
         Command::Doctor(args) => doctor::doctor(args),
+        Command::Fit(args) => fit::fit(args),
         Command::Init(args) => init::init(args),
         Command::Schema => {
             print!("{}", llmlab_scenarios::json_schema());

@@ -11,6 +11,7 @@ use llmlab_scenarios::spec::EngineSpec;
 
 use crate::cli::ServeArgs;
 use crate::exit::{Code, Failure};
+use crate::parent::shutdown;
 use crate::{adapters, wire};
 
 pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
@@ -109,39 +110,4 @@ fn api_key(args: &ServeArgs) -> Result<Option<String>, Failure> {
             Err(Failure::bad_input(format!("--api-key-env {variable}: that environment variable is not set")))
         }
     }
-}
-
-/// Resolves on SIGTERM, SIGINT, or when standard input closes and the parent asked for that.
-async fn shutdown(exit_with_parent: bool) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    let parent_gone = async {
-        match exit_with_parent.then(parent_watch).flatten() {
-            Some(gone) => drop(gone.await),
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        // A terminal's Ctrl-C reaches parent and child alike; the parent decides when its child stops.
-        _ = interrupt.recv(), if !exit_with_parent => {}
-        _ = parent_gone => {}
-    }
-}
-
-/// A thread that reads standard input until it closes, which the system does when the parent dies, however it dies.
-fn parent_watch() -> Option<tokio::sync::oneshot::Receiver<()>> {
-    let (tell, told) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("parent-watch".into())
-        .spawn(move || {
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            let _ = tell.send(());
-        })
-        .ok()?;
-    Some(told)
 }

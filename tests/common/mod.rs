@@ -1,7 +1,10 @@
 //! The built binary, run in a folder of its own.
 
+#![allow(dead_code, reason = "each test file compiles this module for itself")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 pub fn llmlab(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_llmlab"));
@@ -11,7 +14,6 @@ pub fn llmlab(dir: &Path) -> Command {
 }
 
 /// A run small enough for a test: real engine, real HTTP, a dozen requests.
-#[allow(dead_code, reason = "each test file compiles this module for itself")]
 pub fn tiny_scenario(dir: &Path, requests: u32) -> PathBuf {
     let text = format!(
         r#"
@@ -45,4 +47,51 @@ pub fn stdout(output: &Output) -> String {
 
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The one run stored there.
+pub fn only_run(dir: &Path) -> PathBuf {
+    let runs: Vec<_> =
+        std::fs::read_dir(dir.join("results/runs")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    runs[0].clone()
+}
+
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Waits until the journal of `trial` holds `n` lines.
+pub fn wait_for_records(dir: &Path, trial: &str, n: usize) -> PathBuf {
+    for _ in 0..600 {
+        std::thread::sleep(Duration::from_millis(50));
+        let Ok(mut runs) = std::fs::read_dir(dir.join("results/runs")) else { continue };
+        let Some(Ok(run)) = runs.next() else { continue };
+        let journal = run.path().join(trial).join("journal.jsonl");
+        let lines = std::fs::read(&journal).map_or(0, |bytes| bytes.iter().filter(|b| **b == b'\n').count());
+        if lines >= n {
+            return journal;
+        }
+    }
+    panic!("no {n} requests finished within 30 s");
+}
+
+/// Processes that work in `dir`.
+pub fn children_in(dir: &Path) -> Vec<u32> {
+    let dir = dir.canonicalize().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let inside = processes.filter(|p| std::fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == dir));
+    inside.filter_map(|p| p.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// True once no process works in `dir` any more.
+pub fn processes_gone(dir: &Path) -> bool {
+    for _ in 0..200 {
+        if children_in(dir).is_empty() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
 }

@@ -10,7 +10,7 @@ use llmlab_loadgen::{
     Protocol, Silent, Timeouts, Workload, WorkloadConfig, drive_with, generate,
 };
 use llmlab_results::record::{RecordSink, RequestRecord};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -125,7 +125,7 @@ async fn play(stream: &mut TcpStream, script: Vec<Act>, seen: &Mutex<Seen>) -> b
     true
 }
 
-async fn read_request(stream: &mut TcpStream) -> Option<String> {
+pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -247,6 +247,7 @@ pub fn endpoint(url: String) -> Endpoint {
         protocol: Protocol::OpenAiCompletions,
         model: "m".into(),
         api_key: None,
+        ca_file: None,
         timeouts: Timeouts {
             connect: Duration::from_secs(10),
             first_token: Duration::from_secs(20),

@@ -10,6 +10,7 @@ use crate::scenario::{CostTable, ModelTable, Scenario, WorkloadTable};
 use crate::spec::{Cell, CostSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec};
 
 mod claim;
+mod command;
 pub(crate) mod engine;
 mod sharing;
 mod slo;
@@ -48,7 +49,7 @@ pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<Vec<Cell>, Fin
 }
 
 fn run_spec(scenario: &Scenario, workload: &Spanned<WorkloadTable>, base: &Path) -> Result<RunSpec, Finding> {
-    let targets = target::resolve(&scenario.target)?;
+    let targets = target::resolve(&scenario.target, base)?;
     let repeats = match &scenario.compare.repeats {
         Some(written) => in_range(written, "repeats", 1, MAX_REPEATS)?,
         None if targets.len() > 1 => 3,
@@ -81,7 +82,7 @@ fn adapted(
         let engine = match &target.kind {
             TargetChoice::Engine(engine) => engine,
             TargetChoice::Simulate(simulate) => &simulate.engine,
-            TargetChoice::Endpoint(_) => continue,
+            TargetChoice::Endpoint(_) | TargetChoice::Command(_) => continue,
         };
         let span = || table.get_ref().name.span();
         if !matches!(engine.policy, PolicySpec::Vllm { .. }) {

@@ -1,11 +1,12 @@
 //! `[[target]]` tables.
 
 use std::ops::Range;
+use std::path::Path;
 
 use toml::Spanned;
 
-use super::engine;
-use crate::error::{Finding, PLANNED_KEYS, unknown_value};
+use super::{beside, command, engine};
+use crate::error::{Finding, unknown_value};
 use crate::scenario::{EndpointTable, EngineTable, TargetTable};
 use crate::spec::{AUTO, EndpointSpec, SimulateSpec, SpeculationSpec, TargetChoice, TargetSpec};
 
@@ -31,10 +32,10 @@ const ACCEPTANCE_HELP: &str = "the probability that a draft is accepted when all
                                of a step; a live run measures it: llmlab run --record, then llmlab replay";
 const MAX_NAME_LEN: usize = 40;
 const MAX_TARGETS: usize = 32;
-const KINDS: &str = "a target has exactly one of `engine` (our engine as a child process), `endpoint` (a running server) \
-                     and `simulate` (our engine in virtual time)";
+const KINDS: &str = "a target has exactly one of `engine` (our engine as a child process), `endpoint` (a running server), \
+                     `command` (a server to start) and `simulate` (our engine in virtual time)";
 
-pub(super) fn resolve(tables: &[Spanned<TargetTable>]) -> Result<Vec<TargetSpec>, Finding> {
+pub(super) fn resolve(tables: &[Spanned<TargetTable>], base: &Path) -> Result<Vec<TargetSpec>, Finding> {
     if tables.is_empty() {
         return Err(Finding::new(0..0, "the scenario has no target")
             .label("nothing to measure")
@@ -54,7 +55,7 @@ pub(super) fn resolve(tables: &[Spanned<TargetTable>]) -> Result<Vec<TargetSpec>
             .label("the second one")
             .help("names tell targets apart in the report; give each its own"));
         }
-        targets.push(TargetSpec { name, kind: kind(table)? });
+        targets.push(TargetSpec { name, kind: kind(table, base)? });
     }
     Ok(targets)
 }
@@ -71,38 +72,31 @@ pub(super) fn plain_name(name: &Spanned<String>, of: &str) -> Result<String, Fin
     Ok(text.clone())
 }
 
-fn kind(table: &Spanned<TargetTable>) -> Result<TargetChoice, Finding> {
+fn kind(table: &Spanned<TargetTable>, base: &Path) -> Result<TargetChoice, Finding> {
     let target = table.get_ref();
-    for (planned, written) in PLANNED_KEYS.into_iter().zip([&target.command]) {
-        if let Some(written) = written {
-            return Err(Finding::new(written.span(), format!("`{planned}` targets are not available yet"))
-                .label("not accepted now")
-                .help(KINDS));
-        }
+    let kinds = [
+        ("an engine", target.engine.as_ref().map(Spanned::span)),
+        ("an endpoint", target.endpoint.as_ref().map(Spanned::span)),
+        ("a command", target.command.as_ref().map(Spanned::span)),
+        ("a simulation", target.simulate.as_ref().map(Spanned::span)),
+    ];
+    let written: Vec<_> = kinds.into_iter().filter_map(|(name, span)| Some((name, span?))).collect();
+    if let Some((_, second)) = written.get(1) {
+        let names: Vec<&str> = written.iter().map(|(name, _)| *name).collect();
+        let message = format!("the target is {} at once", names.join(" and "));
+        return Err(Finding::new(second.clone(), message).help(KINDS));
     }
-    match (&target.engine, &target.endpoint, &target.simulate) {
-        (Some(table), None, None) => {
-            Ok(TargetChoice::Engine(engine::resolve(table.get_ref(), table.span())?))
-        }
-        (None, Some(table), None) => Ok(TargetChoice::Endpoint(endpoint(table.get_ref())?)),
-        (None, None, Some(table)) => Ok(TargetChoice::Simulate(simulate(table)?)),
-        (None, None, None) => Err(Finding::new(
-            target.name.span(),
-            "the target is neither an engine nor an endpoint nor a simulation",
-        )
-        .label("what is it?")
-        .help(KINDS)),
-        (first, endpoint, simulate) => {
-            let kinds = [
-                ("an engine", first.as_ref().map(Spanned::span)),
-                ("an endpoint", endpoint.as_ref().map(Spanned::span)),
-                ("a simulation", simulate.as_ref().map(Spanned::span)),
-            ];
-            let written: Vec<_> = kinds.into_iter().filter_map(|(name, span)| Some((name, span?))).collect();
-            let names: Vec<&str> = written.iter().map(|(name, _)| *name).collect();
-            let message = format!("the target is {} at once", names.join(" and "));
-            Err(Finding::new(written[1].1.clone(), message).help(KINDS))
-        }
+    if let Some(table) = &target.engine {
+        Ok(TargetChoice::Engine(engine::resolve(table.get_ref(), table.span())?))
+    } else if let Some(table) = &target.endpoint {
+        Ok(TargetChoice::Endpoint(endpoint(table.get_ref(), base)?))
+    } else if let Some(table) = &target.command {
+        Ok(TargetChoice::Command(command::resolve(table, base)?))
+    } else if let Some(table) = &target.simulate {
+        Ok(TargetChoice::Simulate(simulate(table)?))
+    } else {
+        let message = "the target is neither an engine nor an endpoint nor a command nor a simulation";
+        Err(Finding::new(target.name.span(), message).label("what is it?").help(KINDS))
     }
 }
 
@@ -189,26 +183,75 @@ fn utilization(written: &Spanned<toml::Value>) -> Result<f64, Finding> {
     Ok(share)
 }
 
-fn endpoint(table: &EndpointTable) -> Result<EndpointSpec, Finding> {
-    let protocol = match &table.protocol {
-        None => PROTOCOLS[0].to_owned(),
-        Some(written) if PROTOCOLS.contains(&written.get_ref().as_str()) => written.get_ref().clone(),
-        Some(written) => {
-            return Err(unknown_value(written.span(), "protocol", written.get_ref(), &PROTOCOLS));
-        }
-    };
-    let api_key_env = table.api_key_env.as_ref().map(environment_variable).transpose()?;
-    let metrics_path = table.metrics.as_ref().map(metrics_path).transpose()?;
+fn endpoint(table: &EndpointTable, base: &Path) -> Result<EndpointSpec, Finding> {
+    let key = ApiKey::resolve(&table.api_key_env, &table.api_key_file, base)?;
     Ok(EndpointSpec {
         url: url(&table.url)?,
-        protocol,
+        protocol: protocol(table.protocol.as_ref(), PROTOCOLS[0])?,
         model: table.model.clone(),
-        api_key_env,
-        metrics_path,
+        api_key_env: key.env,
+        api_key_file: key.file,
+        ca_file: ca_file(&table.ca_file, &table.url, base)?,
+        metrics_path: table.metrics.as_ref().map(|path| server_path(path, "metrics")).transpose()?,
     })
 }
 
-fn url(written: &Spanned<String>) -> Result<String, Finding> {
+/// Where a key is found; at most one of the two.
+pub(super) struct ApiKey {
+    pub env: Option<String>,
+    pub file: Option<String>,
+}
+
+impl ApiKey {
+    pub(super) fn resolve(
+        env: &Option<Spanned<String>>,
+        file: &Option<Spanned<String>>,
+        base: &Path,
+    ) -> Result<ApiKey, Finding> {
+        if let (Some(_), Some(second)) = (env, file) {
+            return Err(Finding::new(second.span(), "api_key_env and api_key_file both hold the key")
+                .label("the second of the two")
+                .help("keep one of them"));
+        }
+        Ok(ApiKey {
+            env: env.as_ref().map(environment_variable).transpose()?,
+            file: file.as_ref().map(|file| existing_file(file, "api_key_file", base)).transpose()?,
+        })
+    }
+}
+
+/// The text may be the key itself, pasted in the wrong place, so it is not repeated in the message.
+fn existing_file(written: &Spanned<String>, key: &str, base: &Path) -> Result<String, Finding> {
+    let path = beside(base, written.get_ref());
+    if !path.is_file() {
+        return Err(Finding::new(written.span(), format!("{key} is not the path of a file"))
+            .label("no file there")
+            .help("a path relative to this file"));
+    }
+    Ok(path.display().to_string())
+}
+
+pub(super) fn ca_file(
+    written: &Option<Spanned<String>>,
+    url: &Spanned<String>,
+    base: &Path,
+) -> Result<Option<String>, Finding> {
+    let Some(written) = written else { return Ok(None) };
+    if !url.get_ref().starts_with("https://") {
+        return Err(Finding::new(written.span(), "ca_file needs an https:// url").label("would be ignored"));
+    }
+    existing_file(written, "ca_file", base).map(Some)
+}
+
+pub(super) fn protocol(written: Option<&Spanned<String>>, default: &str) -> Result<String, Finding> {
+    match written {
+        None => Ok(default.to_owned()),
+        Some(written) if PROTOCOLS.contains(&written.get_ref().as_str()) => Ok(written.get_ref().clone()),
+        Some(written) => Err(unknown_value(written.span(), "protocol", written.get_ref(), &PROTOCOLS)),
+    }
+}
+
+pub(super) fn url(written: &Spanned<String>) -> Result<String, Finding> {
     let text = written.get_ref();
     let wrong = |why: &str| {
         Err(Finding::new(written.span(), format!("the url {why}"))
@@ -243,11 +286,12 @@ fn environment_variable(written: &Spanned<String>) -> Result<String, Finding> {
     Ok(name.clone())
 }
 
-fn metrics_path(written: &Spanned<String>) -> Result<String, Finding> {
+/// A path on the server; `key` is what it is for.
+pub(super) fn server_path(written: &Spanned<String>, key: &str) -> Result<String, Finding> {
     let path = written.get_ref();
     if !path.starts_with('/') || path.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(Finding::new(written.span(), "metrics is not a path on the server")
-            .help("e.g. metrics = \"/metrics\""));
+        return Err(Finding::new(written.span(), format!("{key} is not a path on the server"))
+            .help(format!("e.g. {key} = \"/{key}\"")));
     }
     Ok(path.clone())
 }

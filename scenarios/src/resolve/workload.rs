@@ -8,15 +8,19 @@ use toml::Spanned;
 
 use super::{beside, in_range, out_of_range, positive, sharing};
 use crate::error::{Finding, unknown_value};
-use crate::scenario::{ArrivalsTable, DistributionTable, ScaleTable, TimeoutsTable, WorkloadTable};
+use crate::scenario::{
+    ArrivalsTable, DistributionTable, LengthsTable, ScaleTable, TimeoutsTable, WorkloadTable,
+};
 use crate::spec::{
-    ArrivalSpec, LengthDist, LengthSpec, RateSpec, TimeoutSpec, TraceRow, WarmupSpec, WorkloadSpec,
+    ArrivalSpec, LengthDist, LengthSpec, QuantileTable, RateSpec, TimeoutSpec, TraceRow, WarmupSpec,
+    WorkloadSpec,
 };
 use crate::trace;
 use crate::traffic::{self, Traffic};
 use crate::units::DurationText;
 
-pub const DISTRIBUTIONS: [&str; 3] = ["fixed", "uniform", "lognormal"];
+pub const DISTRIBUTIONS: [&str; 4] = ["fixed", "uniform", "lognormal", QUANTILES];
+const QUANTILES: &str = "quantiles";
 pub const PROCESSES: [&str; 6] = ["poisson", "gamma", "constant", "closed", "trace", "native"];
 
 const MAX_REQUESTS: u32 = 10_000_000;
@@ -83,13 +87,7 @@ fn lengths(
             let rows = trace::read(&file, requests).map_err(|why| Finding::sentence(path.span(), &why))?;
             Ok((LengthSpec::Trace { path: file.display().to_string(), rows }, None))
         }
-        (None, None, Some(both)) => {
-            let lengths = LengthSpec::Distributions {
-                input: distribution(&both.input)?,
-                output: distribution(&both.output)?,
-            };
-            Ok((lengths, None))
-        }
+        (None, None, Some(both)) => Ok((written_lengths(both)?, None)),
         (None, None, None) => {
             Err(Finding::new(table.span(), "the workload does not say how long requests are").help(format!(
                 "write one of: traffic = \"{}\", trace = \"<file>\", lengths = {{ ... }}",
@@ -103,15 +101,66 @@ fn lengths(
     }
 }
 
-fn distribution(table: &Spanned<DistributionTable>) -> Result<LengthDist, Finding> {
-    let DistributionTable { distribution, tokens, min, max, median, p95 } = table.get_ref();
-    let spans = [
+fn written_lengths(both: &LengthsTable) -> Result<LengthSpec, Finding> {
+    let is_table = |side: &Spanned<DistributionTable>| side.get_ref().distribution.get_ref() == QUANTILES;
+    match (is_table(&both.input), is_table(&both.output), &both.rank_correlation) {
+        (true, true, correlation) => {
+            let rank_correlation = correlation.as_ref().map_or(0.0, |written| *written.get_ref());
+            if let (Some(written), false) = (correlation, (-1.0..=1.0).contains(&rank_correlation)) {
+                let range = "must be from -1 to 1".to_string();
+                return Err(out_of_range(written.span(), "rank_correlation", rank_correlation, range));
+            }
+            Ok(LengthSpec::Quantiles {
+                name: "quantiles".into(),
+                input: quantiles(&both.input)?,
+                output: quantiles(&both.output)?,
+                rank_correlation,
+                source: "tables of the scenario itself".into(),
+            })
+        }
+        (false, false, None) => Ok(LengthSpec::Distributions {
+            input: distribution(&both.input)?,
+            output: distribution(&both.output)?,
+        }),
+        (input, _, None) => {
+            let other = if input { &both.output } else { &both.input };
+            Err(Finding::new(other.get_ref().distribution.span(), "only one of the two lengths is quantiles")
+                .label("must be quantiles too"))
+        }
+        (_, _, Some(written)) => {
+            Err(Finding::new(written.span(), "rank_correlation needs quantiles on both sides")
+                .label("would be ignored"))
+        }
+    }
+}
+
+fn quantiles(table: &Spanned<DistributionTable>) -> Result<QuantileTable, Finding> {
+    only(&written_keys(table.get_ref()), &["values"], "distribution \"quantiles\"")?;
+    let written = need(&table.get_ref().values, table.span(), "values")?;
+    let usable =
+        |values: &[f64; 11]| values.is_sorted() && values[0] >= 1.0 && values[10] <= f64::from(MAX_TOKENS);
+    match <[f64; 11]>::try_from(written.get_ref().as_slice()) {
+        Ok(values) if usable(&values) => Ok(QuantileTable { values }),
+        _ => Err(Finding::new(written.span(), "the quantiles are not usable")
+            .label(format!("must be 11 lengths from 1 to {MAX_TOKENS}, none smaller than the one before"))
+            .help("at probabilities 0, .01, .05, .10, .25, .50, .75, .90, .95, .99, 1")),
+    }
+}
+
+fn written_keys(table: &DistributionTable) -> [(&'static str, Option<Range<usize>>); 6] {
+    let DistributionTable { distribution: _, tokens, min, max, median, p95, values } = table;
+    [
         ("tokens", tokens.as_ref().map(Spanned::span)),
         ("min", min.as_ref().map(Spanned::span)),
         ("max", max.as_ref().map(Spanned::span)),
         ("median", median.as_ref().map(Spanned::span)),
         ("p95", p95.as_ref().map(Spanned::span)),
-    ];
+        ("values", values.as_ref().map(Spanned::span)),
+    ]
+}
+
+fn distribution(table: &Spanned<DistributionTable>) -> Result<LengthDist, Finding> {
+    let DistributionTable { distribution, tokens, min, max, median, p95, values: _ } = table.get_ref();
     let kind = distribution.get_ref().as_str();
     let accepted: &[&str] = match kind {
         "fixed" => &["tokens"],
@@ -119,7 +168,7 @@ fn distribution(table: &Spanned<DistributionTable>) -> Result<LengthDist, Findin
         "lognormal" => &["median", "p95"],
         _ => return Err(unknown_value(distribution.span(), "distribution", kind, &DISTRIBUTIONS)),
     };
-    only(&spans, accepted, &format!("distribution \"{kind}\""))?;
+    only(&written_keys(table.get_ref()), accepted, &format!("distribution \"{kind}\""))?;
     let count =
         |value: &Option<Spanned<u32>>, name| in_range(need(value, table.span(), name)?, name, 1, MAX_TOKENS);
     let number = |value: &Option<Spanned<f64>>, name| {
@@ -274,7 +323,7 @@ fn timeouts(table: &TimeoutsTable) -> Result<TimeoutSpec, Finding> {
     })
 }
 
-fn need<'a, T>(
+pub(super) fn need<'a, T>(
     value: &'a Option<Spanned<T>>,
     table: Range<usize>,
     name: &str,
@@ -283,7 +332,11 @@ fn need<'a, T>(
 }
 
 /// A key that another kind would have understood must not be ignored silently.
-fn only(written: &[(&str, Option<Range<usize>>)], accepted: &[&str], of: &str) -> Result<(), Finding> {
+pub(super) fn only(
+    written: &[(&str, Option<Range<usize>>)],
+    accepted: &[&str],
+    of: &str,
+) -> Result<(), Finding> {
     for (name, span) in written {
         if let Some(span) = span
             && !accepted.contains(name)

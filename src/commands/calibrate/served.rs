@@ -87,12 +87,13 @@ fn part(
     };
     let folder = tempfile::tempdir()
         .map_err(|error| Failure::internal(format!("cannot create a temporary folder: {error}")))?;
-    let process = EngineProcess::start(&launch, folder.path())?;
+    let EngineProcess { process, url } = EngineProcess::start(&launch, folder.path())?;
     let endpoint = Endpoint {
-        base_url: process.url.clone(),
+        base_url: url,
         protocol: Protocol::OpenAiCompletions,
         model: "llmlab".into(),
         api_key: None,
+        ca_file: None,
         timeouts: Timeouts::default(),
     };
     let room = config.max_model_len / 2;

@@ -153,7 +153,7 @@ fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut Manifest) 
 fn manifest(plan: &Plan) -> Result<Manifest, Failure> {
     let threads = plan.targets.iter().find_map(|target| match &target.how {
         How::Engine { resolved, .. } => Some(resolved.runtime.threads as u32),
-        How::Endpoint(_) | How::Simulate(_) => None,
+        How::Endpoint(_) | How::Command(_) | How::Simulate(_) => None,
     });
     Ok(Manifest {
         schema_version: SCHEMA_VERSION,

@@ -22,6 +22,7 @@ use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
 pub use plan::{How, Plan, Planned, PlannedTarget, SimulateOn};
+pub use workload::workload_config;
 
 use crate::cli::RunArgs;
 use crate::commands::{explain, report};

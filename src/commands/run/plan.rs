@@ -6,10 +6,11 @@ use std::time::Duration;
 use llmlab_core::config::PolicyConfig;
 use llmlab_loadgen::{PromptStyle, Protocol};
 use llmlab_models::{LoadedModel, ModelSpec};
-use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts};
+use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts, TargetKind};
 use llmlab_scenarios::spec::{
-    AUTO, ArrivalSpec, Cell, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice, RunSpec,
-    SimulateSpec, SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec, WorkloadSpec,
+    AUTO, ArrivalSpec, Cell, CommandSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice,
+    RunSpec, SimulateSpec, SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec,
+    WorkloadSpec,
 };
 
 use crate::adapters;
@@ -46,6 +47,7 @@ pub struct PlannedTarget {
 pub enum How {
     Engine { launch: EngineLaunch, resolved: Box<ResolvedEngine> },
     Endpoint(EndpointSpec),
+    Command(Box<CommandSpec>),
     Simulate(Box<ResolvedSimulation>),
 }
 
@@ -166,7 +168,7 @@ fn simulate_targets(spec: &mut RunSpec, on: &SimulateOn) -> Result<(), Failure> 
                     simulate.hardware = hardware.clone();
                 }
             }
-            TargetChoice::Endpoint(_) => {
+            TargetChoice::Endpoint(_) | TargetChoice::Command(_) => {
                 return Err(Failure::bad_input(format!(
                     "target {} is a live server; llmlab simulate takes engine and simulate targets",
                     target.name
@@ -229,6 +231,8 @@ fn spec_for_url(url: &str) -> RunSpec {
                 protocol: AUTO.into(),
                 model: None,
                 api_key_env: None,
+                api_key_file: None,
+                ca_file: None,
                 metrics_path: Some("/metrics".into()),
             }),
         }],
@@ -355,13 +359,7 @@ fn plan_target(
             Ok(PlannedTarget { facts, how: How::Simulate(Box::new(resolved)) })
         }
         TargetChoice::Endpoint(endpoint) => {
-            if !endpoint.url.starts_with("http://") {
-                return Err(Failure::bad_input(format!(
-                    "target {}: {}: accepted are http:// URLs; https is not supported yet, put a TLS-terminating proxy in front",
-                    target.name, endpoint.url
-                )));
-            }
-            target_key(endpoint)?;
+            drivable(&target.name, endpoint)?;
             let when =
                 if endpoint.protocol == AUTO { ": the server is asked when the run starts" } else { "" };
             let description =
@@ -369,12 +367,34 @@ fn plan_target(
             let facts = TargetFacts::endpoint(&target.name, description);
             Ok(PlannedTarget { facts, how: How::Endpoint(endpoint.clone()) })
         }
+        TargetChoice::Command(command) => {
+            drivable(&target.name, &command.endpoint)?;
+            if command.endpoint.protocol == AUTO {
+                return Err(Failure::bad_input(format!(
+                    "target {}: protocol \"auto\" asks a server that is up; name the protocol of one that llmlab starts",
+                    target.name
+                )));
+            }
+            let of = command.template.as_ref().map_or(String::new(), |name| format!(" (template {name})"));
+            let description = format!(
+                "started server{of}: {}; protocol {}",
+                crate::command::shell_words(&command.run),
+                command.endpoint.protocol
+            );
+            let mut facts = TargetFacts::endpoint(&target.name, description);
+            facts.kind = TargetKind::Command;
+            Ok(PlannedTarget { facts, how: How::Command(Box::new(command.clone())) })
+        }
     }
 }
 
-/// A key that is not there is found before the first target starts, not when its turn comes.
-fn target_key(endpoint: &EndpointSpec) -> Result<(), Failure> {
-    crate::target::api_key(endpoint.api_key_env.as_deref()).map(|_| ())
+/// What is wrong with a server's address or key is found before the first target starts, not when its turn comes.
+fn drivable(name: &str, endpoint: &EndpointSpec) -> Result<(), Failure> {
+    if let Some(file) = &endpoint.ca_file {
+        llmlab_loadgen::check_ca_file(Path::new(file))
+            .map_err(|error| Failure::bad_input(format!("target {name}: {error}")))?;
+    }
+    crate::target::api_key(endpoint).map(drop)
 }
 
 impl PlannedTarget {
@@ -383,7 +403,7 @@ impl PlannedTarget {
         let engine = match &self.how {
             How::Engine { resolved, .. } => &resolved.engine,
             How::Simulate(resolved) => &resolved.engine,
-            How::Endpoint(_) => return None,
+            How::Endpoint(_) | How::Command(_) => return None,
         };
         let pool = (engine.num_blocks - 1).saturating_mul(engine.block_size);
         let whole_prompt = match &engine.policy {
@@ -405,6 +425,7 @@ impl PlannedTarget {
         match &self.how {
             How::Engine { .. } | How::Simulate(_) => Ok(Protocol::OpenAiCompletions),
             How::Endpoint(endpoint) => endpoint.protocol.parse().map_err(Failure::bad_input),
+            How::Command(command) => command.endpoint.protocol.parse().map_err(Failure::bad_input),
         }
     }
 }

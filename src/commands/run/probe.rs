@@ -45,11 +45,11 @@ pub fn saturation(
     let mut writer = dir.start_trial(&facts).map_err(Failure::internal)?;
     let simulated = match &planned.how {
         How::Simulate(target) => Some(target),
-        How::Engine { .. } | How::Endpoint(_) => None,
+        How::Engine { .. } | How::Endpoint(_) | How::Command(_) => None,
     };
     let ready = match simulated {
         Some(_) => None,
-        None => Some(Ready::start(plan, planned, writer.dir())?),
+        None => Some(Ready::start(plan, index, writer.dir(), live, cancel)?),
     };
 
     let config = plan.workload_config(1.0);

@@ -1,20 +1,24 @@
 //! One trial: a fresh server, the workload driven once, everything recorded.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    DriveError, DriveFacts, DriveOptions, Ended, Endpoint, Scrape, Secret, Timeouts, Workload, drive_with,
+    DriveError, DriveFacts, DriveOptions, Ended, Endpoint, Scrape, Timeouts, Workload, drive_with,
 };
 use llmlab_results::RunDir;
 use llmlab_results::manifest::{ClientFacts, ServerSample, TrialFacts, TrialKind};
+use llmlab_scenarios::spec::EndpointSpec;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{How, Plan, PlannedTarget};
 use super::simulated;
+use crate::command;
 use crate::exit::Failure;
 use crate::live::Live;
 use crate::target::{self, EngineProcess};
+use crate::tethered::Tethered;
 use crate::text::with_causes;
 
 /// How long requests in flight may finish after the first Ctrl-C.
@@ -27,45 +31,83 @@ const SCRAPE_EVERY: Duration = Duration::from_millis(200);
 pub struct Ready {
     pub endpoint: Endpoint,
     pub metrics_url: Option<String>,
-    process: Option<EngineProcess>,
+    process: Option<Tethered>,
 }
 
 impl Ready {
     /// Starts the target if it is ours to start; otherwise asks the live server what it serves. Logs go to `dir`.
-    pub fn start(plan: &Plan, planned: &PlannedTarget, dir: &std::path::Path) -> Result<Ready, Failure> {
-        let timeouts = timeouts(plan);
-        let protocol = planned.protocol()?;
+    pub fn start(
+        plan: &Plan,
+        index: usize,
+        dir: &Path,
+        live: &Live,
+        cancel: &CancellationToken,
+    ) -> Result<Ready, Failure> {
+        let planned = &plan.targets[index];
         match &planned.how {
             How::Engine { launch, .. } => {
-                let process = EngineProcess::start(launch, dir)?;
-                let base_url = process.url.clone();
-                let endpoint =
-                    Endpoint { base_url, protocol, model: "llmlab".into(), api_key: None, timeouts };
-                let metrics_url = Some(format!("{}/metrics", endpoint.base_url));
+                let EngineProcess { process, url } = EngineProcess::start(launch, dir)?;
+                let metrics_url = Some(format!("{url}/metrics"));
+                let (protocol, timeouts) = (planned.protocol()?, timeouts(plan));
+                let endpoint = Endpoint {
+                    base_url: url,
+                    protocol,
+                    model: "llmlab".into(),
+                    api_key: None,
+                    ca_file: None,
+                    timeouts,
+                };
                 Ok(Ready { endpoint, metrics_url, process: Some(process) })
             }
-            How::Endpoint(spec) => {
-                let key = target::api_key(spec.api_key_env.as_deref())?;
-                let model = match &spec.model {
-                    Some(model) => model.clone(),
-                    None if !protocol.names_model() => String::new(),
-                    None => target::first_served_model(&spec.url, key.as_deref())?,
+            How::Endpoint(spec) => Ready::reach(plan, planned, spec, None),
+            How::Command(spec) => {
+                let name = &planned.facts.name;
+                let waiting = |waited: Duration| {
+                    let words = format!(
+                        "{name}: starting, {} s, waiting for {}",
+                        waited.as_secs(),
+                        target::server_url(&spec.endpoint.url, &spec.health_path)
+                    );
+                    live.phase(index, "starting", words);
                 };
-                let metrics_url = match &spec.metrics_path {
-                    Some(path) => target::metrics_url(&spec.url, path, key.as_deref())?,
-                    None => None,
-                };
-                let api_key = key.map(Secret::new);
-                let endpoint = Endpoint { base_url: spec.url.clone(), protocol, model, api_key, timeouts };
-                Ok(Ready { endpoint, metrics_url, process: None })
+                let process =
+                    command::start(spec, dir, &waiting, cancel).map_err(|failure| failure.of_target(name))?;
+                Ready::reach(plan, planned, &spec.endpoint, Some(process))
             }
             How::Simulate(_) => Err(Failure::internal("a simulation has no address")),
         }
     }
 
+    /// A server that is up, whoever started it.
+    fn reach(
+        plan: &Plan,
+        planned: &PlannedTarget,
+        spec: &EndpointSpec,
+        process: Option<Tethered>,
+    ) -> Result<Ready, Failure> {
+        let api_key = target::api_key(spec)?;
+        let protocol = planned.protocol()?;
+        let model = match &spec.model {
+            Some(model) => model.clone(),
+            None if !protocol.names_model() => String::new(),
+            None => target::first_served_model(spec, api_key.as_ref())?,
+        };
+        let metrics_url =
+            spec.metrics_path.as_ref().and_then(|path| target::metrics_url(spec, path, api_key.as_ref()));
+        let endpoint = Endpoint {
+            base_url: spec.url.clone(),
+            protocol,
+            model,
+            api_key,
+            ca_file: spec.ca_file.as_ref().map(Into::into),
+            timeouts: timeouts(plan),
+        };
+        Ok(Ready { endpoint, metrics_url, process })
+    }
+
     /// A server of ours that did not end well makes the trial a failure, however good its answers look.
     pub fn stop(self) -> Result<(), Failure> {
-        self.process.map_or(Ok(()), EngineProcess::stop)
+        self.process.map_or(Ok(()), Tethered::stop)
     }
 }
 
@@ -86,6 +128,7 @@ pub fn drive_failure(target: &str, error: DriveError) -> Failure {
         DriveError::Sink(_) | DriveError::Client(_) => Failure::internal(message),
         DriveError::Url { .. }
         | DriveError::Scheme { .. }
+        | DriveError::CaFile { .. }
         | DriveError::ApiKey
         | DriveError::PromptKind { .. }
         | DriveError::AdapterName { .. }
@@ -138,7 +181,7 @@ pub fn measure(
     live.phase(index, "starting", format!("{name}: starting, repeat {repeat} of {of}"));
     let mut facts = facts_before(name, repeat, TrialKind::Measure);
     let mut writer = dir.start_trial(&facts).map_err(Failure::internal)?;
-    let ready = Ready::start(plan, planned, writer.dir())?;
+    let ready = Ready::start(plan, index, writer.dir(), live, cancel)?;
 
     live.phase(index, "running", format!("{name}: measuring, repeat {repeat} of {of}"));
     live.begin_trial(index, workload.requests.len() as u64);

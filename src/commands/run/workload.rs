@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    Adapters, Arrivals, LengthDist, Lengths, Popularity, Prefixes, TraceRow, Workload, WorkloadConfig,
+    Adapters, Arrivals, LengthDist, Lengths, Popularity, Prefixes, PromptStyle, TraceRow, Workload,
+    WorkloadConfig,
 };
 use llmlab_scenarios::spec::{
-    AdapterSpec, ArrivalSpec, LengthDist as SpecDist, LengthSpec, PopularitySpec, RateSpec, TargetChoice,
-    WorkloadSpec,
+    AdapterSpec, ArrivalSpec, LengthDist as SpecDist, LengthSpec, PopularitySpec, RateSpec, RunSpec,
+    TargetChoice, WorkloadSpec,
 };
 
 use super::plan::{Plan, PlannedTarget};
@@ -32,42 +33,8 @@ impl Plan {
         }
     }
 
-    /// The arrival process at `load_rps`, which stands in for a rate given as a share of saturation.
-    fn arrivals(&self, load_rps: f64) -> Arrivals {
-        let rps = |rate: &RateSpec| match rate {
-            RateSpec::PerSecond { rps } => *rps,
-            RateSpec::Load { .. } => load_rps,
-        };
-        match &self.spec.workload.arrivals {
-            ArrivalSpec::Poisson { rate } => Arrivals::Poisson { rate_rps: rps(rate) },
-            ArrivalSpec::Gamma { rate, cv } => Arrivals::Gamma { rate_rps: rps(rate), cv: *cv },
-            ArrivalSpec::Constant { rate } => Arrivals::Constant { rate_rps: rps(rate) },
-            ArrivalSpec::Closed { users, think_time } => {
-                Arrivals::Closed { users: *users, think_time: *think_time }
-            }
-            ArrivalSpec::Trace { speed } => Arrivals::Trace { speed: *speed },
-        }
-    }
-
     pub fn workload_config(&self, load_rps: f64) -> WorkloadConfig {
-        let w = &self.spec.workload;
-        let limit = self.max_tokens_per_request;
-        // Output gets at most half of what a request may hold, the prompt the rest, so no draw is impossible.
-        let output_max = w.output_range.1.min(limit / 2).max(1);
-        let input_max = w.input_range.1.min(limit - output_max).max(1);
-        WorkloadConfig {
-            seed: self.spec.seed,
-            requests: u64::from(w.requests),
-            lengths: lengths(&w.lengths),
-            scale_input: w.scale_input,
-            scale_output: w.scale_output,
-            input_range: (w.input_range.0.min(input_max), input_max),
-            output_range: (w.output_range.0.min(output_max), output_max),
-            arrivals: self.arrivals(load_rps),
-            prompts: self.prompts.clone(),
-            prefixes: prefixes(w, input_max),
-            adapters: w.adapters.as_ref().map(adapters),
-        }
+        workload_config(&self.spec, self.max_tokens_per_request, self.prompts.clone(), load_rps)
     }
 
     /// The workload as a target gets it: without adapters where it does not serve them.
@@ -75,7 +42,7 @@ impl Plan {
         let serves = match &self.spec.targets[index].kind {
             TargetChoice::Engine(engine) => engine.enable_lora,
             TargetChoice::Simulate(simulate) => simulate.engine.enable_lora,
-            TargetChoice::Endpoint(_) => true,
+            TargetChoice::Endpoint(_) | TargetChoice::Command(_) => true,
         };
         match serves || self.spec.workload.adapters.is_none() {
             true => Cow::Borrowed(workload),
@@ -96,6 +63,44 @@ impl Plan {
 
     pub fn workload(&self, load_rps: f64) -> Result<Workload, Failure> {
         llmlab_loadgen::generate(&self.workload_config(load_rps)).map_err(Failure::bad_input)
+    }
+}
+
+/// What a scenario's words come to where a request may hold `limit` tokens. `load_rps` stands in for a rate given as a
+/// share of saturation.
+pub fn workload_config(spec: &RunSpec, limit: u32, prompts: PromptStyle, load_rps: f64) -> WorkloadConfig {
+    let w = &spec.workload;
+    // Output gets at most half of what a request may hold, the prompt the rest, so no draw is impossible.
+    let output_max = w.output_range.1.min(limit / 2).max(1);
+    let input_max = w.input_range.1.min(limit - output_max).max(1);
+    WorkloadConfig {
+        seed: spec.seed,
+        requests: u64::from(w.requests),
+        lengths: lengths(&w.lengths),
+        scale_input: w.scale_input,
+        scale_output: w.scale_output,
+        input_range: (w.input_range.0.min(input_max), input_max),
+        output_range: (w.output_range.0.min(output_max), output_max),
+        arrivals: arrivals(&w.arrivals, load_rps),
+        prompts,
+        prefixes: prefixes(w, input_max),
+        adapters: w.adapters.as_ref().map(adapters),
+    }
+}
+
+fn arrivals(spec: &ArrivalSpec, load_rps: f64) -> Arrivals {
+    let rps = |rate: &RateSpec| match rate {
+        RateSpec::PerSecond { rps } => *rps,
+        RateSpec::Load { .. } => load_rps,
+    };
+    match spec {
+        ArrivalSpec::Poisson { rate } => Arrivals::Poisson { rate_rps: rps(rate) },
+        ArrivalSpec::Gamma { rate, cv } => Arrivals::Gamma { rate_rps: rps(rate), cv: *cv },
+        ArrivalSpec::Constant { rate } => Arrivals::Constant { rate_rps: rps(rate) },
+        ArrivalSpec::Closed { users, think_time } => {
+            Arrivals::Closed { users: *users, think_time: *think_time }
+        }
+        ArrivalSpec::Trace { speed } => Arrivals::Trace { speed: *speed },
     }
 }
 
