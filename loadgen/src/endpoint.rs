@@ -142,6 +142,14 @@ impl Server {
     }
 }
 
+/// Servers such as vLLM name a request by it in their logs.
+const REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
+
+/// What a request is called on the wire; no two of a machine have the same until it restarts.
+pub fn request_id(start_monotonic_ns: u64, index: u64) -> String {
+    format!("llmlab-{start_monotonic_ns:x}-{index}")
+}
+
 /// Everything about a request that is the same for all of them, built once.
 #[derive(Debug)]
 pub(crate) struct RequestTemplate {
@@ -160,12 +168,14 @@ impl RequestTemplate {
         Ok(RequestTemplate { target, host, authorization: endpoint.authorization()? })
     }
 
-    pub(crate) fn request<B>(&self, body: B) -> http::Request<B> {
+    /// `id` names the request in the server's log.
+    pub(crate) fn request<B>(&self, id: HeaderValue, body: B) -> http::Request<B> {
         let mut request = http::Request::new(body);
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.target.clone();
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.host.clone());
+        headers.insert(REQUEST_ID, id);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
         // A compressed stream would be decoded in bursts and blur every timestamp.

@@ -8,7 +8,7 @@
 //! 1. [`workload`] (with [`lengths`], [`arrivals`], [`prompts`], [`popularity`], `streams`): what to send and when. Pure.
 //! 2. [`issuer`]: the schedule as a state machine without a clock.
 //! 3. [`protocols`], [`sse`], `tally`: bytes of a response to token events of a record. Pure.
-//! 4. [`endpoint`], `http`, `client`: one request over one connection.
+//! 4. [`endpoint`], `http` (with `counted`), `client`: one request over one connection.
 //! 5. [`driver`] (with `clock`, `pacing`, `client_facts`, `fd_limit`): the wall clock, and the loop around it all.
 //! 6. [`prometheus`], `scrape`, [`saturation`]: the server's own gauges, and how much load a server can take.
 
@@ -16,6 +16,7 @@ pub mod arrivals;
 mod client;
 mod client_facts;
 mod clock;
+mod counted;
 pub mod driver;
 pub mod endpoint;
 mod fd_limit;
@@ -35,10 +36,12 @@ mod tally;
 pub mod workload;
 
 pub use arrivals::Arrivals;
+pub use clock::Clock;
 pub use driver::{DriveError, DriveFacts, DriveOptions, Ended, Observer, Silent, drive, drive_with};
-pub use endpoint::{Endpoint, Protocol, Secret, Timeouts};
+pub use endpoint::{Endpoint, Protocol, Secret, Timeouts, request_id};
 pub use issuer::{At, Issuer};
 pub use lengths::{LengthDist, Lengths, TraceRow};
+pub use pacing::Pacer;
 pub use popularity::Popularity;
 pub use prompts::PromptStyle;
 pub use scrape::Scrape;
