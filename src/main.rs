@@ -8,6 +8,7 @@ mod commands;
 mod exit;
 mod host;
 mod live;
+mod mock_words;
 mod simulation;
 mod speculation;
 mod target;

@@ -30,7 +30,7 @@ pub struct EngineLaunch {
     pub lora_modules: Vec<String>,
 }
 
-/// Our own engine as a child process on loopback. Dropping it kills the child.
+/// A server of this program, the engine or the mock, as a child process on loopback. Dropping it kills the child.
 #[derive(Debug)]
 pub struct EngineProcess {
     child: Child,
@@ -43,13 +43,10 @@ pub struct EngineProcess {
 impl EngineProcess {
     /// Starts a server that writes its step log and its messages into `dir`, and waits until it listens.
     pub fn start(launch: &EngineLaunch, dir: &Path) -> Result<EngineProcess, Failure> {
-        let binary = std::env::current_exe().map_err(Failure::internal)?;
-        let log = dir.join("server.log");
-        let messages = std::fs::File::create(&log)
-            .map_err(|error| Failure::internal(format!("cannot write {}: {error}", log.display())))?;
         let json = serde_json::to_string(&launch.engine).map_err(Failure::internal)?;
         let record = ["--record".into(), dir.join("calls.jsonl").into_os_string()];
-        let mut child = Command::new(binary)
+        let mut command = own_command()?;
+        command
             .args(["serve", "--port", "0", "--exit-with-parent", "--model", &launch.model])
             .args(["--served-model-name", "llmlab", "--engine-json", &json])
             .args(["--model-seed", &launch.model_seed.to_string()])
@@ -59,18 +56,28 @@ impl EngineProcess {
             .arg(dir.join("steps.jsonl"))
             .args(record.iter().filter(|_| launch.record))
             // Candle computes on rayon's threads; it must leave the client's core alone like our own executor.
-            .env("RAYON_NUM_THREADS", launch.threads.to_string())
+            .env("RAYON_NUM_THREADS", launch.threads.to_string());
+        EngineProcess::spawn(command, dir)
+    }
+
+    /// Starts a command of ours that says where it listens and ends when its standard input closes. Its messages go into
+    /// `dir`.
+    pub fn spawn(mut command: Command, dir: &Path) -> Result<EngineProcess, Failure> {
+        let log = dir.join("server.log");
+        let messages = std::fs::File::create(&log)
+            .map_err(|error| Failure::internal(format!("cannot write {}: {error}", log.display())))?;
+        let mut child = command
             // A terminal's Ctrl-C is for the run, which then ends its children by closing their standard input.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(messages)
             .spawn()
-            .map_err(|error| Failure::target(format!("cannot start the engine: {error}")))?;
+            .map_err(|error| Failure::target(format!("cannot start the server: {error}")))?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take();
         let mut process = EngineProcess { child, stdin, url: String::new(), log };
-        let Some(stdout) = stdout else { return Err(Failure::internal("the engine has no standard output")) };
+        let Some(stdout) = stdout else { return Err(Failure::internal("the server has no standard output")) };
         process.url = process.wait_listening(stdout)?;
         Ok(process)
     }
@@ -123,6 +130,11 @@ impl EngineProcess {
             self.last_words()
         )))
     }
+}
+
+/// This program, to be given another verb.
+pub fn own_command() -> Result<Command, Failure> {
+    std::env::current_exe().map(Command::new).map_err(Failure::internal)
 }
 
 impl Drop for EngineProcess {

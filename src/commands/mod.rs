@@ -5,6 +5,7 @@ mod calibrate;
 mod doctor;
 mod explain;
 mod init;
+mod mock;
 mod models;
 mod replay;
 mod report;
@@ -23,6 +24,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Run(args) => run::run(args, None),
         Command::Simulate(args) => simulate::simulate(args),
         Command::Serve(args) => serve::serve(args),
+        Command::Mock(args) => mock::mock(args),
         Command::Replay(args) => replay::replay(args),
         Command::Models(command) => models::models(command),
         Command::BenchEngine(args) => bench_engine::bench_engine(args),

@@ -112,7 +112,7 @@ fn api_key(args: &ServeArgs) -> Result<Option<String>, Failure> {
 }
 
 /// Resolves on SIGTERM, SIGINT, or when standard input closes and the parent asked for that.
-async fn shutdown(exit_with_parent: bool) {
+pub(super) async fn shutdown(exit_with_parent: bool) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))

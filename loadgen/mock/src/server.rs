@@ -122,7 +122,9 @@ impl Mock {
             let listening = move |addr| {
                 let _ = tell.send(addr);
             };
-            runtime.block_on(serve(config, Some(send), listening, async move { let _ = stopped.await; }))
+            runtime.block_on(serve(config, Some(send), listening, async move {
+                let _ = stopped.await;
+            }))
         })?;
         match told.recv() {
             Ok(addr) => Ok(Mock { addr, log, stop, thread }),
