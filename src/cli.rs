@@ -1,8 +1,13 @@
 //! The command line as a person types it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use llmlab_mock::{Fault, Jitter, Stall};
+use llmlab_scenarios::units::parse_duration;
+
+use crate::mock_words;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -46,6 +51,16 @@ Examples:
     /// Run a server until standard input closes, then end it with all it started; `llmlab run` does so for command targets
     #[command(hide = true)]
     Supervise(SuperviseArgs),
+    /// Serve tokens at known times, with faults on request, to check a client; or check a run against what was served
+    #[command(after_help = "\
+Examples:
+  llmlab mock --ttft 50ms --itl 10ms --log truth.jsonl
+  llmlab mock --itl-jitter exponential:2ms --stall \"2s every 10s\" --fault 429:0.05 --fault cut-mid-event:0.01
+  llmlab mock --check results/runs/20261121-101500-quickstart --log truth.jsonl
+
+Faults: refuse, reset-before-headers, close-reused, cut-mid-event, no-done, 429, 500, malformed-json, slow-drip, huge-event.
+What is in the log, and what a client should reach: docs/measuring.md. In one command: llmlab doctor --client")]
+    Mock(MockArgs),
     /// Lead a fresh scheduler through what a server recorded and check that it plans the same steps
     #[command(after_help = "\
 Examples:
@@ -80,6 +95,10 @@ Examples:
   llmlab calibrate --engine --model synthetic:llama-15m --weights q8_0     for llmlab simulate on this-host")]
     Calibrate(CalibrateArgs),
     /// Check this machine: cores, SIMD, memory bandwidth, clock, limits, loopback, and what to do about each finding
+    #[command(after_help = "\
+Examples:
+  llmlab doctor
+  llmlab doctor --client      how exactly the load generator measures here, against a server with known timing")]
     Doctor(DoctorArgs),
     /// Write a commented scenario to start from
     #[command(
@@ -201,6 +220,58 @@ pub struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct MockArgs {
+    /// Address to listen on; loopback unless you say otherwise
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: std::net::IpAddr,
+    /// 0 picks a free port
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// The model that /v1/models names; requests may name any
+    #[arg(long, default_value = "mock")]
+    pub model: String,
+    /// From reading a request to its first token
+    #[arg(long, default_value = "50ms", value_name = "TIME", value_parser = parse_duration)]
+    pub ttft: Duration,
+    /// From one event to the next
+    #[arg(long, default_value = "10ms", value_name = "TIME", value_parser = parse_duration)]
+    pub itl: Duration,
+    /// Added to each TTFT: uniform:5ms (0 to 5 ms), exponential:5ms (the mean), normal:2ms (the deviation)
+    #[arg(long, value_name = "KIND:TIME", value_parser = mock_words::jitter)]
+    pub ttft_jitter: Option<Jitter>,
+    /// Added to each gap between events, likewise
+    #[arg(long, value_name = "KIND:TIME", value_parser = mock_words::jitter)]
+    pub itl_jitter: Option<Jitter>,
+    /// Stand still for a time at the end of every period, e.g. "2s every 10s"
+    #[arg(long, value_name = "\"TIME every TIME\"", value_parser = mock_words::stall)]
+    pub stall: Option<Stall>,
+    /// Tokens in each event
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub tokens_per_event: u32,
+    /// A fault and the share of requests that meet it (1 when left out). May be given several times
+    #[arg(long = "fault", value_name = "NAME[:RATE]", value_parser = mock_words::fault)]
+    pub faults: Vec<(Fault, f64)>,
+    /// Of jitter and faults
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Poll the clock for this long before an event instead of sleeping to its time
+    #[arg(long, default_value = "50us", value_name = "TIME", value_parser = parse_duration)]
+    pub spin: Duration,
+    /// Stay on this core
+    #[arg(long, value_name = "N")]
+    pub core: Option<usize>,
+    /// Write what was served and when, one JSON line per request, to a new file; with --check, read it
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Serve nothing: compare the records of a run with the log of the mock it ran against
+    #[arg(long, value_name = "RUN", requires = "log")]
+    pub check: Option<PathBuf>,
+    /// Exit when standard input closes, so that a killed parent leaves no server behind
+    #[arg(long, hide = true)]
+    pub exit_with_parent: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct SuperviseArgs {
     /// From SIGTERM to SIGKILL, in milliseconds
     #[arg(long)]
@@ -260,6 +331,13 @@ pub struct CalibrateArgs {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Check the load generator instead: drive a mock server on a core of its own and compare with what it served
+    #[arg(long)]
+    pub client: bool,
+    /// With --client: streams at the same time, one row each
+    #[arg(long, requires = "client", value_delimiter = ',', value_name = "N", default_value = "8,100,500,2000",
+          value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub streams: Vec<u32>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

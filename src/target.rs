@@ -35,20 +35,24 @@ pub struct EngineLaunch {
     pub lora_modules: Vec<String>,
 }
 
-/// Our own engine as a child process on loopback. Dropping it kills the child.
+/// A server of this program, the engine or the mock, as a child process on loopback. Dropping it kills the child.
 #[derive(Debug)]
 pub struct EngineProcess {
     pub process: Tethered,
     pub url: String,
 }
 
+/// This program, to be given another verb.
+pub fn own_command() -> Result<Command, Failure> {
+    std::env::current_exe().map(Command::new).map_err(Failure::internal)
+}
+
 impl EngineProcess {
     /// Starts a server that writes its step log and its messages into `dir`, and waits until it listens.
     pub fn start(launch: &EngineLaunch, dir: &Path) -> Result<EngineProcess, Failure> {
-        let binary = std::env::current_exe().map_err(Failure::internal)?;
         let json = serde_json::to_string(&launch.engine).map_err(Failure::internal)?;
         let record = ["--record".into(), dir.join("calls.jsonl").into_os_string()];
-        let mut command = Command::new(binary);
+        let mut command = own_command()?;
         command
             .args(["serve", "--port", "0", "--exit-with-parent", "--model", &launch.model])
             .args(["--served-model-name", "llmlab", "--engine-json", &json])
@@ -59,8 +63,14 @@ impl EngineProcess {
             .arg(dir.join("steps.jsonl"))
             .args(record.iter().filter(|_| launch.record))
             // Candle computes on rayon's threads; it must leave the client's core alone like our own executor.
-            .env("RAYON_NUM_THREADS", launch.threads.to_string())
-            .stdout(Stdio::piped());
+            .env("RAYON_NUM_THREADS", launch.threads.to_string());
+        EngineProcess::spawn(command, dir)
+    }
+
+    /// Starts a command of ours that says where it listens and ends when its standard input closes. Its messages go into
+    /// `dir`.
+    pub fn spawn(mut command: Command, dir: &Path) -> Result<EngineProcess, Failure> {
+        command.stdout(Stdio::piped());
         let mut process = Tethered::spawn(&mut command, Role::Engine, dir.join("server.log"), STOP_TIMEOUT)?;
         let Some(stdout) = process.take_stdout() else {
             return Err(Failure::internal("the engine has no standard output"));

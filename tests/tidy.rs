@@ -14,6 +14,7 @@ const EDGES: &[(&str, &str, &[&str])] = &[
     ("engine/runtime", "llmlab-runtime", &["llmlab-core", "llmlab-kernels", "llmlab-models", "llmlab-quant"]),
     ("engine/server", "llmlab-server", &["llmlab-core", "llmlab-models"]),
     ("loadgen", "llmlab-loadgen", &["llmlab-results"]),
+    ("loadgen/mock", "llmlab-mock", &["llmlab-loadgen", "llmlab-results"]),
     ("analysis/metrics", "llmlab-metrics", &["llmlab-results"]),
     (
         "analysis/sim",

@@ -36,7 +36,7 @@ impl<'a> Answer<'a> {
                 return Ok(true);
             }
         }
-        read.map_err(|e| Failure::new(Outcome::Malformed, e.to_string()))?;
+        read.map_err(|e| Failure::new(Outcome::TooLarge, e.to_string()))?;
         Ok(false)
     }
 
@@ -53,18 +53,18 @@ impl<'a> Answer<'a> {
                 Err(_) => return Err(Failure::new(Outcome::StreamCut, "stream ended inside an event")),
             }
         }
-        let words = match (self.wire.end_mark, &tally.record.finish_reason) {
+        let (outcome, words) = match (self.wire.end_mark, &tally.record.finish_reason) {
             (None, _) if !tally.record.events.is_empty() => {
                 tally.record.done_ns = Some(ns(at));
                 return Ok(());
             }
-            (None, _) => "stream ended without a token".to_owned(),
+            (None, _) => (Outcome::StreamCut, "stream ended without a token".to_owned()),
             (Some(mark), Some(reason)) => {
-                format!("stream ended without {mark}, after finish_reason {reason}")
+                (Outcome::NoTerminator, format!("stream ended without {mark}, after finish_reason {reason}"))
             }
-            (Some(mark), None) => format!("stream ended without {mark}"),
+            (Some(mark), None) => (Outcome::NoTerminator, format!("stream ended without {mark}")),
         };
-        Err(Failure::new(Outcome::StreamCut, words))
+        Err(Failure::new(outcome, words))
     }
 
     /// True when the event was the terminator.

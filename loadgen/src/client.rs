@@ -1,9 +1,10 @@
-//! One request, from its issue to its record. A request is never retried: a retry would hide the failure and count its
-//! load twice.
+//! One request, from its issue to its record. A request that fails is not retried: a retry would hide the failure and
+//! count its load twice.
 //!
-//! The single exception is not a retry of anything the server saw: when an idle connection turns out to be closed
-//! before a byte of the request was written, the request goes out on a new connection, once, and the time to open it is
-//! recorded as `connect_ns`. A kept-alive connection that fails after bytes were written counts as a cut stream.
+//! The single exception is a kept-alive connection that the server closed in the meantime. Where no byte of an answer
+//! came on it, the request goes out on a new connection, once; the time to open that is recorded as `connect_ns`. If
+//! the first connection had taken the request's bytes, the record counts a resend and keeps the time they were first
+//! sent at, because the wait is the server's doing.
 
 use std::error::Error as _;
 use std::io::ErrorKind;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use llmlab_results::record::{Outcome, RequestRecord};
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::Answer;
 use crate::clock::Clock;
 use crate::driver::Observer;
-use crate::endpoint::{Endpoint, RequestTemplate};
+use crate::endpoint::{Endpoint, RequestTemplate, request_id};
 use crate::framing::Framing;
 use crate::http::{Pool, Sender};
 use crate::issuer::At;
@@ -91,7 +92,6 @@ impl Client<'_> {
 
     /// Hands the request to a connection and waits for the response's headers.
     async fn send(&self, tally: &mut Tally, body: Bytes) -> Result<(Sender, Response<Incoming>), Failure> {
-        let mut request = self.template.request(Full::new(body));
         let mut idle = self.pool.take_idle();
         loop {
             let reused = idle.is_some();
@@ -99,30 +99,42 @@ impl Client<'_> {
                 Some(sender) => sender,
                 None => self.connect(tally).await?,
             };
+            let received_bytes = sender.received_bytes();
+            let request = self.template.request(self.id(&tally.record), Full::new(body.clone()));
             let sent = self.clock.now();
-            if tally.record.sent_ns.replace(ns(sent)).is_none() {
+            if tally.record.resends == 0 && tally.record.sent_ns.replace(ns(sent)).is_none() {
                 self.observer.sent(tally.record.index);
             }
             let wait = self.endpoint.timeouts.first_token;
             let deadline = self.clock.deadline(sent.saturating_add(wait));
-            let Ok(answer) = tokio::time::timeout_at(deadline, sender.try_send_request(request)).await else {
+            let Ok(answer) = tokio::time::timeout_at(deadline, sender.send(request)).await else {
                 return Err(first_token_timeout(wait));
             };
-            match answer {
+            let mut error = match answer {
                 Ok(response) => return Ok((sender, response)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if reused => request = unsent,
-                    Some(_) => {
-                        let words = format!(
-                            "connection closed before the request was sent: {}",
-                            chain(error.error())
-                        );
-                        return Err(Failure::new(Outcome::Connect, words));
-                    }
-                    None => return Err(broken(error.error(), "before the response's headers")),
-                },
+                Err(error) => error,
+            };
+            let never_left = error.take_message().is_some();
+            match (reused, never_left) {
+                (true, true) => {}
+                (true, false) if sender.received_bytes() == received_bytes => tally.record.resends = 1,
+                (_, false) => {
+                    return Err(broken(error.error(), Outcome::NoResponse, "before the response's headers"));
+                }
+                (false, true) => {
+                    let words =
+                        format!("connection closed before the request was sent: {}", chain(error.error()));
+                    return Err(Failure::new(Outcome::Connect, words));
+                }
             }
         }
+    }
+
+    /// Two sendings are two requests to the server, and it may still be at work on the first.
+    fn id(&self, record: &RequestRecord) -> HeaderValue {
+        let id = request_id(self.clock.start_monotonic_ns, record.index);
+        let id = if record.resends > 0 { format!("{id}-again") } else { id };
+        HeaderValue::try_from(id).expect("letters, digits and hyphens are a header's value")
     }
 
     async fn connect(&self, tally: &mut Tally) -> Result<Sender, Failure> {
@@ -152,7 +164,10 @@ impl Client<'_> {
                 self.recycle(sender, body);
                 return Ok(());
             };
-            let Ok(bytes) = frame.map_err(|e| broken(&e, "mid-stream"))?.into_data() else { continue };
+            let Ok(bytes) = frame.map_err(|e| broken(&e, Outcome::StreamCut, "mid-stream"))?.into_data()
+            else {
+                continue;
+            };
             received_bytes += bytes.len() as u64;
             tally.record.first_byte_ns.get_or_insert(ns(at));
             if answer.push(tally, at, &bytes)? {
@@ -161,7 +176,7 @@ impl Client<'_> {
             }
             if received_bytes > MAX_RESPONSE_BYTES {
                 let words = format!("response is larger than {MAX_RESPONSE_BYTES} bytes");
-                return Err(Failure::new(Outcome::Malformed, words));
+                return Err(Failure::new(Outcome::TooLarge, words));
             }
         }
     }
@@ -194,7 +209,7 @@ impl Client<'_> {
                     return;
                 }
             }
-            if sender.ready().await.is_ok() {
+            if sender.ready().await {
                 pool.put_back(sender);
             }
         }));
@@ -269,11 +284,11 @@ fn first_token_timeout(wait: Duration) -> Failure {
     Failure::new(Outcome::Timeout, format!("first-token timeout: none within {wait:?} of sending"))
 }
 
-/// A connection that failed after the request was handed to it.
-fn broken(error: &hyper::Error, place: &str) -> Failure {
+/// A connection that failed after the request was handed to it; `outcome` unless it brought bytes that are not HTTP.
+fn broken(error: &hyper::Error, outcome: Outcome, place: &str) -> Failure {
     let io = error.source().and_then(|s| s.downcast_ref::<std::io::Error>());
     let garbage = io.is_some_and(|e| matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData));
-    let outcome = if error.is_parse() || garbage { Outcome::Malformed } else { Outcome::StreamCut };
+    let outcome = if error.is_parse() || garbage { Outcome::Malformed } else { outcome };
     Failure::new(outcome, format!("connection failed {place}: {}", chain(error)))
 }
 

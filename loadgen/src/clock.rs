@@ -8,7 +8,7 @@ use crate::issuer::At;
 
 /// The start of a trial, on the monotonic clock.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
+pub struct Clock {
     start: Instant,
     /// CLOCK_MONOTONIC at `start`: comparable with what another process on this machine reads.
     pub start_monotonic_ns: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     #[allow(clippy::disallowed_methods, reason = "the wall driver's clock")]
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let now = clock_gettime(ClockId::Monotonic);
         let start = Instant::now();
         // Seconds since boot and nanoseconds below a second: neither is negative, and the sum fits 64 bits for
@@ -26,7 +26,7 @@ impl Clock {
     }
 
     #[allow(clippy::disallowed_methods, reason = "the wall driver's clock")]
-    pub(crate) fn now(&self) -> At {
+    pub fn now(&self) -> At {
         self.start.elapsed()
     }
 

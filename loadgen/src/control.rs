@@ -44,7 +44,7 @@ async fn exchange(
     let request = page_request(url, &server, authorization).map_err(|error| chain(&error))?;
     let pool = Pool::new(server, tls, Clock::start(), timeout);
     let mut sender = pool.connect().await.map_err(|failure| failure.words)?;
-    let response = sender.send_request(request).await.map_err(|error| chain(&error))?;
+    let response = sender.send(request).await.map_err(|error| chain(error.error()))?;
     let status = response.status().as_u16();
     let body = read_page(response.into_body()).await.ok_or("its answer broke off or is too large")?;
     Ok((status, body))

@@ -220,6 +220,14 @@ impl Server {
     }
 }
 
+/// Servers such as vLLM name a request by it in their logs.
+const REQUEST_ID: header::HeaderName = header::HeaderName::from_static("x-request-id");
+
+/// What a request is called on the wire; no two of a machine have the same until it restarts.
+pub fn request_id(start_monotonic_ns: u64, index: u64) -> String {
+    format!("llmlab-{start_monotonic_ns:x}-{index}")
+}
+
 /// Everything about a request that is the same for all of them, built once.
 #[derive(Debug)]
 pub(crate) struct RequestTemplate {
@@ -249,11 +257,13 @@ impl RequestTemplate {
         Ok(RequestTemplate { target, headers })
     }
 
-    pub(crate) fn request<B>(&self, body: B) -> http::Request<B> {
+    /// `id` names the request in the server's log.
+    pub(crate) fn request<B>(&self, id: HeaderValue, body: B) -> http::Request<B> {
         let mut request = http::Request::new(body);
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.target.clone();
         *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert(REQUEST_ID, id);
         request
     }
 }

@@ -4,11 +4,15 @@
 //! that took, and when its bytes were handed over.
 
 use std::io;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{Request, Response};
 use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use llmlab_results::record::Outcome;
@@ -17,12 +21,38 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::clock::Clock;
+use crate::counted::Counted;
 use crate::endpoint::Server;
 use crate::issuer::At;
 use crate::tally::Failure;
 use crate::tls::Tls;
 
-pub(crate) type Sender = SendRequest<Full<Bytes>>;
+/// One open connection.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    requests: SendRequest<Full<Bytes>>,
+    received_bytes: Arc<AtomicU64>,
+}
+
+impl Sender {
+    /// Resolves with the response's headers.
+    pub(crate) fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>> + use<> {
+        self.requests.try_send_request(request)
+    }
+
+    /// True once the connection can take another request.
+    pub(crate) async fn ready(&mut self) -> bool {
+        self.requests.ready().await.is_ok()
+    }
+
+    /// Over the connection's life.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed)
+    }
+}
 
 /// An idle connection older than this is closed instead of reused. Many Python servers (uvicorn) close theirs after
 /// 5 s; sending into that moment would look like a failed request.
@@ -50,7 +80,7 @@ impl Pool {
         let stale = idle.partition_point(|(since, _)| now.saturating_sub(*since) > MAX_IDLE);
         idle.drain(..stale);
         while let Some((_, sender)) = idle.pop() {
-            if sender.is_ready() {
+            if sender.requests.is_ready() {
                 return Some(sender);
             }
         }
@@ -59,7 +89,7 @@ impl Pool {
 
     /// Returns a connection whose response was read to the end.
     pub(crate) fn put_back(&self, sender: Sender) {
-        if !sender.is_closed() {
+        if !sender.requests.is_closed() {
             let now = self.clock.now();
             self.lock().push((now, sender));
         }
@@ -94,14 +124,16 @@ async fn speak_http<S>(stream: S) -> Result<Sender, Failure>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (sender, connection) = handshake(TokioIo::new(stream))
+    let received_bytes = Arc::new(AtomicU64::new(0));
+    let counted = Counted::new(stream, Arc::clone(&received_bytes));
+    let (requests, connection) = handshake(TokioIo::new(counted))
         .await
         .map_err(|e| Failure::new(Outcome::Connect, format!("HTTP handshake: {e}")))?;
     // Its errors reach the request that uses the connection; between requests they only mean it is gone.
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    Ok(sender)
+    Ok(Sender { requests, received_bytes })
 }
 
 /// Running out of sockets or ports here is our failure, not the server's, and makes a trial invalid.

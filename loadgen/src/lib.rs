@@ -8,7 +8,7 @@
 //! 1. [`workload`] (with [`lengths`], [`arrivals`], [`prompts`], [`popularity`], `streams`): what to send and when. Pure.
 //! 2. [`issuer`]: the schedule as a state machine without a clock.
 //! 3. `protocols`, [`sse`], [`ndjson`], `framing`, `tally`, `answer`: bytes of a response to token events of a record. Pure.
-//! 4. [`endpoint`], `http`, `tls`, `client`: one request over one connection; `control`: questions outside the timed path.
+//! 4. [`endpoint`], `http` (with `counted`), `tls`, `client`: one request over one connection; `control`: questions outside the timed path.
 //! 5. [`driver`] (with `clock`, `pacing`, `client_facts`, `fd_limit`): the wall clock, and the loop around it all.
 //! 6. [`detect`]: which server answers, and so which protocol to speak. Pure.
 //! 7. [`prometheus`], `scrape`, [`saturation`]: the server's own gauges, and how much load a server can take.
@@ -19,6 +19,7 @@ mod client;
 mod client_facts;
 mod clock;
 mod control;
+mod counted;
 pub mod detect;
 pub mod driver;
 pub mod endpoint;
@@ -42,11 +43,13 @@ mod tls;
 pub mod workload;
 
 pub use arrivals::Arrivals;
+pub use clock::Clock;
 pub use control::get;
 pub use driver::{DriveError, DriveFacts, DriveOptions, Ended, Observer, Silent, drive, drive_with};
-pub use endpoint::{Endpoint, Protocol, Secret, Timeouts};
+pub use endpoint::{Endpoint, Protocol, Secret, Timeouts, request_id};
 pub use issuer::{At, Issuer};
 pub use lengths::{LengthDist, Lengths, TraceRow};
+pub use pacing::Pacer;
 pub use popularity::Popularity;
 pub use prompts::PromptStyle;
 pub use scrape::Scrape;

@@ -17,8 +17,9 @@ use crate::issuer::At;
 /// the runtime on every turn, so responses keep being read meanwhile.
 const POLLED_STRETCH: Duration = Duration::from_micros(150);
 
+/// One kernel timer, for one task to wait on.
 #[derive(Debug)]
-pub(crate) struct Pacer {
+pub struct Pacer {
     clock: Clock,
     timer: AsyncFd<OwnedFd>,
 }
@@ -29,7 +30,7 @@ impl Pacer {
         deprecated,
         reason = "its replacement is unsafe because a type may lie about its descriptor; OwnedFd does not"
     )]
-    pub(crate) fn new(clock: Clock) -> io::Result<Self> {
+    pub fn new(clock: Clock) -> io::Result<Self> {
         let fd = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Pacer { clock, timer: AsyncFd::new(fd)? })
     }
@@ -49,7 +50,7 @@ impl Pacer {
 
     /// Sleeps until `at` as the kernel wakes us, without polling at the end: how late it returns is how late the event
     /// loop runs.
-    pub(crate) async fn doze(&mut self, at: At) {
+    pub async fn doze(&mut self, at: At) {
         // The kernel refuses nothing here but a clock it does not have; then polling alone still keeps the time.
         if self.clock.now() >= at || self.arm(at).is_err() {
             return;

@@ -93,13 +93,13 @@ async fn fetch(pool: &Pool, clock: Clock, request: PageRequest) -> Option<(At, B
         Some(sender) => sender,
         None => pool.connect().await.ok()?,
     };
-    let response = sender.send_request(request).await.ok()?;
+    let response = sender.send(request).await.ok()?;
     if !response.status().is_success() {
         return None;
     }
     let page = read_page(response.into_body()).await?;
     let at = clock.now();
-    if sender.ready().await.is_ok() {
+    if sender.ready().await {
         pool.put_back(sender);
     }
     Some((at, page))

@@ -56,6 +56,7 @@ impl Tally {
             scheduled_ns: ns(scheduled),
             sent_ns: None,
             connect_ns: None,
+            resends: 0,
             headers_ns: None,
             first_byte_ns: None,
             role_ns: None,

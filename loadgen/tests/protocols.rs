@@ -81,7 +81,7 @@ fn a_line_without_end_does_not_fill_the_memory() {
     let piece = "x".repeat(1 << 20);
     let pieces = vec![piece.as_str(); 17];
     let (r, _) = one_with(Protocol::OllamaGenerate, stream_of("application/x-ndjson", &pieces), 2);
-    assert_eq!(r.outcome, Outcome::Malformed);
+    assert_eq!(r.outcome, Outcome::TooLarge);
     assert!(r.error.unwrap().contains("larger than"));
 }
 

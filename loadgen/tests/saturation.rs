@@ -73,6 +73,7 @@ fn record(outcome: Outcome, tokens: u32) -> RequestRecord {
         scheduled_ns: 0,
         sent_ns: Some(0),
         connect_ns: None,
+        resends: 0,
         headers_ns: None,
         first_byte_ns: None,
         role_ns: None,

@@ -72,6 +72,53 @@ fn a_server_that_closes_idle_connections_costs_a_connection_not_a_request() {
     assert_eq!(server.requests(), 8);
 }
 
+/// Two requests of one user; `second` is what the connection kept from the first brings.
+fn on_a_reused_connection(second: Vec<Act>) -> (Vec<RequestRecord>, FakeServer) {
+    let server = FakeServer::start(vec![normal(2), second, normal(2)]);
+    let think_time = Duration::from_millis(40);
+    let workload = generate(&config(2, 2, Arrivals::Closed { users: 1, think_time })).unwrap();
+    (run(&endpoint(server.url()), &workload).0, server)
+}
+
+#[test]
+fn a_reused_connection_that_closes_without_a_byte_is_a_resend_not_a_failure() {
+    for end in [Act::Close, Act::Reset] {
+        let (records, server) = on_a_reused_connection(vec![pause_ms(20), end]);
+        assert_eq!((records[0].outcome, records[0].resends), (Outcome::Ok, 0));
+        let second = &records[1];
+        assert_eq!((second.outcome, second.resends), (Outcome::Ok, 1), "{second:?}");
+        assert!(second.connect_ns.is_some());
+        // The wait of 20 ms was the server's, so the time of the first sending stands.
+        assert!(second.headers_ns.unwrap() - second.sent_ns.unwrap() >= 20_000_000, "{second:?}");
+        let seen = server.seen.lock().unwrap();
+        let ids: Vec<&str> = seen
+            .requests
+            .iter()
+            .filter_map(|r| r.lines().find_map(|l| l.strip_prefix("x-request-id: ")))
+            .collect();
+        assert_eq!(ids.len(), 3);
+        assert_eq!(ids[2], format!("{}-again", ids[1]));
+        assert_eq!(seen.connections, 2);
+    }
+}
+
+#[test]
+fn a_reused_connection_that_fails_after_a_byte_is_a_failure() {
+    let (records, server) = on_a_reused_connection(vec![Act::Send(b"HTTP/1.1 2".to_vec()), Act::Close]);
+    assert_eq!((records[1].outcome, records[1].resends), (Outcome::NoResponse, 0), "{:?}", records[1]);
+    assert_eq!(server.requests(), 2);
+}
+
+#[test]
+fn a_request_is_sent_again_only_once() {
+    let server = FakeServer::start(vec![normal(2), vec![Act::Close]]);
+    let think_time = Duration::from_millis(40);
+    let workload = generate(&config(2, 2, Arrivals::Closed { users: 1, think_time })).unwrap();
+    let (records, _) = run(&endpoint(server.url()), &workload);
+    assert_eq!((records[1].outcome, records[1].resends), (Outcome::NoResponse, 1), "{:?}", records[1]);
+    assert_eq!(server.requests(), 3);
+}
+
 #[test]
 fn connection_refused() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -70,6 +70,7 @@ fn request_columns(trial: &TrialFiles) -> Vec<Column> {
     u32s("prompt_tokens", |r| Some(r.prompt_tokens));
     u32s("output_tokens_requested", |r| Some(r.output_tokens_requested));
     u32s("output_tokens", |r| Some(r.output_tokens));
+    u32s("resends", |r| Some(r.resends));
     u32s("http_status", |r| r.http_status.map(u32::from));
     let mut texts = |name, get: fn(&RequestRecord) -> Option<String>| {
         columns.push(Column { name, cells: Cells::Text(rows.iter().map(get).collect()) });

@@ -42,10 +42,16 @@ pub enum Outcome {
     Timeout,
     /// The server answered with an HTTP error status.
     Http,
-    /// The stream ended before its terminator.
+    /// The connection failed or closed after the request was sent and before the response's headers.
+    NoResponse,
+    /// The connection failed or the body ended inside the response.
     StreamCut,
+    /// The body ended properly, between two events, without the terminator.
+    NoTerminator,
     /// Bytes that are not the protocol (bad JSON, error object inside a 200 stream, wrong content type).
     Malformed,
+    /// More bytes in an event or a response than the client takes.
+    TooLarge,
     /// The run was interrupted while the request was in flight.
     Cancelled,
     /// The client itself failed (out of file descriptors or ports). Makes the trial invalid.
@@ -65,10 +71,14 @@ pub struct RequestRecord {
     pub index: u64,
     /// When the schedule said to send. Latencies count from here (no coordinated omission).
     pub scheduled_ns: u64,
-    /// When the request's bytes were handed to the connection.
+    /// When the request's bytes were handed to the connection, the first time where there were two.
     pub sent_ns: Option<u64>,
     /// Time spent opening a connection inside this request; `None` when a kept-alive one was reused.
     pub connect_ns: Option<u64>,
+    /// 1 when the server closed a kept-alive connection without a byte in answer and the request went out again on a
+    /// fresh one; else 0. A second failure is the request's outcome.
+    #[serde(default)]
+    pub resends: u32,
     pub headers_ns: Option<u64>,
     pub first_byte_ns: Option<u64>,
     /// A chunk that carried only a role, no generated token.
@@ -103,4 +113,12 @@ impl RequestRecord {
 /// Takes records as they finish. An error stops the run: a result that cannot be saved is not a result.
 pub trait RecordSink: Send {
     fn record(&mut self, record: &RequestRecord) -> std::io::Result<()>;
+}
+
+/// Keeps them in memory.
+impl RecordSink for Vec<RequestRecord> {
+    fn record(&mut self, record: &RequestRecord) -> std::io::Result<()> {
+        self.push(record.clone());
+        Ok(())
+    }
 }

@@ -1,5 +1,7 @@
 //! `llmlab doctor`: is this machine fit to measure on, and what to do about each finding.
 
+mod client;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -35,6 +37,9 @@ fn finding(what: &'static str, level: Level, found: impl Into<String>, advice: i
 }
 
 pub fn doctor(args: DoctorArgs) -> Result<Code, Failure> {
+    if args.client {
+        return client::check(&args);
+    }
     let findings =
         [cores(), simd(), bandwidth(), clock(), file_limit(), loopback(), steal(), huge_pages(), memory()];
     if args.json {

@@ -6,6 +6,7 @@ mod doctor;
 mod explain;
 mod fit;
 mod init;
+mod mock;
 mod models;
 mod replay;
 mod report;
@@ -26,6 +27,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Simulate(args) => simulate::simulate(args),
         Command::Serve(args) => serve::serve(args),
         Command::Supervise(args) => supervise::supervise(args),
+        Command::Mock(args) => mock::mock(args),
         Command::Replay(args) => replay::replay(args),
         Command::Models(command) => models::models(command),
         Command::BenchEngine(args) => bench_engine::bench_engine(args),

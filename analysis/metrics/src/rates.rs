@@ -119,8 +119,11 @@ pub fn outcome_words(outcome: Outcome) -> &'static str {
         Outcome::Connect => "could not connect",
         Outcome::Timeout => "timed out",
         Outcome::Http => "HTTP error",
-        Outcome::StreamCut => "stream ended early",
+        Outcome::NoResponse => "connection ended without an answer",
+        Outcome::StreamCut => "stream was cut",
+        Outcome::NoTerminator => "stream ended without its terminator",
         Outcome::Malformed => "answer was not the protocol",
+        Outcome::TooLarge => "answer was too large",
         Outcome::Cancelled => "cancelled when the run was interrupted",
         Outcome::Client => "the client itself failed",
     }

@@ -10,14 +10,17 @@ use llmlab_results::record::{CountSource, Outcome, RequestRecord, TokenEvent};
 use llmlab_results::step::{StepRow, StepSeq};
 use proptest::prelude::*;
 
-const OUTCOMES: [Outcome; 9] = [
+const OUTCOMES: [Outcome; 12] = [
     Outcome::Ok,
     Outcome::WrongLength,
     Outcome::Connect,
     Outcome::Timeout,
     Outcome::Http,
+    Outcome::NoResponse,
     Outcome::StreamCut,
+    Outcome::NoTerminator,
     Outcome::Malformed,
+    Outcome::TooLarge,
     Outcome::Cancelled,
     Outcome::Client,
 ];
@@ -35,7 +38,7 @@ fn any_record(index: u64) -> impl Strategy<Value = RequestRecord> {
                 events.push(TokenEvent { at_ns: at, tokens });
             }
             let outcome =
-                if outcome > 6 || index.is_multiple_of(3) { OUTCOMES[outcome] } else { Outcome::Ok };
+                if outcome > 9 || index.is_multiple_of(3) { OUTCOMES[outcome] } else { Outcome::Ok };
             RequestRecord {
                 scheduled_ns: scheduled,
                 sent_ns: lag.map(|lag| scheduled + lag),

@@ -14,6 +14,7 @@ fn record() -> impl Strategy<Value = RequestRecord> {
             scheduled_ns,
             sent_ns,
             connect_ns: None,
+            resends: 0,
             headers_ns: None,
             first_byte_ns: None,
             role_ns: None,

@@ -52,6 +52,7 @@ pub fn record(index: u64) -> RequestRecord {
         scheduled_ns: 1000 * index,
         sent_ns: (!failed).then_some(1000 * index + 1),
         connect_ns: None,
+        resends: 0,
         headers_ns: None,
         first_byte_ns: None,
         role_ns: None,

@@ -8,7 +8,7 @@ use llmlab_loadgen::{
     Arrivals, Endpoint, LengthDist, Lengths, Prefixes, PromptStyle, Protocol, Silent, Timeouts,
     WorkloadConfig, drive, generate,
 };
-use llmlab_results::record::{RecordSink, RequestRecord};
+use llmlab_results::record::RequestRecord;
 use llmlab_results::step::StepRow;
 use llmlab_runtime::RuntimeConfig;
 use llmlab_sim::Overhead;
@@ -38,15 +38,6 @@ struct Part {
     users: u32,
     records: Vec<RequestRecord>,
     steps: Vec<StepRow>,
-}
-
-struct Keep(Vec<RequestRecord>);
-
-impl RecordSink for Keep {
-    fn record(&mut self, record: &RequestRecord) -> std::io::Result<()> {
-        self.0.push(record.clone());
-        Ok(())
-    }
 }
 
 pub fn measure(
@@ -114,13 +105,13 @@ fn part(
         adapters: None,
     })
     .map_err(Failure::internal)?;
-    let mut records = Keep(Vec::new());
+    let mut records = Vec::new();
     let driven = drive(&endpoint, &workload, &mut records, &Silent, &CancellationToken::new())
         .map_err(Failure::target)?;
     process.stop()?;
     let log = std::fs::read_to_string(folder.path().join("steps.jsonl")).map_err(Failure::internal)?;
     let steps = log.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(Failure::internal)?;
-    Ok(Part { start_monotonic_ns: driven.start_monotonic_ns, users, records: records.0, steps })
+    Ok(Part { start_monotonic_ns: driven.start_monotonic_ns, users, records, steps })
 }
 
 /// `None` when there is nothing to go by.

@@ -25,6 +25,7 @@ pub fn chunked(index: u64, scheduled_ms: u64, events: &[(u64, u32)]) -> RequestR
         scheduled_ns: scheduled_ms * MS,
         sent_ns: Some(scheduled_ms * MS + MS / 10),
         connect_ns: None,
+        resends: 0,
         headers_ns: None,
         first_byte_ns: events.first().map(|e| e.0 * MS),
         role_ns: None,

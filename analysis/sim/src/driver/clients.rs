@@ -250,6 +250,7 @@ fn new_record(request: &PlannedRequest, due: At) -> RequestRecord {
         scheduled_ns: ns(due),
         sent_ns: Some(ns(due)),
         connect_ns: None,
+        resends: 0,
         headers_ns: None,
         first_byte_ns: None,
         role_ns: None,

@@ -73,7 +73,7 @@ fn failures() {
     assert_eq!(failed.error.unwrap(), "error inside the stream: Overloaded");
 
     let cut = check(Anthropic, &named(&[START, TEXT_BLOCK, text]), 6);
-    assert_eq!(cut.outcome, Outcome::StreamCut);
+    assert_eq!(cut.outcome, Outcome::NoTerminator);
     assert_eq!(
         (cut.output_tokens, cut.output_tokens_source),
         (1, CountSource::ChunkCount),

@@ -65,7 +65,7 @@ fn failures() {
     assert_eq!(error.error.unwrap(), "error inside the stream: model runner has stopped");
 
     let cut = check(OllamaGenerate, &lines(&GENERATE[..2]), 3);
-    assert_eq!((cut.outcome, cut.events.len()), (Outcome::StreamCut, 2));
+    assert_eq!((cut.outcome, cut.events.len()), (Outcome::NoTerminator, 2));
     assert_eq!(cut.error.unwrap(), "stream ended without \"done\":true");
 
     let inside = check(OllamaGenerate, &lines(&GENERATE[..2])[..120], 3);

@@ -119,10 +119,10 @@ fn without_usage_events_are_counted_and_marked_so() {
 }
 
 #[test]
-fn a_missing_terminator_is_a_cut_whatever_came_before() {
+fn a_missing_terminator_is_told_whatever_came_before() {
     let text = delta(r#"{"content":"a"}"#);
     let record = check(OpenAiChat, &sse(&[ROLE, &text, FINISH, &usage(1)]), 1);
-    assert_eq!((record.outcome, record.output_tokens, record.events.len()), (Outcome::StreamCut, 1, 1));
+    assert_eq!((record.outcome, record.output_tokens, record.events.len()), (Outcome::NoTerminator, 1, 1));
     assert_eq!(record.error.unwrap(), "stream ended without [DONE], after finish_reason length");
     let inside = check(OpenAiChat, b"data: {\"choices\":[{\"del", 1);
     assert_eq!(inside.error.unwrap(), "stream ended inside an event");

@@ -68,12 +68,12 @@ fn errors_come_with_status_200() {
 }
 
 #[test]
-fn a_stream_that_stops_before_its_text_is_cut() {
+fn a_stream_that_stops_before_its_text_has_no_end() {
     let mut body = recorded("generate_stream");
     let last = body.windows(5).rposition(|bytes| bytes == b"data:").unwrap();
     body.truncate(last);
     let record = check(Tgi, &body, 3);
-    assert_eq!((record.outcome, record.events.len()), (Outcome::StreamCut, 2));
+    assert_eq!((record.outcome, record.events.len()), (Outcome::NoTerminator, 2));
     assert_eq!(record.error.unwrap(), "stream ended without generated_text");
 }
 

@@ -1,0 +1,183 @@
+//! One connection: its requests one after the other, each answered at its times or as its fault will have it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+
+use llmlab_loadgen::{At, Clock};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::alarm::Alarms;
+use crate::fault::Fault;
+use crate::http::{Reader, Request, answer};
+use crate::log::{Entry, Served};
+use crate::openai::{self, Answer, Asked, CHAT, COMPLETIONS};
+use crate::sending::Sending;
+use crate::server::MockConfig;
+use crate::timing::Timetable;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub config: MockConfig,
+    pub clock: Clock,
+    pub alarms: Alarms,
+    pub log: Option<Sender<Served>>,
+    pub counts: Counts,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Requests for tokens so far; a request's number is its seed.
+    requests: AtomicU64,
+    running: AtomicU64,
+    prompt_tokens: AtomicU64,
+    pub tokens: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn monotonic_ns(&self, at: At) -> u64 {
+        self.clock.start_monotonic_ns.saturating_add(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Independent random numbers of one request, for one purpose.
+    fn stream(&self, number: u64, purpose: u64) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
+        rng.set_stream((number << 1) | purpose);
+        rng
+    }
+}
+
+pub(crate) async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
+    // A client that went away is no news: its request's line says how far it came.
+    let _ = converse(&mut stream, &shared).await;
+}
+
+async fn converse(stream: &mut TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = Reader::default();
+    let mut reused = false;
+    loop {
+        let request = match reader.next(stream).await? {
+            None => return Ok(()),
+            Some(Err(refusal)) => {
+                let body = openai::error(refusal.words, refusal.status);
+                let bytes = answer(refusal.status, "application/json", "connection: close\r\n", &body);
+                return stream.write_all(&bytes).await;
+            }
+            Some(Ok(request)) => request,
+        };
+        let read = shared.clock.now();
+        let goes_on = match (request.method.as_str(), request.path.as_str()) {
+            ("POST", COMPLETIONS | CHAT) => generate(stream, shared, &request, read, reused).await?,
+            (method, path) => {
+                stream.write_all(&control(shared, method, path)).await?;
+                true
+            }
+        };
+        if !goes_on || !request.keep_alive {
+            return Ok(());
+        }
+        reused = true;
+    }
+}
+
+fn control(shared: &Shared, method: &str, path: &str) -> Vec<u8> {
+    let json = |status, body: &str| answer(status, "application/json", "", body);
+    match (method, path) {
+        ("GET", "/health") => answer(200, "text/plain", "", ""),
+        ("GET", "/v1/models") => {
+            let model =
+                serde_json::json!({ "id": shared.config.model, "object": "model", "owned_by": "llmlab" });
+            json(200, &serde_json::json!({ "object": "list", "data": [model] }).to_string())
+        }
+        ("GET", "/metrics") => answer(200, "text/plain; version=0.0.4", "", &metrics(&shared.counts)),
+        (_, "/health" | "/v1/models" | "/metrics" | COMPLETIONS | CHAT) => {
+            json(405, &openai::error("method not allowed", 405))
+        }
+        _ => json(404, &openai::error("no such path", 404)),
+    }
+}
+
+/// What a scraper of vLLM looks for and this server knows.
+fn metrics(counts: &Counts) -> String {
+    let families = [
+        ("num_requests_running", "gauge", &counts.running),
+        ("prompt_tokens_total", "counter", &counts.prompt_tokens),
+        ("generation_tokens_total", "counter", &counts.tokens),
+    ];
+    let lines = families.map(|(name, kind, value)| {
+        let value = value.load(Ordering::Relaxed);
+        format!("# HELP vllm:{name} Of the mock server.\n# TYPE vllm:{name} {kind}\nvllm:{name} {value}\n")
+    });
+    lines.concat()
+}
+
+/// One request counted as running, until dropped.
+struct Running<'a>(&'a AtomicU64);
+
+impl<'a> Running<'a> {
+    fn new(running: &'a AtomicU64) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Running(running)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// False when the connection is over.
+async fn generate(
+    stream: &mut TcpStream,
+    shared: &Shared,
+    request: &Request,
+    read: At,
+    reused: bool,
+) -> io::Result<bool> {
+    let number = shared.counts.requests.fetch_add(1, Ordering::Relaxed);
+    let _running = Running::new(&shared.counts.running);
+    let fault = shared.config.faults.draw(&mut shared.stream(number, 1), reused);
+    let entry = Entry::new(request.id.clone(), shared.monotonic_ns(read), fault, shared.log.clone());
+    let timetable = Timetable::new(&shared.config.timing, read, shared.stream(number, 0));
+    shared.alarms.until(timetable.at_work()).await;
+    let status = |status, headers: &str, words: &str| {
+        answer(status, "application/json", headers, &openai::error(words, status))
+    };
+    match fault {
+        Some(Fault::CloseReused) => return Ok(false),
+        Some(Fault::ResetBeforeHeaders) => {
+            stream.set_zero_linger()?;
+            return Ok(false);
+        }
+        Some(Fault::Http429) => {
+            stream.write_all(&status(429, "retry-after: 1\r\n", "too many requests")).await?;
+            return Ok(true);
+        }
+        Some(Fault::Http500) => {
+            stream.write_all(&status(500, "", "internal error")).await?;
+            return Ok(true);
+        }
+        _ => {}
+    }
+    let asked = match Asked::read(request) {
+        Ok(asked) => asked,
+        Err(words) => {
+            stream.write_all(&status(400, "", &words)).await?;
+            return Ok(true);
+        }
+    };
+    shared.counts.prompt_tokens.fetch_add(asked.prompt_tokens, Ordering::Relaxed);
+    let response = Answer::new(&asked, number, &shared.config.model);
+    let sending = Sending { stream, shared, entry, timetable, fault };
+    match asked.stream {
+        true => sending.stream(&asked, &response).await,
+        false => sending.whole(&asked, &response).await,
+    }
+}

@@ -1,0 +1,214 @@
+//! Completions and chat completions of the OpenAI protocol: what was asked, and the bytes of the answer.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::http::{Request, chunk};
+
+pub(crate) const COMPLETIONS: &str = "/v1/completions";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
+/// What an answer without `max_tokens` has, as with OpenAI's completions.
+const DEFAULT_TOKENS: u32 = 16;
+const MAX_TOKENS: u32 = 1_000_000;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub chat: bool,
+    pub stream: bool,
+    /// Exact for token ids; words of a text.
+    pub prompt_tokens: u64,
+    pub tokens: u32,
+    pub usage_at_end: bool,
+    pub usage_in_events: bool,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    prompt: Option<Prompt>,
+    messages: Option<Vec<Message>>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    #[serde(default)]
+    stream: bool,
+    stream_options: Option<StreamOptions>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Prompt {
+    Ids(Vec<u32>),
+    Text(String),
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+    #[serde(default)]
+    continuous_usage_stats: bool,
+}
+
+impl Asked {
+    /// `Err` says what is wrong with the request.
+    pub(crate) fn read(request: &Request) -> Result<Asked, String> {
+        let body: Body = serde_json::from_slice(&request.body)
+            .map_err(|error| format!("the body is not a request: {error}"))?;
+        let chat = request.path == CHAT;
+        let prompt_tokens = match (body.prompt, body.messages) {
+            (Some(Prompt::Ids(ids)), None) if !chat => ids.len() as u64,
+            (Some(Prompt::Text(text)), None) if !chat => words(&text),
+            (None, Some(messages)) if chat => {
+                messages.iter().filter_map(|m| m.content.as_ref()?.as_str()).map(words).sum()
+            }
+            _ if chat => return Err("messages are missing, or prompt is given".into()),
+            _ => return Err("prompt is missing, or messages are given".into()),
+        };
+        let tokens = body.max_completion_tokens.or(body.max_tokens).unwrap_or(DEFAULT_TOKENS);
+        if !(1..=MAX_TOKENS).contains(&tokens) {
+            return Err(format!("max_tokens must be 1 to {MAX_TOKENS}, got {tokens}"));
+        }
+        let options = body.stream_options.unwrap_or_default();
+        Ok(Asked {
+            chat,
+            stream: body.stream,
+            prompt_tokens,
+            tokens,
+            usage_at_end: options.include_usage,
+            usage_in_events: options.continuous_usage_stats,
+        })
+    }
+
+    fn usage(&self, tokens: u32) -> Value {
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": self.prompt_tokens + u64::from(tokens),
+        })
+    }
+}
+
+fn words(text: &str) -> u64 {
+    text.split_whitespace().count() as u64
+}
+
+/// The parts of one answer, each the bytes of one chunk or a whole body.
+pub(crate) struct Answer<'a> {
+    asked: &'a Asked,
+    id: String,
+    model: &'a str,
+}
+
+impl<'a> Answer<'a> {
+    pub(crate) fn new(asked: &'a Asked, number: u64, model: &'a str) -> Self {
+        let id = format!("{}-{number}", if asked.chat { "chatcmpl" } else { "cmpl" });
+        Answer { asked, id, model }
+    }
+
+    /// What chat begins with: a role and no token.
+    pub(crate) fn role(&self) -> Option<Vec<u8>> {
+        let choice =
+            json!({ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null });
+        self.asked.chat.then(|| self.event(json!([choice]), None))
+    }
+
+    /// An event of `tokens`, the last of which is number `so_far`.
+    pub(crate) fn tokens(&self, tokens: u32, so_far: u32) -> Vec<u8> {
+        let text = " tok".repeat(tokens as usize);
+        let finish = (so_far == self.asked.tokens).then_some("length");
+        let choice = match self.asked.chat {
+            true => json!({ "index": 0, "delta": { "content": text }, "finish_reason": finish }),
+            false => json!({ "index": 0, "text": text, "finish_reason": finish }),
+        };
+        self.event(json!([choice]), self.asked.usage_in_events.then(|| self.asked.usage(so_far)))
+    }
+
+    /// The event with the counts alone, where it was asked for.
+    pub(crate) fn usage(&self) -> Option<Vec<u8>> {
+        self.asked.usage_at_end.then(|| self.event(json!([]), Some(self.asked.usage(self.asked.tokens))))
+    }
+
+    /// Everything at once, for a request that does not stream.
+    pub(crate) fn whole(&self) -> String {
+        let text = " tok".repeat(self.asked.tokens as usize);
+        let choice = match self.asked.chat {
+            true => json!({
+                "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "length"
+            }),
+            false => json!({ "index": 0, "text": text, "finish_reason": "length" }),
+        };
+        self.object("", json!([choice]), Some(self.asked.usage(self.asked.tokens))).to_string()
+    }
+
+    fn event(&self, choices: Value, usage: Option<Value>) -> Vec<u8> {
+        data(&self.object(".chunk", choices, usage).to_string())
+    }
+
+    fn object(&self, chunk: &str, choices: Value, usage: Option<Value>) -> Value {
+        let object = match self.asked.chat {
+            true => format!("chat.completion{chunk}"),
+            false => "text_completion".to_string(),
+        };
+        let mut object = json!({
+            "id": self.id, "object": object, "created": 0, "model": self.model, "choices": choices
+        });
+        if let Some(usage) = usage {
+            object["usage"] = usage;
+        }
+        object
+    }
+}
+
+/// One server-sent event as one chunk.
+pub(crate) fn data(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 24);
+    chunk(&mut out, format!("data: {text}\n\n").as_bytes());
+    out
+}
+
+pub(crate) fn error(words: &str, code: u16) -> String {
+    json!({ "error": { "message": words, "type": "mock", "code": code } }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(path: &str, body: &str) -> Result<Asked, String> {
+        Asked::read(&Request {
+            method: "POST".into(),
+            path: path.into(),
+            id: None,
+            body: body.as_bytes().to_vec(),
+            keep_alive: true,
+        })
+    }
+
+    #[test]
+    fn lengths_and_counts_are_as_asked() {
+        let completion = asked(COMPLETIONS, r#"{"prompt":[1,2,3],"max_tokens":5,"stream":true}"#).unwrap();
+        assert_eq!((completion.prompt_tokens, completion.tokens, completion.stream), (3, 5, true));
+        let chat = asked(CHAT, r#"{"messages":[{"role":"user","content":"a b"}]}"#).unwrap();
+        assert_eq!((chat.prompt_tokens, chat.tokens, chat.stream), (2, DEFAULT_TOKENS, false));
+        let whole: Value = serde_json::from_str(&Answer::new(&chat, 1, "m\"").whole()).unwrap();
+        assert_eq!((&whole["usage"]["completion_tokens"], &whole["model"]), (&json!(16), &json!("m\"")));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (path, body, words) in [
+            (COMPLETIONS, "{", "not a request"),
+            (COMPLETIONS, "{}", "prompt is missing"),
+            (CHAT, r#"{"prompt":"a"}"#, "messages are missing"),
+            (COMPLETIONS, r#"{"prompt":"a","max_tokens":0}"#, "1 to 1000000, got 0"),
+            (COMPLETIONS, r#"{"prompt":"a","max_tokens":4000000000}"#, "got 4000000000"),
+        ] {
+            let said = asked(path, body).unwrap_err();
+            assert!(said.contains(words), "{said}");
+        }
+    }
+}

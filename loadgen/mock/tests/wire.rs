@@ -1,0 +1,92 @@
+//! The mock as other clients meet it: plain bytes over a socket.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use llmlab_mock::{Fault, Faults, Mock, MockConfig};
+use support::*;
+
+/// What the server says to one request on a connection of its own.
+fn ask(mock: &Mock, method: &str, path: &str, body: &str) -> (u16, String) {
+    let length = body.len();
+    said(
+        mock,
+        &format!(
+            "{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        ),
+    )
+}
+
+fn said(mock: &Mock, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(mock.addr).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_string())
+}
+
+#[test]
+fn the_small_endpoints() {
+    let mock = Mock::start(MockConfig::new(quick())).unwrap();
+    assert_eq!(ask(&mock, "GET", "/health", "").0, 200);
+    let (status, models) = ask(&mock, "GET", "/v1/models", "");
+    assert!(status == 200 && models.contains(r#""id":"mock""#), "{models}");
+    assert_eq!(ask(&mock, "GET", "/v1/completions", "").0, 405);
+    assert_eq!(ask(&mock, "GET", "/nothing", "").0, 404);
+    ask(&mock, "POST", "/v1/completions", r#"{"prompt":[1,2],"max_tokens":3}"#);
+    let (_, metrics) = ask(&mock, "GET", "/metrics", "");
+    for line in
+        ["vllm:num_requests_running 0", "vllm:prompt_tokens_total 2", "vllm:generation_tokens_total 3"]
+    {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
+    }
+}
+
+#[test]
+fn an_answer_without_streaming_comes_whole() {
+    let mock = Mock::start(MockConfig::new(quick())).unwrap();
+    let (status, body) = ask(
+        &mock,
+        "POST",
+        "/v1/chat/completions",
+        r#"{"messages":[{"role":"user","content":"a b"}],"max_tokens":4}"#,
+    );
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &body["usage"]["total_tokens"]), (200, &serde_json::json!(6)));
+    assert_eq!(body["choices"][0]["message"]["content"], " tok tok tok tok");
+    let log = mock.finish().unwrap();
+    // 5 ms to the first token and three gaps of 1 ms.
+    assert!(log[0].sent_ns[0] >= log[0].read_ns + 8_000_000, "{log:?}");
+}
+
+#[test]
+fn bad_requests_have_answers() {
+    let mock = Mock::start(MockConfig::new(quick())).unwrap();
+    let (status, body) = ask(&mock, "POST", "/v1/completions", r#"{"prompt":"a","max_tokens":0}"#);
+    assert!(status == 400 && body.contains("1 to 1000000"), "{body}");
+    assert_eq!(ask(&mock, "POST", "/v1/completions", "{").0, 400);
+    assert_eq!(said(&mock, "nonsense\r\n\r\n").0, 400);
+    assert_eq!(said(&mock, "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n").0, 411);
+}
+
+#[test]
+fn a_request_whose_client_left_has_its_line() {
+    let faults = Faults::always(Fault::SlowDrip);
+    let mock = Mock::start(MockConfig { faults, ..MockConfig::new(quick()) }).unwrap();
+    let body = r#"{"prompt":[1],"max_tokens":4,"stream":true}"#;
+    let mut stream = TcpStream::connect(mock.addr).unwrap();
+    write!(
+        stream,
+        "POST /v1/completions HTTP/1.1\r\nx-request-id: gone\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    // The head has come, so the request is under way.
+    stream.read_exact(&mut [0; 12]).unwrap();
+    drop(stream);
+    let log = mock.finish().unwrap();
+    assert_eq!((log.len(), log[0].id.as_deref(), log[0].done_ns), (1, Some("gone"), None));
+}
