@@ -162,6 +162,7 @@ impl Executor for RooflineExecutor {
         let drafts = speculation.map_or_else(Vec::new, |speculation| self.draft(speculation, plan, &sampled));
         Ok(StepOutcome { sampled, drafts, elapsed })
     }
+
     fn foresight(&self) -> Option<&dyn Foresight> {
         Some(self)
     }

@@ -190,14 +190,8 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
 
     /// When something happens next that is no step.
     fn next_event(&mut self) -> Option<At> {
-        self.next_sent_or_there().into_iter().chain(self.clients.next_deadline()).min()
-    }
-
-    /// When a client sends next or the server gets what was sent.
-    fn next_sent_or_there(&self) -> Option<At> {
-        let due = self.clients.next_due().filter(|due| *due < self.time_limit);
-        let arrival = self.travelling.peek().map(|Reverse(next)| next.arrives);
-        due.into_iter().chain(arrival).min()
+        let next = next_sent_or_there(&self.clients, &self.travelling, self.time_limit);
+        next.into_iter().chain(self.clients.next_deadline()).min()
     }
 
     /// Sends what is due by now and enqueues what has arrived by now.
@@ -301,6 +295,17 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
         self.now = end + self.overhead.between_steps(tokens);
         Ok(true)
     }
+}
+
+/// When a client sends next or the server gets what was sent.
+fn next_sent_or_there(
+    clients: &Clients<'_, '_>,
+    travelling: &BinaryHeap<Reverse<Travelling<'_>>>,
+    time_limit: At,
+) -> Option<At> {
+    let due = clients.next_due().filter(|due| *due < time_limit);
+    let arrival = travelling.peek().map(|Reverse(next)| next.arrives);
+    due.into_iter().chain(arrival).min()
 }
 
 /// Greedy and of the length that was planned: `ignore_eos` ends it by its length, as live runs force it.

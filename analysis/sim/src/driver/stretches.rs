@@ -5,7 +5,7 @@ use std::time::Duration;
 use llmlab_core::executor::Executor;
 
 use super::clients::ns;
-use super::{Run, SimulationError};
+use super::{Run, SimulationError, next_sent_or_there};
 
 /// Steps after which somebody may want to stop the simulation.
 const MAX_STEPS: usize = 4096;
@@ -13,8 +13,9 @@ const MAX_STEPS: usize = 4096;
 impl<E: Executor> Run<'_, '_, '_, '_, E> {
     /// Goes on as long as nothing but decoding happens. Says whether it took any step.
     pub(super) fn stretch(&mut self) -> Result<bool, SimulationError> {
+        let next = next_sent_or_there(&self.clients, &self.travelling, self.time_limit);
         // A step log wants every plan.
-        if self.steps_sink.is_some() || self.next_sent_or_there().is_some_and(|at| at <= self.now) {
+        if self.steps_sink.is_some() || next.is_some_and(|at| at <= self.now) {
             return Ok(false);
         }
         let Some(foresight) = self.engine.executor.foresight() else { return Ok(false) };
@@ -39,9 +40,8 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
                 self.clients.tokens(over.id.0, &delivered);
                 self.clients.finished(over.id.0, told, over.reason)?;
             }
-            let due = self.clients.next_due().filter(|due| *due < self.time_limit);
-            let arrival = self.travelling.peek().map(|next| next.0.arrives);
-            if due.into_iter().chain(arrival).any(|at| at <= self.now) {
+            let next = next_sent_or_there(&self.clients, &self.travelling, self.time_limit);
+            if next.is_some_and(|at| at <= self.now) {
                 break;
             }
         }

@@ -124,10 +124,7 @@ impl Stretch<'_> {
                 let seq = state.seq_mut(lane.id);
                 let end = seq.computed + step as usize;
                 // The last token of the sequence so far is the one that this step computes.
-                while seq.tokens.len() < end {
-                    let token = foresight.token(lane.id, seq.generated() as u32);
-                    seq.tokens.push(token);
-                }
+                extend(seq, end, foresight);
                 assert!(state.grow(lane.id, end), "no block for request {}, though one is free", lane.id.0);
                 lane.attention = attention(state, state.seq(lane.id), step);
             }
@@ -179,13 +176,18 @@ fn write(state: &mut State, id: RequestId, steps: u32, foresight: &dyn Foresight
     let max_model_len = state.max_model_len;
     let seq = state.seq_mut(id);
     seq.computed += steps as usize;
-    while seq.tokens.len() < seq.computed {
-        seq.tokens.push(foresight.token(id, seq.generated() as u32));
-    }
+    extend(seq, seq.computed, foresight);
     if seq.tokens.len() > seq.computed {
         return None;
     }
     seq.append(foresight.token(id, seq.generated() as u32), max_model_len)
+}
+
+/// Gives a sequence what it generated, up to so many tokens in all. None of these ends it.
+fn extend(seq: &mut Sequence, length: usize, foresight: &dyn Foresight) {
+    while seq.tokens.len() < length {
+        seq.tokens.push(foresight.token(seq.id(), seq.generated() as u32));
+    }
 }
 
 fn first_end(lanes: &[Lane]) -> u32 {
