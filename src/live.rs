@@ -1,5 +1,6 @@
 //! The run as it happens: fed by the load generator and the scraper, read by the TUI and the progress lines.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ const RATE_WINDOW: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Live {
     state: Mutex<State>,
+    /// Tokens since the rate was last taken. Not in the state: counting one must not cost a lock.
+    window_tokens: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -30,7 +33,6 @@ struct State {
     trial_requests: u64,
     trial_done: u64,
     window_started: Instant,
-    window_tokens: u64,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,7 @@ impl Live {
             Snapshot { run_name: run_name.into(), targets: states.collect(), ..Snapshot::default() };
         let now = wall();
         Live {
+            window_tokens: AtomicU64::new(0),
             state: Mutex::new(State {
                 snapshot,
                 started: now,
@@ -83,7 +86,6 @@ impl Live {
                 trial_requests: 0,
                 trial_done: 0,
                 window_started: now,
-                window_tokens: 0,
             }),
         }
     }
@@ -95,6 +97,7 @@ impl Live {
 
     pub fn snapshot(&self) -> Snapshot {
         let mut state = self.lock();
+        self.take_rate(&mut state);
         let elapsed = state.started.elapsed().as_secs_f64();
         let progress = state.progress();
         // Here and not as values arrive: a percentile walks the whole histogram, and values arrive on the timed thread.
@@ -107,6 +110,19 @@ impl Live {
         // Too early, an ETA is noise.
         state.snapshot.eta_s = (progress > 0.05).then(|| elapsed * (1.0 - progress) / progress);
         state.snapshot.clone()
+    }
+
+    /// The rate since it was last taken, if that is long enough ago.
+    fn take_rate(&self, state: &mut State) {
+        let elapsed = state.window_started.elapsed();
+        if elapsed < RATE_WINDOW || state.trial_requests == 0 {
+            return;
+        }
+        let rate = self.window_tokens.swap(0, Ordering::Relaxed) as f64 / elapsed.as_secs_f64();
+        state.window_started = wall();
+        let target = state.target();
+        target.output_tokens_per_s = rate;
+        push_point(&mut target.throughput_history, rate);
     }
 
     pub fn log(&self, line: impl Into<String>) {
@@ -131,7 +147,7 @@ impl Live {
         state.trial_requests = requests;
         state.trial_done = 0;
         state.window_started = wall();
-        state.window_tokens = 0;
+        self.window_tokens.store(0, Ordering::Relaxed);
         state.snapshot.targets[target].requests_total += requests;
     }
 
@@ -174,19 +190,6 @@ impl State {
         let current = self.snapshot.current;
         &mut self.snapshot.targets[current]
     }
-
-    fn count_tokens(&mut self, tokens: u64) {
-        self.window_tokens += tokens;
-        let elapsed = self.window_started.elapsed();
-        if elapsed >= RATE_WINDOW {
-            let rate = self.window_tokens as f64 / elapsed.as_secs_f64();
-            self.window_started = wall();
-            self.window_tokens = 0;
-            let target = self.target();
-            target.output_tokens_per_s = rate;
-            push_point(&mut target.throughput_history, rate);
-        }
-    }
 }
 
 fn push_point(history: &mut Vec<f64>, value: f64) {
@@ -208,7 +211,7 @@ impl Observer for Live {
     }
 
     fn tokens(&self, n: u32) {
-        self.lock().count_tokens(u64::from(n));
+        self.window_tokens.fetch_add(u64::from(n), Ordering::Relaxed);
     }
 
     fn finished(&self, record: &RequestRecord) {

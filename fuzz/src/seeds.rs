@@ -26,10 +26,23 @@ fn main() {
         }
     }
     every_format(&gguf.join("formats"));
+    for (target, name, text) in STREAMS {
+        let folder = Path::new(&corpus).join(target);
+        fs::create_dir_all(&folder).expect("the folder can be made");
+        fs::write(folder.join(name), text).expect("the seed can be written");
+    }
     for (name, bytes) in safetensors_files() {
         fs::write(safetensors.join(name), bytes).expect("the seed can be written");
     }
 }
+
+/// Target, file, bytes. The first byte of a stream says where it is cut.
+const STREAMS: [(&str, &str, &[u8]); 4] = [
+    ("sse_read", "openai", b"\x05data: {\"choices\":[{\"text\":\"a\"}]}\n\ndata: [DONE]\n\n"),
+    ("sse_read", "fields", b"\x02\xef\xbb\xbf: ping\r\nevent: error\r\nid: 1\r\ndata:a\r\ndata: b\r\rdata"),
+    ("ndjson_read", "ollama", b"\x07{\"response\":\"a\",\"done\":false}\n{\"done\":true}\r\n\n"),
+    ("ndjson_read", "unended", b"\x01{}\n \xff{}"),
+];
 
 /// A model of a few kilobytes with the vocabulary of another file.
 fn model(path: &Path, family: Family, format: WeightFormat, words: &Path) {

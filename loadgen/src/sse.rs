@@ -54,13 +54,18 @@ impl SseReader {
                 bytes = &bytes[1..];
                 continue;
             }
-            let Some(end) = bytes.iter().position(|b| matches!(b, b'\n' | b'\r')) else {
+            let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) else {
                 return self.extend_line(bytes);
             };
-            self.extend_line(&bytes[..end])?;
+            if self.line.is_empty() {
+                self.has_room(end)?;
+                self.end_line(&bytes[..end], events);
+            } else {
+                self.extend_line(&bytes[..end])?;
+                self.end_pending_line(events);
+            }
             self.after_cr = bytes[end] == b'\r';
             bytes = &bytes[end + 1..];
-            self.end_line(events);
         }
         Ok(())
     }
@@ -68,22 +73,32 @@ impl SseReader {
     /// The stream ended cleanly: what is pending counts as complete.
     pub fn finish(&mut self, events: &mut Vec<SseEvent>) {
         if !self.line.is_empty() {
-            self.end_line(events);
+            self.end_pending_line(events);
         }
         self.dispatch(events);
     }
 
-    fn extend_line(&mut self, bytes: &[u8]) -> Result<(), EventTooLarge> {
-        if self.line.len() + self.data.len() + self.name.len() + bytes.len() > self.limit_bytes {
-            return Err(EventTooLarge { limit_bytes: self.limit_bytes });
+    fn has_room(&self, bytes: usize) -> Result<(), EventTooLarge> {
+        match self.line.len() + self.data.len() + self.name.len() + bytes > self.limit_bytes {
+            true => Err(EventTooLarge { limit_bytes: self.limit_bytes }),
+            false => Ok(()),
         }
+    }
+
+    fn extend_line(&mut self, bytes: &[u8]) -> Result<(), EventTooLarge> {
+        self.has_room(bytes.len())?;
         self.line.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn end_line(&mut self, events: &mut Vec<SseEvent>) {
-        let mut buffer = std::mem::take(&mut self.line);
-        let mut line = buffer.as_slice();
+    fn end_pending_line(&mut self, events: &mut Vec<SseEvent>) {
+        let mut line = std::mem::take(&mut self.line);
+        self.end_line(&line, events);
+        line.clear();
+        self.line = line;
+    }
+
+    fn end_line(&mut self, mut line: &[u8], events: &mut Vec<SseEvent>) {
         if std::mem::take(&mut self.at_start) {
             line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
         }
@@ -92,8 +107,6 @@ impl SseReader {
         } else {
             self.field(line);
         }
-        buffer.clear();
-        self.line = buffer;
     }
 
     fn field(&mut self, line: &[u8]) {
@@ -124,10 +137,14 @@ impl SseReader {
 
     fn dispatch(&mut self, events: &mut Vec<SseEvent>) {
         if std::mem::take(&mut self.has_data) {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            events.push(SseEvent { name: text(&self.name), data: text(&self.data) });
+            let (name, data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
+            events.push(SseEvent { name: text(name), data: text(data) });
         }
         self.data.clear();
         self.name.clear();
     }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

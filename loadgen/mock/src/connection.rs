@@ -175,7 +175,7 @@ async fn generate(
     };
     shared.counts.prompt_tokens.fetch_add(asked.prompt_tokens, Ordering::Relaxed);
     let response = Answer::new(&asked, number, &shared.config.model);
-    let sending = Sending { stream, shared, entry, timetable, fault };
+    let sending = Sending { stream, shared, entry, timetable, fault, due: Vec::new() };
     match asked.stream {
         true => sending.stream(&asked, &response).await,
         false => sending.whole(&asked, &response).await,

@@ -1,6 +1,6 @@
 //! Completions and chat completions of the OpenAI protocol: what was asked, and the bytes of the answer.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::http::{Request, chunk};
@@ -82,14 +82,6 @@ impl Asked {
             usage_in_events: options.continuous_usage_stats,
         })
     }
-
-    fn usage(&self, tokens: u32) -> Value {
-        json!({
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": self.prompt_tokens + u64::from(tokens),
-        })
-    }
 }
 
 fn words(text: &str) -> u64 {
@@ -116,20 +108,37 @@ impl<'a> Answer<'a> {
         self.asked.chat.then(|| self.event(json!([choice]), None))
     }
 
+    /// Events of the same size are the same bytes, but for the last.
+    pub(crate) fn unnumbered(&self) -> bool {
+        !self.asked.usage_in_events
+    }
+
     /// An event of `tokens`, the last of which is number `so_far`.
     pub(crate) fn tokens(&self, tokens: u32, so_far: u32) -> Vec<u8> {
         let text = " tok".repeat(tokens as usize);
-        let finish = (so_far == self.asked.tokens).then_some("length");
-        let choice = match self.asked.chat {
-            true => json!({ "index": 0, "delta": { "content": text }, "finish_reason": finish }),
-            false => json!({ "index": 0, "text": text, "finish_reason": finish }),
+        let choice = Choice {
+            index: 0,
+            delta: self.asked.chat.then_some(Content { content: &text }),
+            text: (!self.asked.chat).then_some(&text),
+            finish_reason: (so_far == self.asked.tokens).then_some("length"),
         };
-        self.event(json!([choice]), self.asked.usage_in_events.then(|| self.asked.usage(so_far)))
+        let usage = self.asked.usage_in_events.then(|| Usage::new(self.asked, so_far));
+        let chunk = Chunk {
+            id: &self.id,
+            object: self.kind(true),
+            created: 0,
+            model: self.model,
+            choices: [choice],
+            usage,
+        };
+        data(&serde_json::to_string(&chunk).expect("text and numbers always serialise"))
     }
 
     /// The event with the counts alone, where it was asked for.
     pub(crate) fn usage(&self) -> Option<Vec<u8>> {
-        self.asked.usage_at_end.then(|| self.event(json!([]), Some(self.asked.usage(self.asked.tokens))))
+        self.asked
+            .usage_at_end
+            .then(|| self.event(json!([]), Some(Usage::new(self.asked, self.asked.tokens))))
     }
 
     /// Everything at once, for a request that does not stream.
@@ -141,25 +150,71 @@ impl<'a> Answer<'a> {
             }),
             false => json!({ "index": 0, "text": text, "finish_reason": "length" }),
         };
-        self.object("", json!([choice]), Some(self.asked.usage(self.asked.tokens))).to_string()
+        self.object(false, json!([choice]), Some(Usage::new(self.asked, self.asked.tokens))).to_string()
     }
 
-    fn event(&self, choices: Value, usage: Option<Value>) -> Vec<u8> {
-        data(&self.object(".chunk", choices, usage).to_string())
+    fn event(&self, choices: Value, usage: Option<Usage>) -> Vec<u8> {
+        data(&self.object(true, choices, usage).to_string())
     }
 
-    fn object(&self, chunk: &str, choices: Value, usage: Option<Value>) -> Value {
-        let object = match self.asked.chat {
-            true => format!("chat.completion{chunk}"),
-            false => "text_completion".to_string(),
-        };
+    /// What an object is called, as a part of a stream or alone.
+    fn kind(&self, part: bool) -> &'static str {
+        match (self.asked.chat, part) {
+            (true, true) => "chat.completion.chunk",
+            (true, false) => "chat.completion",
+            (false, _) => "text_completion",
+        }
+    }
+
+    fn object(&self, part: bool, choices: Value, usage: Option<Usage>) -> Value {
         let mut object = json!({
-            "id": self.id, "object": object, "created": 0, "model": self.model, "choices": choices
+            "id": self.id, "object": self.kind(part), "created": 0, "model": self.model, "choices": choices
         });
         if let Some(usage) = usage {
-            object["usage"] = usage;
+            object["usage"] = json!(usage);
         }
         object
+    }
+}
+
+/// An event with tokens: typed, because a value tree for each token would limit how many a core can send.
+#[derive(Serialize)]
+struct Chunk<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u32,
+    model: &'a str,
+    choices: [Choice<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delta: Option<Content<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    finish_reason: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Content<'a> {
+    content: &'a str,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u32,
+    total_tokens: u64,
+}
+
+impl Usage {
+    fn new(asked: &Asked, completion_tokens: u32) -> Usage {
+        let prompt_tokens = asked.prompt_tokens;
+        Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + u64::from(completion_tokens) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One answer on its way: each event at its time, its time noted, and the faults that strike inside a stream.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use crate::timing::Timetable;
 
 /// Above what any client should keep of one event.
 const HUGE_EVENT_BYTES: usize = 17 << 20;
+/// Events that are due together are written together, up to here.
+const MOST_TOGETHER_BYTES: usize = 64 << 10;
 const DRIP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Sending<'a> {
@@ -25,6 +28,8 @@ pub(crate) struct Sending<'a> {
     pub entry: Entry,
     pub timetable: Timetable<'a>,
     pub fault: Option<Fault>,
+    /// Bytes of events whose time has come.
+    pub due: Vec<u8>,
 }
 
 impl Sending<'_> {
@@ -33,7 +38,8 @@ impl Sending<'_> {
         let events = asked.tokens.div_ceil(self.tokens_per_event());
         let due = (0..events).map(|_| self.timetable.next_event()).last().unwrap_or_default();
         let bytes = answer(200, "application/json", "", &response.whole());
-        self.event(due, asked.tokens, &bytes).await?;
+        self.event(due, asked.tokens, &bytes).await;
+        self.flush().await?;
         self.entry.served.done_ns = self.entry.served.sent_ns.last().copied();
         Ok(true)
     }
@@ -43,21 +49,32 @@ impl Sending<'_> {
         let mut head = STREAM_HEAD.to_vec();
         head.extend(response.role().unwrap_or_default());
         self.stream.write_all(&head).await?;
-        let events = asked.tokens.div_ceil(self.tokens_per_event());
-        let mut so_far = 0;
+        let each = self.tokens_per_event();
+        let events = asked.tokens.div_ceil(each);
+        let same = response.unnumbered().then(|| response.tokens(each, 0));
+        let mut due = self.timetable.next_event();
         for event in 0..events {
-            let tokens = self.tokens_per_event().min(asked.tokens - so_far);
-            so_far += tokens;
+            let so_far = (event + 1).saturating_mul(each).min(asked.tokens);
+            let tokens = so_far - event * each;
             // Made before its time, so that only the write is left.
-            let bytes = response.tokens(tokens, so_far);
-            let due = self.timetable.next_event();
+            let bytes = match &same {
+                Some(same) if so_far < asked.tokens => Cow::Borrowed(same),
+                _ => Cow::Owned(response.tokens(tokens, so_far)),
+            };
             if event == events / 2
                 && let Some(fault) = self.fault
-                && self.strike(fault, due, &bytes).await?
             {
-                return Ok(false);
+                self.flush().await?;
+                if self.strike(fault, due, &bytes).await? {
+                    return Ok(false);
+                }
             }
-            self.event(due, tokens, &bytes).await?;
+            self.event(due, tokens, &bytes).await;
+            due = self.timetable.next_event();
+            let more = event + 1 < events && self.due.len() < MOST_TOGETHER_BYTES;
+            if !(more && due <= self.shared.clock.now()) {
+                self.flush().await?;
+            }
         }
         let mut end = response.usage().unwrap_or_default();
         let complete = self.fault != Some(Fault::NoDone);
@@ -71,13 +88,22 @@ impl Sending<'_> {
         Ok(true)
     }
 
-    async fn event(&mut self, due: At, tokens: u32, bytes: &[u8]) -> io::Result<()> {
+    /// Waits for an event's time. It is written with those that follow at once.
+    async fn event(&mut self, due: At, tokens: u32, bytes: &[u8]) {
         self.shared.alarms.until(due).await;
         self.shared.counts.tokens.fetch_add(u64::from(tokens), Ordering::Relaxed);
+        self.entry.served.due_ns.push(self.shared.monotonic_ns(due));
+        self.due.extend_from_slice(bytes);
+    }
+
+    /// Writes the events that are due, and notes when.
+    async fn flush(&mut self) -> io::Result<()> {
         let served = &mut self.entry.served;
-        served.due_ns.push(self.shared.monotonic_ns(due));
-        served.sent_ns.push(self.shared.monotonic_ns(self.shared.clock.now()));
-        self.stream.write_all(bytes).await
+        let now = self.shared.monotonic_ns(self.shared.clock.now());
+        served.sent_ns.resize(served.due_ns.len(), now);
+        let written = self.stream.write_all(&self.due).await;
+        self.due.clear();
+        written
     }
 
     /// What happens in the middle of the stream in place of the event `bytes`, or before it. True when that is the end.
