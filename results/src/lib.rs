@@ -21,6 +21,11 @@
 //! results/runs/20261121-101500-batching-testbed/
 //!   sweep.json               which run is which cell; replaced atomically
 //!   20261121-101501-.../     one run directory per cell
+//!
+//! results/runs/20261121-101500-find-max-rate/
+//!   search.json              which run is which value of which target; replaced atomically
+//!   <target>-probe/          what the search of a target started from
+//!   20261121-101501-.../     one run directory per value tried
 //! ```
 
 pub mod journal;
@@ -30,6 +35,7 @@ pub mod read;
 pub mod record;
 pub mod run_dir;
 pub mod step;
+pub mod search;
 pub mod sweep;
 pub mod trial;
 
@@ -39,5 +45,6 @@ pub use error::ResultsError;
 pub use parquet::write_parquet;
 pub use read::{TrialFiles, read_run};
 pub use run_dir::{RunDir, latest_run};
+pub use search::read_search;
 pub use sweep::read_sweep;
 pub use trial::{SampleWriter, TrialWriter};

@@ -10,6 +10,7 @@ use time::macros::format_description;
 
 use crate::error::ResultsError;
 use crate::manifest::{Manifest, TrialFacts};
+use crate::search::SEARCH_FILE;
 use crate::sweep::SWEEP_FILE;
 use crate::trial::TrialWriter;
 
@@ -76,7 +77,7 @@ impl RunDir {
     }
 }
 
-/// The newest run or sweep under `root`: by the time in its name, then by when its manifest was last written. `None` when
+/// The newest run, sweep or search under `root`: by the time in its name, then by when its manifest was last written. `None` when
 /// there is none, or no `root`.
 pub fn latest_run(root: &Path) -> Result<Option<PathBuf>, ResultsError> {
     let entries = match fs::read_dir(root) {
@@ -89,7 +90,7 @@ pub fn latest_run(root: &Path) -> Result<Option<PathBuf>, ResultsError> {
         let entry = entry.map_err(ResultsError::io("list", root))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(stamp) = stamp_of(&name) else { continue };
-        let found = [MANIFEST_FILE, SWEEP_FILE].map(|file| fs::metadata(entry.path().join(file)));
+        let found = [MANIFEST_FILE, SWEEP_FILE, SEARCH_FILE].map(|file| fs::metadata(entry.path().join(file)));
         let Some(manifest) = found.into_iter().find_map(Result::ok) else { continue };
         let rank = (stamp.to_owned(), manifest.modified().ok(), name);
         if newest.as_ref().is_none_or(|(best, _)| rank > *best) {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ResultsError;
@@ -47,21 +48,35 @@ impl RunDir {
 
 /// `None` where the directory holds no sweep.
 pub fn read_sweep(dir: &Path) -> Result<Option<SweepManifest>, ResultsError> {
-    let path = dir.join(SWEEP_FILE);
-    let bytes = match fs::read(&path) {
+    read_group(&dir.join(SWEEP_FILE), SWEEP_SCHEMA_VERSION, |sweep: &SweepManifest| {
+        let dirs = sweep.cells.iter().filter_map(|cell| cell.dir.as_deref()).collect();
+        (sweep.schema_version, dirs)
+    })
+}
+
+/// The file of a directory of runs; `about` tells its version and the runs it names. `None` where there is no such file.
+pub(crate) fn read_group<T: DeserializeOwned>(
+    path: &Path,
+    supported: u32,
+    about: impl Fn(&T) -> (u32, Vec<&str>),
+) -> Result<Option<T>, ResultsError> {
+    let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ResultsError::io("read", &path)(error)),
+        Err(error) => return Err(ResultsError::io("read", path)(error)),
     };
-    let bad = |message: String| ResultsError::BadManifest { path: path.clone(), message };
-    let sweep: SweepManifest = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-    if sweep.schema_version > SWEEP_SCHEMA_VERSION {
-        let found = u64::from(sweep.schema_version);
-        return Err(ResultsError::NewerSchema { path, found, supported: SWEEP_SCHEMA_VERSION });
+    let bad = |message: String| ResultsError::BadManifest { path: path.to_path_buf(), message };
+    let group: T = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    let (version, dirs) = about(&group);
+    if version > supported {
+        return Err(ResultsError::NewerSchema {
+            path: path.to_path_buf(),
+            found: u64::from(version),
+            supported,
+        });
     }
-    let outside = sweep.cells.iter().filter_map(|cell| cell.dir.as_deref()).find(|dir| !is_plain_name(dir));
-    match outside {
+    match dirs.into_iter().find(|dir| !is_plain_name(dir)) {
         Some(dir) => Err(bad(format!("{dir:?} is not the name of a run beside it"))),
-        None => Ok(Some(sweep)),
+        None => Ok(Some(group)),
     }
 }

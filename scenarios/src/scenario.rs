@@ -21,6 +21,14 @@ pub struct Scenario {
     pub name: Spanned<String>,
     /// Seed of lengths, prompts and arrival times. Default 42.
     pub seed: Option<u64>,
+    /// Searches the highest arrival rate (or load, or number of users) at which every target meets [slo], instead of
+    /// measuring one.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::find")]
+    pub find: Option<Spanned<String>>,
+    /// How `find` searches.
+    #[schemars(with = "Option<SearchTable>")]
+    pub search: Option<Spanned<SearchTable>>,
     pub model: ModelTable,
     #[schemars(with = "WorkloadTable")]
     pub workload: Spanned<WorkloadTable>,
@@ -424,11 +432,27 @@ pub struct CommandTable {
     pub metrics: Option<Spanned<String>>,
 }
 
+/// The search of `find`. Values are in what is searched: requests per second, shares of saturation, or users.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchTable {
+    /// The search ends when a value that missed the SLO is within this share of one that met it. Default 0.05.
+    #[schemars(with = "Option<f64>")]
+    pub tolerance: Option<Spanned<f64>>,
+    /// Default: 1/64 of the saturation that is measured first, or 1 user.
+    #[schemars(with = "Option<f64>")]
+    pub lowest: Option<Spanned<f64>>,
+    /// Default: 4 times the saturation, or 8 times the users that reached it.
+    #[schemars(with = "Option<f64>")]
+    pub highest: Option<Spanned<f64>>,
+}
+
 /// How targets are compared.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CompareTable {
-    /// Trials per target, interleaved A B B A. Default 3 with several targets, else 1.
+    /// Trials per target, interleaved A B B A. Default 3 with several targets, else 1. With `find`: trials of a value at
+    /// most, default 3.
     #[schemars(with = "Option<u32>", range(min = 1, max = 100))]
     pub repeats: Option<Spanned<u32>>,
 }

@@ -4,7 +4,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use crate::knobs::{Default, KNOBS, Kind, Knob, POLICIES};
-use crate::resolve::{DISTRIBUTIONS, POPULARITIES, PROCESSES, PROTOCOLS};
+use crate::resolve::{DISTRIBUTIONS, FINDS, POPULARITIES, PROCESSES, PROTOCOLS};
 use crate::scenario::Scenario;
 use crate::spec::CLAIM_METRICS;
 use crate::templates::TEMPLATES;
@@ -65,6 +65,10 @@ pub(crate) fn distribution(_: &mut SchemaGenerator) -> Schema {
 
 pub(crate) fn popularity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": POPULARITIES })
+}
+
+pub(crate) fn find(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": FINDS })
 }
 
 pub(crate) fn claim_metric(_: &mut SchemaGenerator) -> Schema {

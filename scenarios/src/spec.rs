@@ -48,6 +48,40 @@ pub struct RunSpec {
     pub cost: Option<CostSpec>,
     /// What the run is to confirm or not; names are unique.
     pub claims: Vec<ClaimSpec>,
+    /// The load is searched: `repeats` is then the most trials of a value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub find: Option<FindSpec>,
+}
+
+/// What is raised until the SLO breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Searched {
+    Rate,
+    Load,
+    Users,
+}
+
+impl Searched {
+    pub const ALL: [Searched; 3] = [Searched::Rate, Searched::Load, Searched::Users];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Searched::Rate => "rate",
+            Searched::Load => "load",
+            Searched::Users => "users",
+        }
+    }
+}
+
+/// The search of the highest load that meets the SLO.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct FindSpec {
+    pub searched: Searched,
+    pub tolerance: f64,
+    /// In what is searched; `None` = from the saturation.
+    pub lowest: Option<f64>,
+    pub highest: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -239,6 +273,29 @@ pub enum RateSpec {
     Load {
         share: f64,
     },
+    /// Whatever the search tries next ([`FindSpec`]).
+    Sought,
+}
+
+impl ArrivalSpec {
+    /// How often requests are sent, where the process has a rate of its own.
+    pub fn rate(&self) -> Option<&RateSpec> {
+        match self {
+            ArrivalSpec::Poisson { rate }
+            | ArrivalSpec::Gamma { rate, .. }
+            | ArrivalSpec::Constant { rate } => Some(rate),
+            ArrivalSpec::Closed { .. } | ArrivalSpec::Trace { .. } => None,
+        }
+    }
+
+    pub fn rate_mut(&mut self) -> Option<&mut RateSpec> {
+        match self {
+            ArrivalSpec::Poisson { rate }
+            | ArrivalSpec::Gamma { rate, .. }
+            | ArrivalSpec::Constant { rate } => Some(rate),
+            ArrivalSpec::Closed { .. } | ArrivalSpec::Trace { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

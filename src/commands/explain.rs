@@ -103,6 +103,16 @@ fn explain_run(plan: &Plan) -> Result<(), Failure> {
             println!("SLO       {metric} p{percentile} within {limit:?}");
         }
     }
+    if let Some(find) = &plan.spec.find {
+        println!(
+            "find      the highest {} at which each target meets the SLO, to {:.1} %, with at most {} trials of a value,\n          \
+             after a short ramp that finds saturation",
+            find.searched.name(),
+            find.tolerance * 100.0,
+            plan.spec.repeats
+        );
+        return Ok(());
+    }
     println!(
         "order     {} repeat(s) of each target, interleaved{}",
         plan.spec.repeats,
@@ -134,14 +144,9 @@ fn explain_command(command: &CommandSpec) {
 
 /// The fixed rate, if the scenario has one.
 fn plan_rate(plan: &Plan) -> Option<f64> {
-    match &plan.spec.workload.arrivals {
-        ArrivalSpec::Poisson { rate } | ArrivalSpec::Gamma { rate, .. } | ArrivalSpec::Constant { rate } => {
-            match rate {
-                RateSpec::PerSecond { rps } => Some(*rps),
-                RateSpec::Load { .. } => None,
-            }
-        }
-        ArrivalSpec::Closed { .. } | ArrivalSpec::Trace { .. } => None,
+    match plan.spec.workload.arrivals.rate()? {
+        RateSpec::PerSecond { rps } => Some(*rps),
+        RateSpec::Load { .. } | RateSpec::Sought => None,
     }
 }
 
@@ -222,14 +227,19 @@ pub fn arrivals_in_words(plan: &Plan) -> String {
     let rate = |rate: &RateSpec| match rate {
         RateSpec::PerSecond { rps } => format!("{rps} requests/s"),
         RateSpec::Load { share } => format!("{:.0} % of the lowest measured saturation", share * 100.0),
+        RateSpec::Sought => "the rate that is searched".into(),
     };
     match &plan.spec.workload.arrivals {
         ArrivalSpec::Poisson { rate: r } => format!("Poisson at {}", rate(r)),
         ArrivalSpec::Gamma { rate: r, cv } => format!("gamma with cv {cv} at {}", rate(r)),
         ArrivalSpec::Constant { rate: r } => format!("evenly spaced at {}", rate(r)),
         ArrivalSpec::Closed { users, think_time } => {
+            let users = match &plan.spec.find {
+                Some(_) => "as many users as are searched".to_string(),
+                None => format!("{users} users"),
+            };
             let pause = if think_time.is_zero() { "no pause".into() } else { format!("{think_time:?}") };
-            format!("closed loop, {users} users, {pause} between requests")
+            format!("closed loop, {users}, {pause} between requests")
         }
         ArrivalSpec::Trace { speed } => format!("as in the trace, {speed} x faster"),
     }

@@ -14,6 +14,7 @@ pub mod run;
 mod serve;
 mod simulate;
 pub mod supervise;
+mod search_report;
 mod sweep_report;
 
 use clap::CommandFactory;

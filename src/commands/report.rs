@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use llmlab_metrics::analysis::TargetAnalysis;
 use llmlab_metrics::{Analysis, Trial};
-use llmlab_results::{latest_run, read_run, read_sweep, write_parquet};
+use llmlab_results::{TrialFiles, latest_run, read_run, read_search, read_sweep, write_parquet};
 
-use super::sweep_report;
+use super::{search_report, sweep_report};
 use crate::cli::ReportArgs;
 use crate::exit::{Code, Failure};
 
@@ -31,6 +31,9 @@ pub fn report(args: ReportArgs) -> Result<Code, Failure> {
     if let Some(sweep) = read_sweep(&run).map_err(Failure::bad_input)? {
         return sweep_report::rebuild(&run, &sweep, args.json);
     }
+    if let Some(search) = read_search(&run).map_err(Failure::bad_input)? {
+        return search_report::finish(&run, &search, args.json);
+    }
     let written = write(&run)?;
     print(&written, &run, args.json)?;
     Ok(verdict_code(&written.analysis))
@@ -41,13 +44,7 @@ pub fn write(run: &Path) -> Result<Written, Failure> {
     let (manifest, files) = read_run(run).map_err(Failure::bad_input)?;
     write_parquet(run, &files).map_err(Failure::internal)?;
     let mut warnings = Vec::new();
-    let trials: Vec<Trial> = files
-        .into_iter()
-        .map(|file| {
-            warnings.extend(file.warnings);
-            Trial { facts: file.facts, records: file.records, steps: file.steps, server: file.server }
-        })
-        .collect();
+    let trials = trials(files, &mut warnings);
     let analysis = llmlab_metrics::analyse(&manifest, &trials);
     let save = |name: &str, text: &str| -> Result<PathBuf, Failure> {
         let path = run.join(name);
@@ -66,6 +63,15 @@ pub fn write(run: &Path) -> Result<Written, Failure> {
         save(&name, &svg)?;
     }
     Ok(Written { analysis, html, markdown, warnings })
+}
+
+/// What was read, as analysis takes it; damage goes to `warnings`.
+pub fn trials(files: Vec<TrialFiles>, warnings: &mut Vec<String>) -> Vec<Trial> {
+    let trial = |file: TrialFiles| {
+        warnings.extend(file.warnings);
+        Trial { facts: file.facts, records: file.records, steps: file.steps, server: file.server }
+    };
+    files.into_iter().map(trial).collect()
 }
 
 pub fn save(path: &Path, text: &str) -> Result<(), Failure> {

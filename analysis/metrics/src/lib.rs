@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
 //! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
-//! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`report`], [`claims`] (what is said of a
+//! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`search`] (the highest load that
+//! meets the SLO), [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
 
 pub mod analysis;
@@ -21,6 +22,7 @@ pub mod quantile;
 pub mod rates;
 pub mod report;
 pub mod roofline;
+pub mod search;
 pub mod slo;
 pub mod stats;
 pub mod sweep;
@@ -34,6 +36,7 @@ use llmlab_results::step::StepRow;
 
 pub use analysis::{Analysis, analyse};
 pub use report::{compositions, html, markdown, svgs, terminal};
+pub use report::{search_html, search_markdown, search_svgs, search_terminal};
 pub use report::{sweep_csv, sweep_html, sweep_markdown, sweep_terminal};
 pub use sweep::sweep_table;
 pub use warning::Warning;

@@ -48,7 +48,7 @@ pub struct Goodput {
     pub share: f64,
 }
 
-fn limits(slo: &Slo) -> [(SloMetric, &Vec<(f64, u64)>); 4] {
+pub(crate) fn limits(slo: &Slo) -> [(SloMetric, &Vec<(f64, u64)>); 4] {
     [
         (SloMetric::Ttft, &slo.ttft),
         (SloMetric::Tpot, &slo.tpot),
@@ -115,7 +115,7 @@ fn meets_all(slo: &Slo, r: &RequestRecord) -> bool {
     })
 }
 
-fn request_itl(r: &RequestRecord) -> Samples {
+pub(crate) fn request_itl(r: &RequestRecord) -> Samples {
     let mut gaps = Vec::new();
     for pair in r.events.windows(2) {
         let gap = pair[1].at_ns.saturating_sub(pair[0].at_ns) as f64 / f64::from(pair[1].tokens.max(1));

@@ -7,17 +7,19 @@ use toml::Spanned;
 
 use crate::error::Finding;
 use crate::scenario::{CostTable, ModelTable, Scenario, WorkloadTable};
-use crate::spec::{Cell, CostSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec};
+use crate::spec::{Cell, CostSpec, FindSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec};
 
 mod claim;
 mod command;
 pub(crate) mod engine;
+mod find;
 mod sharing;
 mod slo;
 mod sweep;
 mod target;
 mod workload;
 
+pub(crate) use find::FINDS;
 pub(crate) use sharing::POPULARITIES;
 pub(crate) use target::PROTOCOLS;
 pub(crate) use workload::{DISTRIBUTIONS, PROCESSES};
@@ -34,6 +36,7 @@ pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<Vec<Cell>, Fin
         let spec = run_spec(scenario, &scenario.workload, base)?;
         return Ok(vec![Cell { point: None, spec }]);
     };
+    find::resolve(scenario, &slo::resolve(&scenario.slo)?)?;
     if let Some(claim) = scenario.claim.first() {
         return Err(Finding::new(claim.span(), "a sweep has no one figure to hold a claim against")
             .help("put the claim into a scenario without [sweep]"));
@@ -50,9 +53,17 @@ pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<Vec<Cell>, Fin
 
 fn run_spec(scenario: &Scenario, workload: &Spanned<WorkloadTable>, base: &Path) -> Result<RunSpec, Finding> {
     let targets = target::resolve(&scenario.target, base)?;
+    let slo = slo::resolve(&scenario.slo)?;
+    let find = find::resolve(scenario, &slo)?;
+    let workload = match find {
+        Some(FindSpec { searched, .. }) => {
+            find::sought(workload::resolve(&find::with_stand_in(workload, searched)?, base)?)
+        }
+        None => workload::resolve(workload, base)?,
+    };
     let repeats = match &scenario.compare.repeats {
         Some(written) => in_range(written, "repeats", 1, MAX_REPEATS)?,
-        None if targets.len() > 1 => 3,
+        None if targets.len() > 1 || find.is_some() => 3,
         None => 1,
     };
     Ok(RunSpec {
@@ -60,11 +71,12 @@ fn run_spec(scenario: &Scenario, workload: &Spanned<WorkloadTable>, base: &Path)
         seed: scenario.seed.unwrap_or(DEFAULT_SEED),
         model: model(&scenario.model, base)?,
         claims: claim::resolve(&scenario.claim, &targets)?,
-        workload: adapted(workload::resolve(workload, base)?, scenario, &targets)?,
+        workload: adapted(workload, scenario, &targets)?,
         targets,
-        slo: slo::resolve(&scenario.slo)?,
+        slo,
         repeats,
         cost: scenario.cost.as_ref().map(cost).transpose()?,
+        find,
     })
 }
 

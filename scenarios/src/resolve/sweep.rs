@@ -135,7 +135,13 @@ fn arrivals(table: &Spanned<SweepTable>, workload: &Spanned<WorkloadTable>) -> R
     let Some(first) = steps.first() else {
         return Err(Finding::new(span, "the list is empty").label("at least one value"));
     };
-    fixed_too(workload.get_ref().arrivals.get_ref(), first.key())?;
+    let swept = first.key();
+    fixed_too(workload.get_ref().arrivals.get_ref(), |key| {
+        (
+            format!("arrivals fix `{key}`, and the sweep varies `{swept}`"),
+            format!("remove `{key}` here, or `{swept}` from [sweep]"),
+        )
+    })?;
     for (i, step) in steps.iter().enumerate() {
         if steps[..i].iter().any(|known| known.value() == step.value()) {
             return Err(Finding::new(step.span(), format!("{} {} stands twice", step.key(), step.value()))
@@ -149,8 +155,11 @@ fn steps<T: Clone>(list: &Spanned<Vec<Spanned<T>>>, step: fn(Spanned<T>) -> Step
     list.get_ref().iter().cloned().map(step).collect()
 }
 
-/// Which of two numbers counts must not be a riddle.
-fn fixed_too(arrivals: &ArrivalsTable, swept: &str) -> Result<(), Finding> {
+/// Which of two numbers counts must not be a riddle. `words` are message and help for the key that is written.
+pub(super) fn fixed_too(
+    arrivals: &ArrivalsTable,
+    words: impl Fn(&str) -> (String, String),
+) -> Result<(), Finding> {
     let written = [
         ("rate", arrivals.rate.as_ref().map(Spanned::span)),
         ("load", arrivals.load.as_ref().map(Spanned::span)),
@@ -158,8 +167,8 @@ fn fixed_too(arrivals: &ArrivalsTable, swept: &str) -> Result<(), Finding> {
     ];
     match written.into_iter().find_map(|(key, span)| Some((key, span?))) {
         Some((key, span)) => {
-            Err(Finding::new(span, format!("arrivals fix `{key}`, and the sweep varies `{swept}`"))
-                .help(format!("remove `{key}` here, or `{swept}` from [sweep]")))
+            let (message, help) = words(key);
+            Err(Finding::new(span, message).help(help))
         }
         None => Ok(()),
     }

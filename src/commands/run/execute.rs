@@ -78,7 +78,7 @@ fn measure(
             if cancel.is_cancelled() {
                 return Ok(());
             }
-            let facts = trial::measure(plan, index, repeat, workload, dir, live, cancel)?;
+            let facts = trial::measure(plan, index, repeat, workload, dir, live, live.as_ref(), cancel)?;
             manifest.trials.push(facts);
             dir.write_manifest(manifest).map_err(Failure::internal)?;
         }
@@ -142,7 +142,7 @@ struct Workloads {
     rate_rps: f64,
 }
 
-fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut Manifest) {
+pub(super) fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut Manifest) {
     manifest.workload.requests = workload.requests.len() as u64;
     manifest.workload.prompt_tokens_total = workload.prompt_tokens_total();
     manifest.workload.output_tokens_total = workload.output_tokens_total();
@@ -150,7 +150,7 @@ fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut Manifest) 
     manifest.workload.warmup_requests = plan.warmup_requests;
 }
 
-fn manifest(plan: &Plan) -> Result<Manifest, Failure> {
+pub(super) fn manifest(plan: &Plan) -> Result<Manifest, Failure> {
     let threads = plan.targets.iter().find_map(|target| match &target.how {
         How::Engine { resolved, .. } => Some(resolved.runtime.threads as u32),
         How::Endpoint(_) | How::Command(_) | How::Simulate(_) => None,

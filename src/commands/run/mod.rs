@@ -5,6 +5,7 @@ mod folder;
 mod plan;
 mod probe;
 mod progress;
+mod search;
 mod simulated;
 mod sweep;
 mod trial;
@@ -74,6 +75,9 @@ fn one(
         Planned::Run(plan) => plan,
         Planned::Sweep { name, cells } => return sweep::run(args, &name, cells, cancel).map(nothing),
     };
+    if let Some(find) = plan.spec.find {
+        return search::run(args, *plan, find, cancel).map(nothing);
+    }
     let claims = plan.spec.claims.clone();
     let done = drive(args, *plan, &args.results, cancel)?;
     let written = report::write(&done.path)?;
@@ -94,18 +98,28 @@ fn drive(args: &RunArgs, plan: Plan, results: &Path, cancel: &CancellationToken)
         &plan.targets.iter().map(|t| (t.facts.name.clone(), t.facts.description.clone())).collect::<Vec<_>>(),
         plan.targets.len() * plan.spec.repeats as usize,
     ));
-    let worker = {
-        let (live, cancel, results) = (live.clone(), cancel.clone(), results.to_path_buf());
-        std::thread::Builder::new()
+    on_worker(args, &live, cancel, || execute::execute(&plan, results, live.clone(), cancel.clone()))
+}
+
+/// Does the work on a thread of its own while people watch it.
+fn on_worker<T: Send>(
+    args: &RunArgs,
+    live: &Arc<Live>,
+    cancel: &CancellationToken,
+    work: impl FnOnce() -> Result<T, Failure> + Send,
+) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let finish = Finish(live.clone());
+        let worker = std::thread::Builder::new()
             .name("run".into())
-            .spawn(move || {
-                let _finish = Finish(live.clone());
-                execute::execute(&plan, &results, live, cancel)
+            .spawn_scoped(scope, move || {
+                let _finish = finish;
+                work()
             })
-            .map_err(Failure::internal)?
-    };
-    watch(args, &live, cancel);
-    worker.join().map_err(|_| Failure::internal("the run stopped on an internal error"))?
+            .map_err(Failure::internal)?;
+        watch(args, live, cancel);
+        worker.join().map_err(|_| Failure::internal("the run stopped on an internal error"))?
+    })
 }
 
 /// Tells the watchers that the run is over, also when it ends in a panic.

@@ -240,6 +240,7 @@ fn spec_for_url(url: &str) -> RunSpec {
         repeats: 1,
         cost: None,
         claims: Vec::new(),
+        find: None,
     }
 }
 

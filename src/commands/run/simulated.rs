@@ -38,6 +38,7 @@ pub fn measure(
     workload: &Workload,
     dir: &RunDir,
     live: &Arc<Live>,
+    observer: &dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<TrialFacts, Failure> {
     let name = &plan.targets[index].facts.name;
@@ -51,7 +52,7 @@ pub fn measure(
         |error: std::io::Error| Failure::internal(format!("cannot write {}: {error}", log.display()));
     let mut steps = JsonSteps(BufWriter::new(File::create(&log).map_err(cannot_write)?));
     let options = Options { steps: Some(&mut steps), ..options(plan, target) };
-    let ran = run(plan, target, workload, options, &mut writer, live.as_ref(), cancel)?;
+    let ran = run(plan, target, workload, options, &mut writer, observer, cancel)?;
     steps.0.flush().map_err(cannot_write)?;
     writer.finish().map_err(Failure::internal)?;
     facts.elapsed_ns = ran.elapsed.as_nanos() as u64;

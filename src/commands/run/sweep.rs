@@ -78,7 +78,7 @@ fn measure(
 }
 
 /// Of what the cells ended with, the one to tell: a stop, then the first failure, then numbers not to be used.
-fn graver(so_far: Code, next: Code) -> Code {
+pub(super) fn graver(so_far: Code, next: Code) -> Code {
     match (so_far, next) {
         (_, Code::Interrupted) => next,
         (Code::Pass, _) | (Code::Invalid, Code::Internal | Code::Usage | Code::Target) => next,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    DriveError, DriveFacts, DriveOptions, Ended, Endpoint, Scrape, Timeouts, Workload, drive_with,
+    DriveError, DriveFacts, DriveOptions, Ended, Endpoint, Observer, Scrape, Timeouts, Workload, drive_with,
 };
 use llmlab_results::RunDir;
 use llmlab_results::manifest::{ClientFacts, ServerSample, TrialFacts, TrialKind};
@@ -162,6 +162,7 @@ pub fn fill(facts: &mut TrialFacts, driven: &DriveFacts) {
     facts.complete = driven.ended == Ended::Complete;
 }
 
+/// `live` shows the trial, `observer` is told of every request in it.
 pub fn measure(
     plan: &Plan,
     index: usize,
@@ -169,12 +170,13 @@ pub fn measure(
     workload: &Workload,
     dir: &RunDir,
     live: &Arc<Live>,
+    observer: &dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<TrialFacts, Failure> {
     let planned = &plan.targets[index];
     let workload = &*plan.for_target(index, workload);
     if let How::Simulate(target) = &planned.how {
-        return simulated::measure(plan, target, index, repeat, workload, dir, live, cancel);
+        return simulated::measure(plan, target, index, repeat, workload, dir, live, observer, cancel);
     }
     let name = &planned.facts.name;
     let of = plan.spec.repeats;
@@ -196,7 +198,7 @@ pub fn measure(
         on_sample: &mut on_sample,
     });
     let options = DriveOptions { drain: DRAIN, time_limit: None, scrape };
-    let driven = drive_with(&ready.endpoint, workload, options, &mut writer, live.as_ref(), cancel)
+    let driven = drive_with(&ready.endpoint, workload, options, &mut writer, observer, cancel)
         .map_err(|error| drive_failure(name, error))?;
     if driven.scrapes == 0 && driven.scrape_failures > 0 {
         live.log(format!("{name}: its metrics page could not be read, so queue and batch are not shown"));

@@ -22,14 +22,9 @@ impl Plan {
     }
 
     pub fn load_share(&self) -> Option<f64> {
-        match &self.spec.workload.arrivals {
-            ArrivalSpec::Poisson { rate }
-            | ArrivalSpec::Gamma { rate, .. }
-            | ArrivalSpec::Constant { rate } => match rate {
-                RateSpec::Load { share } => Some(*share),
-                RateSpec::PerSecond { .. } => None,
-            },
-            ArrivalSpec::Closed { .. } | ArrivalSpec::Trace { .. } => None,
+        match self.spec.workload.arrivals.rate()? {
+            RateSpec::Load { share } => Some(*share),
+            RateSpec::PerSecond { .. } | RateSpec::Sought => None,
         }
     }
 
@@ -67,7 +62,7 @@ impl Plan {
 }
 
 /// What a scenario's words come to where a request may hold `limit` tokens. `load_rps` stands in for a rate given as a
-/// share of saturation.
+/// share of saturation, or searched.
 pub fn workload_config(spec: &RunSpec, limit: u32, prompts: PromptStyle, load_rps: f64) -> WorkloadConfig {
     let w = &spec.workload;
     // Output gets at most half of what a request may hold, the prompt the rest, so no draw is impossible.
@@ -91,7 +86,7 @@ pub fn workload_config(spec: &RunSpec, limit: u32, prompts: PromptStyle, load_rp
 fn arrivals(spec: &ArrivalSpec, load_rps: f64) -> Arrivals {
     let rps = |rate: &RateSpec| match rate {
         RateSpec::PerSecond { rps } => *rps,
-        RateSpec::Load { .. } => load_rps,
+        RateSpec::Load { .. } | RateSpec::Sought => load_rps,
     };
     match spec {
         ArrivalSpec::Poisson { rate } => Arrivals::Poisson { rate_rps: rps(rate) },

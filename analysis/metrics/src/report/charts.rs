@@ -10,7 +10,7 @@ use crate::report::format::duration;
 use crate::report::series::{Gauge, Lane, Points, cdf, gauge, lanes, samples, throughput, trials_of};
 use crate::report::svg::{Axis, Bar, Fill, Unit, lines, standalone, waterfall};
 
-const SMALL: (u32, u32) = (560, 300);
+pub(super) const SMALL: (u32, u32) = (560, 300);
 const WIDE_PX: u32 = 1140;
 
 /// A chart and what to say about it. `svg` is safe to embed: target names are not in it.

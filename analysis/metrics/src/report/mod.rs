@@ -3,12 +3,13 @@
 //!
 //! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words), [`terminal`], [`series`] (points for
 //! charts), [`svg`] and [`charts`], [`composition`] (the batch step by step), [`page`] (Markdown and HTML),
-//! [`sweep`] (the table of a sweep).
+//! [`sweep`] (the table of a sweep), [`search`] (the edge and the curve of a search).
 
 pub mod charts;
 pub mod composition;
 pub mod format;
 pub mod page;
+pub mod search;
 pub mod series;
 pub mod svg;
 pub mod sweep;
@@ -18,5 +19,6 @@ pub mod view;
 pub use charts::svgs;
 pub use composition::compositions;
 pub use page::{html, markdown};
+pub use search::{search_html, search_markdown, search_svgs, search_terminal};
 pub use sweep::{sweep_csv, sweep_html, sweep_markdown, sweep_terminal};
 pub use terminal::terminal;

@@ -1,0 +1,105 @@
+//! Which value to try next: steps up or down until one value held and one missed, then halves of what is between them.
+
+/// Steps up are small, because every trial above the edge costs a queue that has to drain.
+const UP: f64 = std::f64::consts::SQRT_2;
+const DOWN: f64 = 0.5;
+
+/// A search on one target. Values are requests per second, shares of saturation or users.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bisection {
+    lowest: f64,
+    highest: f64,
+    /// The search ends when the lowest value that missed is within this share of the highest that held.
+    tolerance: f64,
+    /// Users: whole numbers.
+    whole: bool,
+    start: f64,
+    held: Option<f64>,
+    missed: Option<f64>,
+}
+
+impl Bisection {
+    /// `start` is brought between `lowest` and `highest`.
+    pub fn new(start: f64, lowest: f64, highest: f64, tolerance: f64, whole: bool) -> Bisection {
+        assert!(lowest > 0.0 && lowest <= highest && tolerance > 0.0, "{lowest} {highest} {tolerance}");
+        let round = |value: f64| if whole { value.round().max(1.0) } else { value };
+        let (lowest, highest) = (round(lowest), round(highest));
+        let start = round(start.clamp(lowest, highest));
+        Bisection { lowest, highest, tolerance, whole, start, held: None, missed: None }
+    }
+
+    /// `None` when the edge is known as well as was asked, or lies outside the range.
+    pub fn next(&self) -> Option<f64> {
+        match (self.held, self.missed) {
+            (None, None) => Some(self.start),
+            (Some(held), None) => (held < self.highest).then(|| self.round_up(held * UP).min(self.highest)),
+            (None, Some(missed)) => {
+                (missed > self.lowest).then(|| self.round_down(missed * DOWN).max(self.lowest))
+            }
+            (Some(held), Some(missed)) if self.whole => {
+                let between = missed - held > 1.0 && missed / held > 1.0 + self.tolerance;
+                between.then(|| ((held + missed) / 2.0).floor())
+            }
+            // The middle of the ratio: load is felt in shares of what a server can take.
+            (Some(held), Some(missed)) => {
+                (missed / held > 1.0 + self.tolerance).then(|| (held * missed).sqrt())
+            }
+        }
+    }
+
+    pub fn tell(&mut self, value: f64, holds: bool) {
+        match holds {
+            true => self.held = Some(self.held.map_or(value, |known| known.max(value))),
+            false => self.missed = Some(self.missed.map_or(value, |known| known.min(value))),
+        }
+    }
+
+    fn round_up(&self, value: f64) -> f64 {
+        if self.whole { value.ceil() } else { value }
+    }
+
+    fn round_down(&self, value: f64) -> f64 {
+        if self.whole { value.floor().max(1.0) } else { value }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the search on a server whose edge is known and returns the last values that held and missed.
+    fn search(mut bisection: Bisection, edge: f64) -> (Option<f64>, Option<f64>, usize) {
+        let mut tried = 0;
+        while let Some(value) = bisection.next() {
+            bisection.tell(value, value <= edge);
+            tried += 1;
+            assert!(tried < 100, "does not end: {bisection:?}");
+        }
+        (bisection.held, bisection.missed, tried)
+    }
+
+    #[test]
+    fn the_edge_lies_between_the_two_last_values_wherever_it_is() {
+        for edge in [0.11, 0.5, 3.0, 6.99, 7.0, 7.01, 12.0, 39.0] {
+            let (held, missed, tried) = search(Bisection::new(7.0, 0.1, 40.0, 0.05, false), edge);
+            let (held, missed) = (held.unwrap(), missed.unwrap());
+            assert!(held <= edge && edge < missed && missed / held <= 1.05 + 1e-12, "{edge}: {held} {missed}");
+            assert!(tried <= 13, "{edge}: {tried}");
+        }
+    }
+
+    #[test]
+    fn users_are_whole_and_found_exactly() {
+        for edge in [1.0, 2.0, 17.0, 63.0] {
+            let (held, missed, _) = search(Bisection::new(8.0, 1.0, 64.0, 1e-6, true), edge);
+            assert_eq!((held, missed), (Some(edge), Some(edge + 1.0)));
+        }
+    }
+
+    #[test]
+    fn an_edge_outside_the_range_is_on_one_side_only() {
+        assert_eq!(search(Bisection::new(7.0, 1.0, 40.0, 0.05, false), 100.0).0, Some(40.0));
+        let (held, missed, _) = search(Bisection::new(7.0, 1.0, 40.0, 0.05, false), 0.5);
+        assert_eq!((held, missed), (None, Some(1.0)));
+    }
+}
