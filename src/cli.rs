@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use llmlab_loadgen::Shard;
 use llmlab_mock::{Fault, Jitter, Stall};
 use llmlab_scenarios::units::parse_duration;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 use crate::mock_words;
 
@@ -150,6 +153,24 @@ pub struct RunArgs {
     /// Let engine targets write calls.jsonl into each trial's folder, for llmlab replay
     #[arg(long)]
     pub record: bool,
+    /// Send one machine's part of the schedule: I of 0 to N-1; llmlab merge joins the parts
+    #[arg(long, value_name = "I/N", requires = "start_at")]
+    pub shard: Option<Shard>,
+    /// When all shards begin: RFC 3339 (2026-01-31T12:00:00Z) or seconds since 1970
+    #[arg(long, value_name = "TIME", requires = "shard", value_parser = start_time)]
+    pub start_at: Option<OffsetDateTime>,
+}
+
+fn start_time(typed: &str) -> Result<OffsetDateTime, String> {
+    let epoch = || {
+        let seconds = time::Duration::checked_seconds_f64(typed.parse().ok()?)?;
+        OffsetDateTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    OffsetDateTime::parse(typed, &Rfc3339)
+        .ok()
+        .or_else(epoch)
+        .map(|at| at.to_offset(UtcOffset::UTC))
+        .ok_or_else(|| "accepted are RFC 3339, such as 2026-01-31T12:00:00Z, and seconds since 1970".into())
 }
 
 #[derive(Debug, Args)]

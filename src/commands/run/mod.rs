@@ -5,6 +5,7 @@ mod folder;
 mod plan;
 mod probe;
 mod progress;
+mod shard;
 mod simulated;
 mod sweep;
 mod trial;
@@ -22,6 +23,7 @@ use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
 pub use plan::{How, Plan, Planned, PlannedTarget, SimulateOn};
+pub use shard::ShardPlan;
 pub use workload::workload_config;
 
 use crate::cli::RunArgs;
@@ -44,6 +46,9 @@ pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure>
     let cancel = CancellationToken::new();
     stop_on_ctrl_c(cancel.clone());
     if Path::new(&args.scenario).is_dir() {
+        if args.shard.is_some() {
+            return Err(Failure::bad_input("--shard: accepted is one scenario or a URL, not a folder"));
+        }
         return folder::run(&args, simulate.as_ref(), &cancel);
     }
     let finished = one(&args, simulate.as_ref(), &cancel, false)?;
@@ -66,6 +71,15 @@ fn one(
     let mut planned = plan::plan(args, simulate)?;
     if args.record {
         planned.record_calls()?;
+    }
+    match &mut planned {
+        Planned::Run(plan) => plan.shard = shard::ShardPlan::of(args, plan)?,
+        Planned::Sweep { .. } if args.shard.is_some() => {
+            return Err(Failure::bad_input(
+                "--shard: a sweep has many runs and shards can agree on one start only",
+            ));
+        }
+        Planned::Sweep { .. } => {}
     }
     if args.explain {
         return explain::explain(&planned).map(nothing);
