@@ -5,13 +5,14 @@
 //! Each metric is defined in `definitions.md` beside this crate's manifest.
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
-//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
+//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`] and [`shards`],
 //! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
 
 pub mod analysis;
 pub mod claims;
 pub mod compare;
+pub mod compat;
 pub mod cost;
 pub mod engine_log;
 pub mod frame;
@@ -21,6 +22,7 @@ pub mod quantile;
 pub mod rates;
 pub mod report;
 pub mod roofline;
+pub mod shards;
 pub mod slo;
 pub mod stats;
 pub mod sweep;

@@ -79,6 +79,11 @@ fn one(
                 "--shard: a sweep has many runs and shards can agree on one start only",
             ));
         }
+        Planned::Sweep { .. } if !args.compat.is_empty() => {
+            return Err(Failure::bad_input(
+                "--compat: accepted is one run, not a sweep; use llmlab report on a cell",
+            ));
+        }
         Planned::Sweep { .. } => {}
     }
     if args.explain {
@@ -90,7 +95,7 @@ fn one(
     };
     let claims = plan.spec.claims.clone();
     let done = drive(args, *plan, &args.results, cancel)?;
-    let written = report::write(&done.path)?;
+    let written = report::write_with(&done.path, &args.compat)?;
     if !quiet {
         report::print(&written, &done.path, args.json)?;
     }
