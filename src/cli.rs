@@ -4,8 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use llmlab_loadgen::Shard;
+use llmlab_metrics::compat::Tool;
 use llmlab_mock::{Fault, Jitter, Stall};
 use llmlab_scenarios::units::parse_duration;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 use crate::mock_words;
 
@@ -88,6 +92,13 @@ Examples:
   llmlab report                                     the newest run
   llmlab report results/runs/20261121-101500-quickstart --json")]
     Report(ReportArgs),
+    /// Join the runs of all shards of a schedule (llmlab run --shard) into one run, and report it
+    #[command(after_help = "\
+Example:
+  llmlab merge results/runs/20261121-101500-*
+
+The verdict of the joined run is that of its worst part. How to run shards: docs/distributed.md")]
+    Merge(MergeArgs),
     /// Measure this machine's bandwidth and compute (its roofline), or the engine on it, and keep the figures
     #[command(after_help = "\
 Examples:
@@ -150,6 +161,27 @@ pub struct RunArgs {
     /// Let engine targets write calls.jsonl into each trial's folder, for llmlab replay
     #[arg(long)]
     pub record: bool,
+    /// Score the same records as another tool defines its metrics, beside ours: vllm, sglang, guidellm, aiperf, mlperf
+    #[arg(long, value_name = "TOOL", value_delimiter = ',')]
+    pub compat: Vec<Tool>,
+    /// Send one machine's part of the schedule: I of 0 to N-1; llmlab merge joins the parts
+    #[arg(long, value_name = "I/N", requires = "start_at")]
+    pub shard: Option<Shard>,
+    /// When all shards begin: RFC 3339 (2026-01-31T12:00:00Z) or seconds since 1970
+    #[arg(long, value_name = "TIME", requires = "shard", value_parser = start_time)]
+    pub start_at: Option<OffsetDateTime>,
+}
+
+fn start_time(typed: &str) -> Result<OffsetDateTime, String> {
+    let epoch = || {
+        let seconds = time::Duration::checked_seconds_f64(typed.parse().ok()?)?;
+        OffsetDateTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    OffsetDateTime::parse(typed, &Rfc3339)
+        .ok()
+        .or_else(epoch)
+        .map(|at| at.to_offset(UtcOffset::UTC))
+        .ok_or_else(|| "accepted are RFC 3339, such as 2026-01-31T12:00:00Z, and seconds since 1970".into())
 }
 
 #[derive(Debug, Args)]
@@ -294,6 +326,22 @@ pub struct ReplayArgs {
 pub struct ReportArgs {
     /// Run directory; default: the newest under --results
     pub run: Option<PathBuf>,
+    #[arg(long, default_value = "results/runs", value_name = "DIR")]
+    pub results: PathBuf,
+    /// Print the analysis as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Score the same records as another tool defines its metrics, beside ours: vllm, sglang, guidellm, aiperf, mlperf
+    #[arg(long, value_name = "TOOL", value_delimiter = ',')]
+    pub compat: Vec<Tool>,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// Run directories, one of each shard, in any order
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Where the joined run is stored
     #[arg(long, default_value = "results/runs", value_name = "DIR")]
     pub results: PathBuf,
     /// Print the analysis as JSON

@@ -11,10 +11,20 @@ use time::format_description::well_known::Rfc3339;
 /// A calibration older than this is measured again: clouds move machines under a running image.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The one place of this package that reads the wall clock. Whole seconds: it dates things, it times nothing.
+/// The one place of this package that reads the wall clock.
+pub fn wall_clock() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
+}
+
+/// Whole seconds: it dates things, it times nothing.
 pub fn utc_now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
+    let now = wall_clock();
     now.replace_nanosecond(0).unwrap_or(now)
+}
+
+/// CLOCK_MONOTONIC, on which records are timed.
+pub fn monotonic_ns() -> u64 {
+    llmlab_loadgen::Clock::start().start_monotonic_ns
 }
 
 pub fn rfc3339(at: OffsetDateTime) -> String {

@@ -2,38 +2,9 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
 
-use common::{llmlab, stderr, stdout};
-
-/// A mock that ends when this is dropped.
-struct Mock {
-    child: Child,
-    url: String,
-}
-
-impl Mock {
-    fn start(dir: &Path, args: &[&str]) -> Mock {
-        let mut child = llmlab(dir)
-            .args(["mock", "--port", "0", "--exit-with-parent", "--log", "truth.jsonl"])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").expect(&line).to_string();
-        Mock { child, url }
-    }
-
-    fn stop(mut self) {
-        drop(self.child.stdin.take());
-        assert!(self.child.wait().unwrap().success());
-    }
-}
+use common::{Mock, llmlab, stderr, stdout};
 
 #[test]
 fn the_doctor_checks_the_client_in_one_command() {
@@ -56,8 +27,10 @@ fn the_doctor_checks_the_client_in_one_command() {
 #[test]
 fn a_stored_run_is_compared_with_the_mocks_log() {
     let dir = tempfile::tempdir().unwrap();
-    let mock =
-        Mock::start(dir.path(), &["--ttft", "20ms", "--itl", "2ms", "--fault", "429:0.2", "--seed", "4"]);
+    let mock = Mock::start(
+        dir.path(),
+        &["--log", "truth.jsonl", "--ttft", "20ms", "--itl", "2ms", "--fault", "429:0.2", "--seed", "4"],
+    );
     let text = format!(
         r#"
 name = "checked"

@@ -20,11 +20,33 @@ pub fn get(
     ca_file: Option<&Path>,
     timeout: Duration,
 ) -> Result<(u16, String), String> {
+    let answer = ask(url, key, ca_file, timeout)?;
+    Ok((answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned()))
+}
+
+/// The `Date` header of the answer to a GET, whatever its status; `None` from a server that sends none.
+pub fn date(
+    url: &str,
+    key: Option<&Secret>,
+    ca_file: Option<&Path>,
+    timeout: Duration,
+) -> Result<Option<String>, String> {
+    let answer = ask(url, key, ca_file, timeout)?;
+    let date = answer.headers().get(http::header::DATE).and_then(|value| value.to_str().ok());
+    Ok(date.map(str::to_owned))
+}
+
+fn ask(
+    url: &str,
+    key: Option<&Secret>,
+    ca_file: Option<&Path>,
+    timeout: Duration,
+) -> Result<http::Response<Bytes>, String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         match tokio::time::timeout(timeout, exchange(url, key, ca_file, timeout)).await {
-            Ok(Ok((status, body))) => Ok((status, String::from_utf8_lossy(&body).into_owned())),
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(words)) => Err(key.map_or(words.clone(), |key| key.redact(&words))),
             Err(_) => Err(format!("no answer within {timeout:?}")),
         }
@@ -36,7 +58,7 @@ async fn exchange(
     key: Option<&Secret>,
     ca_file: Option<&Path>,
     timeout: Duration,
-) -> Result<(u16, Bytes), String> {
+) -> Result<http::Response<Bytes>, String> {
     let server = Server::resolve(url).await.map_err(|error| chain(&error))?;
     let tls = Tls::for_server(&server, ca_file).map_err(|error| chain(&error))?;
     let authorization: Option<HeaderValue> =
@@ -45,7 +67,7 @@ async fn exchange(
     let pool = Pool::new(server, tls, Clock::start(), timeout);
     let mut sender = pool.connect().await.map_err(|failure| failure.words)?;
     let response = sender.send(request).await.map_err(|error| chain(error.error()))?;
-    let status = response.status().as_u16();
-    let body = read_page(response.into_body()).await.ok_or("its answer broke off or is too large")?;
-    Ok((status, body))
+    let (head, body) = response.into_parts();
+    let body = read_page(body).await.ok_or("its answer broke off or is too large")?;
+    Ok(http::Response::from_parts(head, body))
 }

@@ -51,11 +51,19 @@ pub struct DriveOptions<'a> {
     /// Stop issuing after this time, as if cancelled.
     pub time_limit: Option<Duration>,
     pub scrape: Option<Scrape<'a>>,
+    /// CLOCK_MONOTONIC at which time zero is to be, for clients that start together; `None`: as soon as all is ready. A moment
+    /// that has passed stays time zero, and what is late for it is sent late.
+    pub start_monotonic_ns: Option<u64>,
 }
 
 impl Default for DriveOptions<'_> {
     fn default() -> Self {
-        DriveOptions { drain: Duration::from_secs(5), time_limit: None, scrape: None }
+        DriveOptions {
+            drain: Duration::from_secs(5),
+            time_limit: None,
+            scrape: None,
+            start_monotonic_ns: None,
+        }
     }
 }
 
@@ -140,7 +148,7 @@ pub fn drive_with(
 ) -> Result<DriveFacts, DriveError> {
     can_be_said(endpoint.protocol, workload)?;
     fd_limit::prepare(workload)?;
-    let DriveOptions { drain, time_limit, mut scrape } = options;
+    let DriveOptions { drain, time_limit, mut scrape, start_monotonic_ns } = options;
     let stop = cancel.child_token();
     let (reports, inbox) = mpsc::channel();
     let session = Session {
@@ -149,6 +157,7 @@ pub fn drive_with(
         observer,
         drain,
         time_limit,
+        start_monotonic_ns,
         stop: stop.clone(),
         scrape: scrape.as_ref().map(Scrape::source),
     };
@@ -222,6 +231,7 @@ struct Session<'a> {
     observer: &'a dyn Observer,
     drain: Duration,
     time_limit: Option<Duration>,
+    start_monotonic_ns: Option<u64>,
     stop: CancellationToken,
     scrape: Option<ScrapeSource>,
 }
@@ -248,8 +258,18 @@ impl Session<'_> {
             }
             None => None,
         };
+        let clock = match self.start_monotonic_ns {
+            Some(agreed) => {
+                let clock = Clock::starting_at(agreed);
+                tokio::select! {
+                    () = clock.started() => {}
+                    () = self.stop.cancelled() => {}
+                }
+                clock
+            }
+            None => Clock::start(),
+        };
         let baseline = Baseline::take();
-        let clock = Clock::start();
         let done = CancellationToken::new();
         let beats = heartbeat(clock, done.clone()).map_err(DriveError::Client)?;
         let scraping = scrape.map(|(source, page, tls, request)| {

@@ -6,6 +6,7 @@
 //!
 //! Reading order, along the data path:
 //! 1. [`workload`] (with [`lengths`], [`arrivals`], [`prompts`], [`popularity`], `streams`): what to send and when. Pure.
+//!    [`shard`]: one schedule dealt out to several machines. Pure.
 //! 2. [`issuer`]: the schedule as a state machine without a clock.
 //! 3. `protocols`, [`sse`], [`ndjson`], `framing`, `tally`, `answer`: bytes of a response to token events of a record. Pure.
 //! 4. [`endpoint`], `http` (with `counted`), `tls`, `client`: one request over one connection; `control`: questions outside the timed path.
@@ -36,6 +37,7 @@ pub mod prompts;
 mod protocols;
 pub mod saturation;
 mod scrape;
+pub mod shard;
 pub mod sse;
 mod streams;
 mod tally;
@@ -44,7 +46,7 @@ pub mod workload;
 
 pub use arrivals::Arrivals;
 pub use clock::Clock;
-pub use control::get;
+pub use control::{date, get};
 pub use driver::{DriveError, DriveFacts, DriveOptions, Ended, Observer, Silent, drive, drive_with};
 pub use endpoint::{Endpoint, Protocol, Secret, Timeouts, request_id};
 pub use issuer::{At, Issuer};
@@ -53,6 +55,7 @@ pub use pacing::Pacer;
 pub use popularity::Popularity;
 pub use prompts::PromptStyle;
 pub use scrape::Scrape;
+pub use shard::Shard;
 pub use tls::check_ca_file;
 pub use workload::{
     Adapter, Adapters, Mode, PlannedRequest, Prefixes, Prompt, RequestShape, Workload, WorkloadConfig,

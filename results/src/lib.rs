@@ -3,7 +3,8 @@
 //! Knows no metric, no server and no clock: times arrive in the records, `now` arrives as a parameter.
 //!
 //! Reading order: [`record`], [`step`] and [`manifest`] are the data; [`journal`] is the line format that survives a
-//! crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole or broken; [`parquet`] exports it.
+//! crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole or broken; [`merge`] makes one run of
+//! the shards of a schedule; [`parquet`] exports a run.
 //!
 //! ```text
 //! results/runs/20261121-101500-vllm-vs-tgi/
@@ -30,6 +31,7 @@
 
 pub mod journal;
 pub mod manifest;
+pub mod merge;
 pub mod parquet;
 pub mod read;
 pub mod record;

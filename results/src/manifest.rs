@@ -29,6 +29,60 @@ pub struct Manifest {
     /// Trials in the order they ran, probes included.
     pub trials: Vec<TrialFacts>,
     pub status: RunStatus,
+    /// Of a run that shares its schedule with others, or was put together from such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharding: Option<Sharding>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharding {
+    Shard(ShardFacts),
+    /// By index, all of them.
+    Merged(Vec<PartFacts>),
+}
+
+/// One machine's share of a schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShardFacts {
+    /// From 0.
+    pub index: u32,
+    pub total: u32,
+    /// When time zero of the trial was to be on every machine. RFC 3339, UTC.
+    pub start_at: String,
+    /// The schedule of all shards together.
+    pub whole: WorkloadFacts,
+    /// Equal for equal schedules: times, lengths, prompts.
+    pub schedule_digest: String,
+    /// `None` when the server sends no date.
+    pub clock: Option<ClockOffset>,
+}
+
+/// How far the server's clock is ahead of this machine's: no less and no more than this. The server is the one clock that
+/// all shards see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockOffset {
+    pub least_ms: i64,
+    pub most_ms: i64,
+}
+
+/// What a merged run keeps of each run it was made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartFacts {
+    pub shard: ShardFacts,
+    /// Name of its run directory.
+    pub run: String,
+    pub host: HostFacts,
+    pub started_at: String,
+    pub finished_at: Option<String>,
+    pub command_line: Vec<String>,
+    pub requests: u64,
+    pub elapsed_ns: u64,
+    pub client: ClientFacts,
+    /// Its own verdict.
+    pub trusted: bool,
+    /// Why not, in words.
+    pub causes: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -130,7 +130,7 @@ fn read_optional(path: &Path, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
     }
 }
 
-fn last_timestamp_ns(record: &RequestRecord) -> u64 {
+pub(crate) fn last_timestamp_ns(record: &RequestRecord) -> u64 {
     let seen = [record.sent_ns, record.headers_ns, record.last_token_ns(), record.done_ns];
     seen.into_iter().flatten().fold(record.scheduled_ns, u64::max)
 }

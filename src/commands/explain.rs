@@ -5,7 +5,7 @@ use llmlab_scenarios::spec::{
     ArrivalSpec, CommandSpec, LengthDist, LengthSpec, PopularitySpec, RateSpec, SweepPoint, WorkloadSpec,
 };
 
-use super::run::{How, Plan, Planned, PlannedTarget};
+use super::run::{How, Plan, Planned, PlannedTarget, ShardPlan};
 use crate::command::shell_words;
 use crate::exit::{Code, Failure};
 use crate::host;
@@ -75,6 +75,14 @@ fn explain_run(plan: &Plan) -> Result<(), Failure> {
     }
     println!("          {}", workload_in_words(plan, &workload));
     println!("arrivals  {}", arrivals_in_words(plan));
+    if let Some(ShardPlan { shard, start_at }) = &plan.shard {
+        let part = shard.of(&workload).map_err(|error| Failure::bad_input(format!("--shard: {error}")))?;
+        println!(
+            "shard     {shard}: {} of these requests, from {}",
+            part.requests.len(),
+            host::rfc3339(*start_at)
+        );
+    }
     for target in &plan.targets {
         println!("target    {}: {}", target.facts.name, target.facts.description);
         if let How::Engine { resolved, .. } = &target.how {

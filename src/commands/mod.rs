@@ -6,6 +6,7 @@ mod doctor;
 mod explain;
 mod fit;
 mod init;
+mod merge;
 mod mock;
 mod models;
 mod replay;
@@ -33,6 +34,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Models(command) => models::models(command),
         Command::BenchEngine(args) => bench_engine::bench_engine(args),
         Command::Report(args) => report::report(args),
+        Command::Merge(args) => merge::run(args),
         Command::Calibrate(args) => calibrate::calibrate(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Fit(args) => fit::fit(args),

@@ -4,12 +4,23 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use llmlab_metrics::analysis::TargetAnalysis;
+use llmlab_metrics::compat::{self, Scored, Tool, score};
 use llmlab_metrics::{Analysis, Trial};
 use llmlab_results::{TrialFiles, latest_run, read_run, read_search, read_sweep, write_parquet};
+use serde::Serialize;
 
 use super::{search_report, sweep_report};
 use crate::cli::ReportArgs;
 use crate::exit::{Code, Failure};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Printed<'w> {
+    #[serde(flatten)]
+    analysis: &'w Analysis,
+    #[serde(skip_serializing_if = "<[Scored]>::is_empty")]
+    compat: &'w [Scored],
+}
 
 /// A report on disk, and what it says.
 #[derive(Debug)]
@@ -19,6 +30,8 @@ pub struct Written {
     pub markdown: PathBuf,
     /// What reading the run found damaged.
     pub warnings: Vec<String>,
+    /// The same records under the definitions of the tools asked for.
+    pub compat: Vec<Scored>,
 }
 
 pub fn report(args: ReportArgs) -> Result<Code, Failure> {
@@ -29,18 +42,29 @@ pub fn report(args: ReportArgs) -> Result<Code, Failure> {
         })?,
     };
     if let Some(sweep) = read_sweep(&run).map_err(Failure::bad_input)? {
+        if !args.compat.is_empty() {
+            return Err(Failure::bad_input("--compat: accepted is one run; choose a cell of the sweep"));
+        }
         return sweep_report::rebuild(&run, &sweep, args.json);
     }
     if let Some(search) = read_search(&run).map_err(Failure::bad_input)? {
+        if !args.compat.is_empty() {
+            return Err(Failure::bad_input("--compat: accepted is one run; choose a trial of the search"));
+        }
         return search_report::finish(&run, &search, args.json);
     }
-    let written = write(&run)?;
+    let written = write_with(&run, &args.compat)?;
     print(&written, &run, args.json)?;
     Ok(verdict_code(&written.analysis))
 }
 
 /// Reads a run, analyses it, and writes parquet files, SVG charts and both reports beside the records.
 pub fn write(run: &Path) -> Result<Written, Failure> {
+    write_with(run, &[])
+}
+
+/// The same, scored under other tools' definitions too.
+pub fn write_with(run: &Path, tools: &[Tool]) -> Result<Written, Failure> {
     let (manifest, files) = read_run(run).map_err(Failure::bad_input)?;
     write_parquet(run, &files).map_err(Failure::internal)?;
     let mut warnings = Vec::new();
@@ -62,16 +86,22 @@ pub fn write(run: &Path) -> Result<Written, Failure> {
     for (name, svg) in llmlab_metrics::compositions(&analysis, &trials) {
         save(&name, &svg)?;
     }
-    Ok(Written { analysis, html, markdown, warnings })
+    let compat = tools.iter().map(|tool| score(*tool, &manifest, &trials, &analysis)).collect();
+    Ok(Written { analysis, html, markdown, warnings, compat })
+}
+
+/// A stored trial as the analysis takes it.
+pub fn trial(file: TrialFiles) -> Trial {
+    Trial { facts: file.facts, records: file.records, steps: file.steps, server: file.server }
 }
 
 /// What was read, as analysis takes it; damage goes to `warnings`.
 pub fn trials(files: Vec<TrialFiles>, warnings: &mut Vec<String>) -> Vec<Trial> {
-    let trial = |file: TrialFiles| {
-        warnings.extend(file.warnings);
-        Trial { facts: file.facts, records: file.records, steps: file.steps, server: file.server }
+    let told = |mut file: TrialFiles| {
+        warnings.append(&mut file.warnings);
+        trial(file)
     };
-    files.into_iter().map(trial).collect()
+    files.into_iter().map(told).collect()
 }
 
 pub fn save(path: &Path, text: &str) -> Result<(), Failure> {
@@ -81,13 +111,17 @@ pub fn save(path: &Path, text: &str) -> Result<(), Failure> {
 
 pub fn print(written: &Written, run: &Path, json: bool) -> Result<(), Failure> {
     if json {
-        println!("{}", serde_json::to_string_pretty(&written.analysis).map_err(Failure::internal)?);
+        let printed = Printed { analysis: &written.analysis, compat: &written.compat };
+        println!("{}", serde_json::to_string_pretty(&printed).map_err(Failure::internal)?);
         written.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         return Ok(());
     }
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let width = crossterm_width();
     print!("{}", llmlab_metrics::terminal(&written.analysis, color, width));
+    for scored in &written.compat {
+        print!("{}", compat::terminal(scored, width));
+    }
     for warning in &written.warnings {
         println!("warning: {warning}");
     }

@@ -2,8 +2,9 @@
 
 #![allow(dead_code, reason = "each test file compiles this module for itself")]
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 pub fn llmlab(dir: &Path) -> Command {
@@ -94,4 +95,31 @@ pub fn processes_gone(dir: &Path) -> bool {
         std::thread::sleep(Duration::from_millis(50));
     }
     false
+}
+
+/// A mock that ends when this is dropped.
+pub struct Mock {
+    child: Child,
+    pub url: String,
+}
+
+impl Mock {
+    pub fn start(dir: &Path, args: &[&str]) -> Mock {
+        let mut child = llmlab(dir)
+            .args(["mock", "--port", "0", "--exit-with-parent"])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("listening on ").expect(&line).to_string();
+        Mock { child, url }
+    }
+
+    pub fn stop(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
 }

@@ -18,7 +18,7 @@ use crate::slo::{Goodput, SloCheck, check, goodput};
 use crate::trust::{TrialTrust, trust};
 use crate::warning::Warning;
 use crate::window::{Window, is_closed_loop, window};
-use crate::{frame, quantile};
+use crate::{frame, quantile, shards};
 
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -227,7 +227,8 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
         cost: manifest.cost.as_ref().zip(rates).and_then(|(facts, rates)| cost(facts, &rates)),
         errors: errors(records, warmup),
         token_sources: token_sources(records, warmup),
-        trust: trust(&facts, &latency, records, counts.succeeded, counts.measured, manifest.host.cores),
+        trust: trust(&facts, &latency, records, counts.succeeded, counts.measured, manifest.host.cores)
+            .with(shards::causes(shards::parts(manifest))),
         latency,
     };
     trial_warnings(manifest, trial, &analysis, warnings);
@@ -427,7 +428,13 @@ fn setting(m: &Manifest, repeats: u64) -> Setting {
         scenario_path: m.scenario_path.clone(),
         host: format!(
             "{}, {} cores, {gib:.0} GiB, {} ({})",
-            m.host.cpu_model, m.host.cores, m.host.os, m.host.hostname
+            m.host.cpu_model,
+            m.host.cores,
+            m.host.os,
+            match shards::hosts(shards::parts(m)).as_slice() {
+                [] | [_] => m.host.hostname.clone(),
+                several => format!("first of {}: {}", several.len(), several.join(", ")),
+            }
         ),
         cores: m.host.cores,
         roofline: m.host.roofline.clone().filter(finite_roofline),

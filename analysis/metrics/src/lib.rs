@@ -5,7 +5,7 @@
 //! Each metric is defined in `definitions.md` beside this crate's manifest.
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
-//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
+//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`] and [`shards`],
 //! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`search`] (the highest load that
 //! meets the SLO), [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
@@ -13,6 +13,7 @@
 pub mod analysis;
 pub mod claims;
 pub mod compare;
+pub mod compat;
 pub mod cost;
 pub mod engine_log;
 pub mod frame;
@@ -23,6 +24,7 @@ pub mod rates;
 pub mod report;
 pub mod roofline;
 pub mod search;
+pub mod shards;
 pub mod slo;
 pub mod stats;
 pub mod sweep;

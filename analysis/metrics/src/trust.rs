@@ -20,13 +20,38 @@ pub const STEAL_SHARE: f64 = 0.05;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "cause")]
 pub enum UntrustedCause {
-    SendLag { p99_ns: f64, limit_ns: f64 },
-    EventLoopDelay { p99_ns: f64, limit_ns: f64 },
-    ClientCpu { share_of_core: f64 },
-    Steal { share: f64 },
-    ClientFailures { requests: u64 },
-    NothingSucceeded { requests: u64 },
+    SendLag {
+        p99_ns: f64,
+        limit_ns: f64,
+    },
+    EventLoopDelay {
+        p99_ns: f64,
+        limit_ns: f64,
+    },
+    ClientCpu {
+        share_of_core: f64,
+    },
+    Steal {
+        share: f64,
+    },
+    ClientFailures {
+        requests: u64,
+    },
+    NothingSucceeded {
+        requests: u64,
+    },
     Incomplete,
+    /// Of a run joined from shards: this one alone could not be trusted.
+    Shard {
+        shard: u32,
+        host: String,
+        words: String,
+    },
+    /// Two shards did not begin together, by no less than this.
+    ShardClocks {
+        shards: (u32, u32),
+        apart_ms: i64,
+    },
 }
 
 impl fmt::Display for UntrustedCause {
@@ -63,6 +88,12 @@ impl fmt::Display for UntrustedCause {
                 write!(f, "none of {requests} measured requests succeeded: see the errors")
             }
             UntrustedCause::Incomplete => write!(f, "the trial did not finish: run it again"),
+            UntrustedCause::Shard { shard, host, words } => write!(f, "shard {shard} on {host}: {words}"),
+            UntrustedCause::ShardClocks { shards: (a, b), apart_ms } => write!(
+                f,
+                "the clocks of shards {a} and {b} were {:.1} s or more apart, so they did not begin together: set them by NTP",
+                *apart_ms as f64 / 1e3
+            ),
         }
     }
 }
@@ -78,6 +109,16 @@ pub struct TrialTrust {
     pub late_limit_ns: f64,
     pub client_cpu_share_of_core: f64,
     pub steal_share: f64,
+}
+
+impl TrialTrust {
+    /// The verdict with further causes against the trial.
+    #[must_use]
+    pub fn with(mut self, more: Vec<UntrustedCause>) -> TrialTrust {
+        self.causes.extend(more);
+        self.trusted = self.causes.is_empty();
+        self
+    }
 }
 
 /// `cores` of the host, for the steal share; 0 (unknown) counts as 1.

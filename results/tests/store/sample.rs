@@ -27,6 +27,7 @@ pub fn manifest(trials: Vec<TrialFacts>) -> Manifest {
         targets: Vec::new(),
         trials,
         status: RunStatus::Running,
+        sharding: None,
     }
 }
 

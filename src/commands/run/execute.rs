@@ -7,7 +7,7 @@ use std::sync::Arc;
 use llmlab_loadgen::Workload;
 use llmlab_loadgen::saturation::{RampEnd, Saturation};
 use llmlab_results::RunDir;
-use llmlab_results::manifest::{Manifest, RunStatus, SCHEMA_VERSION, WorkloadFacts};
+use llmlab_results::manifest::{Manifest, RunStatus, SCHEMA_VERSION, Sharding, WorkloadFacts};
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{How, Plan};
@@ -130,8 +130,20 @@ fn workload(
             saturation.rps
         ));
     }
-    let workload = plan.workload(rate_rps)?;
+    let mut workload = plan.workload(rate_rps)?;
     describe_workload(plan, &workload, manifest);
+    if let Some(shard) = &plan.shard {
+        let (part, facts) = shard.part(plan, &workload, &manifest.workload)?;
+        live.log(format!(
+            "shard {}: {} of {} requests",
+            shard.shard,
+            part.requests.len(),
+            workload.requests.len()
+        ));
+        workload = part;
+        describe_workload(plan, &workload, manifest);
+        manifest.sharding = Some(Sharding::Shard(facts));
+    }
     dir.write_manifest(manifest).map_err(Failure::internal)?;
     Ok(Some(Workloads { first: workload, rate_rps }))
 }
@@ -180,5 +192,6 @@ pub(super) fn manifest(plan: &Plan) -> Result<Manifest, Failure> {
         targets: plan.targets.iter().map(|t| t.facts.clone()).collect(),
         trials: Vec::new(),
         status: RunStatus::Running,
+        sharding: None,
     })
 }

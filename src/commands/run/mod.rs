@@ -6,6 +6,7 @@ mod plan;
 mod probe;
 mod progress;
 mod search;
+mod shard;
 mod simulated;
 mod sweep;
 mod trial;
@@ -23,6 +24,7 @@ use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
 pub use plan::{How, Plan, Planned, PlannedTarget, SimulateOn};
+pub use shard::ShardPlan;
 pub use workload::workload_config;
 
 use crate::cli::RunArgs;
@@ -45,6 +47,9 @@ pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure>
     let cancel = CancellationToken::new();
     stop_on_ctrl_c(cancel.clone());
     if Path::new(&args.scenario).is_dir() {
+        if args.shard.is_some() {
+            return Err(Failure::bad_input("--shard: accepted is one scenario or a URL, not a folder"));
+        }
         return folder::run(&args, simulate.as_ref(), &cancel);
     }
     let finished = one(&args, simulate.as_ref(), &cancel, false)?;
@@ -68,6 +73,20 @@ fn one(
     if args.record {
         planned.record_calls()?;
     }
+    match &mut planned {
+        Planned::Run(plan) => plan.shard = shard::ShardPlan::of(args, plan)?,
+        Planned::Sweep { .. } if args.shard.is_some() => {
+            return Err(Failure::bad_input(
+                "--shard: a sweep has many runs and shards can agree on one start only",
+            ));
+        }
+        Planned::Sweep { .. } if !args.compat.is_empty() => {
+            return Err(Failure::bad_input(
+                "--compat: accepted is one run, not a sweep; use llmlab report on a cell",
+            ));
+        }
+        Planned::Sweep { .. } => {}
+    }
     if args.explain {
         return explain::explain(&planned).map(nothing);
     }
@@ -80,7 +99,7 @@ fn one(
     }
     let claims = plan.spec.claims.clone();
     let done = drive(args, *plan, &args.results, cancel)?;
-    let written = report::write(&done.path)?;
+    let written = report::write_with(&done.path, &args.compat)?;
     if !quiet {
         report::print(&written, &done.path, args.json)?;
     }

@@ -13,6 +13,7 @@ use llmlab_scenarios::spec::{
     WorkloadSpec,
 };
 
+use super::shard::ShardPlan;
 use crate::adapters;
 use crate::cli::RunArgs;
 use crate::detect::Known;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub max_tokens_per_request: u32,
     pub warmup_requests: u64,
     pub cost: Option<CostFacts>,
+    /// This machine sends a part of the schedule only.
+    pub shard: Option<ShardPlan>,
 }
 
 #[derive(Debug, Clone)]
@@ -290,6 +293,7 @@ fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Fa
         max_tokens_per_request,
         warmup_requests,
         cost,
+        shard: None,
         targets,
         spec,
     })

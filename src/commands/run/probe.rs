@@ -61,8 +61,11 @@ pub fn saturation(
         let mut keep = Keep { sink: &mut writer, records: Vec::new() };
         let elapsed = match (&ready, simulated) {
             (Some(ready), _) => {
-                let options =
-                    DriveOptions { drain: Duration::ZERO, time_limit: Some(ramp.step_time), scrape: None };
+                let options = DriveOptions {
+                    drain: Duration::ZERO,
+                    time_limit: Some(ramp.step_time),
+                    ..DriveOptions::default()
+                };
                 let driven = drive_with(&ready.endpoint, &workload, options, &mut keep, &Silent, cancel)
                     .map_err(|error| drive_failure(name, error))?;
                 if facts.start_monotonic_ns == 0 {

@@ -16,6 +16,7 @@ use super::plan::{How, Plan, PlannedTarget};
 use super::simulated;
 use crate::command;
 use crate::exit::Failure;
+use crate::host;
 use crate::live::Live;
 use crate::target::{self, EngineProcess};
 use crate::tethered::Tethered;
@@ -185,6 +186,14 @@ pub fn measure(
     let mut writer = dir.start_trial(&facts).map_err(Failure::internal)?;
     let ready = Ready::start(plan, index, writer.dir(), live, cancel)?;
 
+    let start_monotonic_ns = match &plan.shard {
+        Some(shard) => {
+            let at = host::rfc3339(shard.start_at);
+            live.phase(index, "waiting", format!("{name}: shard {} waits for {at}", shard.shard));
+            Some(shard.wait(cancel)?)
+        }
+        None => None,
+    };
     live.phase(index, "running", format!("{name}: measuring, repeat {repeat} of {of}"));
     live.begin_trial(index, workload.requests.len() as u64);
     let samples = writer.sample_writer();
@@ -197,7 +206,7 @@ pub fn measure(
         interval: SCRAPE_EVERY,
         on_sample: &mut on_sample,
     });
-    let options = DriveOptions { drain: DRAIN, time_limit: None, scrape };
+    let options = DriveOptions { drain: DRAIN, time_limit: None, scrape, start_monotonic_ns };
     let driven = drive_with(&ready.endpoint, workload, options, &mut writer, observer, cancel)
         .map_err(|error| drive_failure(name, error))?;
     if driven.scrapes == 0 && driven.scrape_failures > 0 {

@@ -149,6 +149,7 @@ pub fn manifest(targets: &[&str]) -> Manifest {
         targets: targets.iter().map(|t| target(t)).collect(),
         trials: Vec::new(),
         status: RunStatus::Complete,
+        sharding: None,
     }
 }
 
