@@ -45,7 +45,13 @@ pub fn write(run: &Path) -> Result<Written, Failure> {
         .into_iter()
         .map(|file| {
             warnings.extend(file.warnings);
-            Trial { facts: file.facts, records: file.records, steps: file.steps, server: file.server }
+            Trial {
+                facts: file.facts,
+                records: file.records,
+                steps: file.steps,
+                server: file.server,
+                machine: file.machine,
+            }
         })
         .collect();
     let analysis = llmlab_metrics::analyse(&manifest, &trials);

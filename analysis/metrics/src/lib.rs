@@ -5,7 +5,7 @@
 //! Each metric is defined in `definitions.md` beside this crate's manifest.
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
-//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
+//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`server_view`], [`machine`], [`roofline`], [`cost`], [`trust`],
 //! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
 
@@ -16,11 +16,13 @@ pub mod cost;
 pub mod engine_log;
 pub mod frame;
 pub mod latency;
+pub mod machine;
 pub mod metric;
 pub mod quantile;
 pub mod rates;
 pub mod report;
 pub mod roofline;
+pub mod server_view;
 pub mod slo;
 pub mod stats;
 pub mod sweep;
@@ -28,6 +30,7 @@ pub mod trust;
 pub mod warning;
 pub mod window;
 
+use llmlab_results::machine_sample::MachineSample;
 use llmlab_results::manifest::{ServerSample, TrialFacts};
 use llmlab_results::record::RequestRecord;
 use llmlab_results::step::StepRow;
@@ -47,4 +50,6 @@ pub struct Trial {
     pub steps: Vec<StepRow>,
     /// Scrapes of the server's own metrics; empty for servers that have none.
     pub server: Vec<ServerSample>,
+    /// Looks at the machine the server ran on; empty where that was another one.
+    pub machine: Vec<MachineSample>,
 }

@@ -2,7 +2,7 @@
 //! that came from outside (target names, error messages, host names) for the medium they write.
 //!
 //! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words), [`terminal`], [`series`] (points for
-//! charts), [`svg`] and [`charts`], [`composition`] (the batch step by step), [`page`] (Markdown and HTML),
+//! charts), [`svg`] and [`charts`], [`server_side`] and [`timeline`] (the server under the requests), [`composition`] (the batch step by step), [`page`] (Markdown and HTML),
 //! [`sweep`] (the table of a sweep).
 
 pub mod charts;
@@ -10,9 +10,11 @@ pub mod composition;
 pub mod format;
 pub mod page;
 pub mod series;
+pub mod server_side;
 pub mod svg;
 pub mod sweep;
 pub mod terminal;
+pub mod timeline;
 pub mod view;
 
 pub use charts::svgs;
