@@ -92,7 +92,7 @@ impl Asked {
     }
 }
 
-fn words(text: &str) -> u64 {
+pub(crate) fn words(text: &str) -> u64 {
     text.split_whitespace().count() as u64
 }
 
@@ -113,23 +113,33 @@ impl<'a> Answer<'a> {
     pub(crate) fn role(&self) -> Option<Vec<u8>> {
         let choice =
             json!({ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null });
-        self.asked.chat.then(|| self.event(json!([choice]), None))
+        self.asked.chat.then(|| data(&self.object(".chunk", json!([choice]), None).to_string()))
     }
 
     /// An event of `tokens`, the last of which is number `so_far`.
     pub(crate) fn tokens(&self, tokens: u32, so_far: u32) -> Vec<u8> {
+        data(&self.tokens_json(tokens, so_far))
+    }
+
+    pub(crate) fn tokens_json(&self, tokens: u32, so_far: u32) -> String {
         let text = " tok".repeat(tokens as usize);
         let finish = (so_far == self.asked.tokens).then_some("length");
         let choice = match self.asked.chat {
             true => json!({ "index": 0, "delta": { "content": text }, "finish_reason": finish }),
             false => json!({ "index": 0, "text": text, "finish_reason": finish }),
         };
-        self.event(json!([choice]), self.asked.usage_in_events.then(|| self.asked.usage(so_far)))
+        let usage = self.asked.usage_in_events.then(|| self.asked.usage(so_far));
+        self.object(".chunk", json!([choice]), usage).to_string()
     }
 
     /// The event with the counts alone, where it was asked for.
     pub(crate) fn usage(&self) -> Option<Vec<u8>> {
-        self.asked.usage_at_end.then(|| self.event(json!([]), Some(self.asked.usage(self.asked.tokens))))
+        self.usage_json().map(|json| data(&json))
+    }
+
+    pub(crate) fn usage_json(&self) -> Option<String> {
+        let usage = || Some(self.asked.usage(self.asked.tokens));
+        self.asked.usage_at_end.then(|| self.object(".chunk", json!([]), usage()).to_string())
     }
 
     /// Everything at once, for a request that does not stream.
@@ -142,10 +152,6 @@ impl<'a> Answer<'a> {
             false => json!({ "index": 0, "text": text, "finish_reason": "length" }),
         };
         self.object("", json!([choice]), Some(self.asked.usage(self.asked.tokens))).to_string()
-    }
-
-    fn event(&self, choices: Value, usage: Option<Value>) -> Vec<u8> {
-        data(&self.object(".chunk", choices, usage).to_string())
     }
 
     fn object(&self, chunk: &str, choices: Value, usage: Option<Value>) -> Value {
@@ -185,6 +191,7 @@ mod tests {
             id: None,
             body: body.as_bytes().to_vec(),
             keep_alive: true,
+            websocket_key: None,
         })
     }
 

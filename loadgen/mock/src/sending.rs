@@ -16,7 +16,7 @@ use crate::openai::{Answer, Asked, data};
 use crate::timing::Timetable;
 
 /// Above what any client should keep of one event.
-const HUGE_EVENT_BYTES: usize = 17 << 20;
+pub(crate) const HUGE_EVENT_BYTES: usize = 17 << 20;
 const DRIP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Sending<'a> {
