@@ -10,6 +10,7 @@ mod detect;
 mod exit;
 mod host;
 mod live;
+mod machine;
 mod mock_words;
 mod parent;
 mod simulation;

@@ -137,11 +137,17 @@ pub fn first_served_model(spec: &EndpointSpec, key: Option<&Secret>) -> Result<S
 
 /// The server's metrics page if it has one there; a server without is driven all the same.
 pub fn metrics_url(spec: &EndpointSpec, path: &str, key: Option<&Secret>) -> Option<String> {
-    matches!(get(spec, path, key, CONTROL_TIMEOUT), Ok((200, _))).then(|| server_url(&spec.url, path))
+    let url = server_url(&spec.url, path);
+    // The key is for the server, not for whoever has its metrics.
+    let key = key.filter(|_| url != path);
+    matches!(get(spec, path, key, CONTROL_TIMEOUT), Ok((200, _))).then_some(url)
 }
 
-/// The address of `path` on a server whose base may end in `/v1`.
+/// The address of `path` on a server whose base may end in `/v1`; an address stays as it is.
 pub fn server_url(base_url: &str, path: &str) -> String {
+    if path.contains("://") {
+        return path.to_owned();
+    }
     let base = base_url.trim_end_matches('/').trim_end_matches("/v1");
     format!("{base}/{}", path.trim_start_matches('/'))
 }

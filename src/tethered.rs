@@ -64,6 +64,11 @@ impl Tethered {
         self.child.stdout.take()
     }
 
+    /// Its process and whatever is below it are the server.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn log(&self) -> &Path {
         &self.log
     }

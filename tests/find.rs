@@ -65,7 +65,8 @@ fn the_closed_form_is_right_where_it_is_known() {
     // Nobody waits with probability 1 - rho; the mean wait is rho d / (2 (1 - rho)).
     assert!((waits_at_most(0.0, 0.5, 1.0) - 0.5).abs() < 1e-12);
     let (rate, step) = (0.5, 0.001);
-    let mean: f64 = (0..15_000).map(|i| (1.0 - waits_at_most((f64::from(i) + 0.5) * step, rate, 1.0)) * step).sum();
+    let mean: f64 =
+        (0..15_000).map(|i| (1.0 - waits_at_most((f64::from(i) + 0.5) * step, rate, 1.0)) * step).sum();
     assert!((mean - 0.5).abs() < 0.002, "{mean}");
 }
 
@@ -121,7 +122,12 @@ fn the_edge_of_an_m_d_1_queue_is_found() {
 #[test]
 fn users_are_searched_in_whole_numbers_and_shares_of_saturation_as_shares() {
     let dir = tempfile::tempdir().unwrap();
-    scenario(dir.path(), "max users meeting the SLO", "300ms", "[search]\ntolerance = 0.001\n[compare]\nrepeats = 1");
+    scenario(
+        dir.path(),
+        "max users meeting the SLO",
+        "300ms",
+        "[search]\ntolerance = 0.001\n[compare]\nrepeats = 1",
+    );
     let report = run(dir.path(), 0);
     let edge = &report["targets"][0]["edge"];
     let (held, missed) = (edge["held"].as_f64().unwrap(), edge["missed"].as_f64().unwrap());

@@ -6,13 +6,13 @@ use llmlab_results::record::Outcome;
 use serde_json::Value;
 
 use crate::driver::Observer;
-use crate::framing::FrameReader;
+use crate::framing::{FrameReader, Framing};
 use crate::issuer::At;
 use crate::protocols::{StreamEvent, Wire};
 use crate::tally::{Failure, Tally, ns};
 
 /// An event of a token stream has a few hundred bytes; this much is only ever junk.
-const MAX_EVENT_BYTES: usize = 16 << 20;
+pub(crate) const MAX_EVENT_BYTES: usize = 16 << 20;
 
 pub(crate) struct Answer<'a> {
     wire: &'static Wire,
@@ -40,6 +40,11 @@ impl<'a> Answer<'a> {
         Ok(false)
     }
 
+    /// Takes an event that came whole, as a frame. True when it was the terminator.
+    pub(crate) fn message(&self, tally: &mut Tally, at: At, data: &str) -> Result<bool, Failure> {
+        self.take(tally, at, data)
+    }
+
     /// The body ended without an error. Servers may leave out the last blank line, but not the terminator, unless the
     /// protocol has none.
     pub(crate) fn finish(mut self, tally: &mut Tally, at: At) -> Result<(), Failure> {
@@ -48,8 +53,12 @@ impl<'a> Answer<'a> {
             match self.take(tally, at, &data) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                // Half an event at the end is a cut stream, not another protocol.
-                Err(failure) if serde_json::from_str::<Value>(&data).is_ok() => return Err(failure),
+                // Half an event at the end is a cut stream, not another protocol; half a body has been told by its length.
+                Err(failure)
+                    if self.wire.framing == Framing::Json || serde_json::from_str::<Value>(&data).is_ok() =>
+                {
+                    return Err(failure);
+                }
                 Err(_) => return Err(Failure::new(Outcome::StreamCut, "stream ended inside an event")),
             }
         }

@@ -28,10 +28,11 @@ use crate::http::{Pool, Sender};
 use crate::issuer::At;
 use crate::protocols::error_words;
 use crate::tally::{Failure, Tally, ns};
+use crate::websocket::Sockets;
 use crate::workload::PlannedRequest;
 
 /// More than any stream of tokens; see also the limit of a single event in `answer`.
-const MAX_RESPONSE_BYTES: u64 = 1 << 30;
+pub(crate) const MAX_RESPONSE_BYTES: u64 = 1 << 30;
 /// How much of an error page is read for its words.
 const MAX_SNIPPET_BYTES: usize = 4096;
 /// How long the rest of an error page, or of a stream after its terminator, may take before the connection is dropped.
@@ -44,6 +45,8 @@ pub(crate) struct Client<'a> {
     pub endpoint: &'a Endpoint,
     pub template: RequestTemplate,
     pub pool: Arc<Pool>,
+    /// In place of the pool's, for a protocol over WebSocket.
+    pub sockets: Sockets,
     pub clock: Clock,
     pub observer: &'a dyn Observer,
     /// Fires when requests in flight are given up.
@@ -58,11 +61,11 @@ impl Client<'_> {
         scheduled: At,
         body: Bytes,
     ) -> Box<RequestRecord> {
-        let mut tally = Tally::new(request, scheduled, self.endpoint.protocol.wire().counts);
+        let mut tally = Tally::new(request, scheduled, self.endpoint.protocol.wire());
         let total = self.endpoint.timeouts.total;
         let end = tokio::select! {
             biased;
-            end = self.exchange(&mut tally, body) => end,
+            end = self.either_exchange(&mut tally, body) => end,
             () = self.abandon.cancelled() => Err(Failure::new(Outcome::Cancelled, "run ended while in flight")),
             () = tokio::time::sleep(total) => {
                 Err(Failure::new(Outcome::Timeout, format!("total timeout: not finished within {total:?}")))
@@ -71,6 +74,13 @@ impl Client<'_> {
         let mut record = Box::new(tally.finish(end));
         record.error = record.error.take().map(|words| self.presentable(&words));
         record
+    }
+
+    async fn either_exchange(&self, tally: &mut Tally, body: Bytes) -> Result<(), Failure> {
+        match self.endpoint.protocol.wire().framing {
+            Framing::WebSocket => self.converse(tally, &body).await,
+            Framing::Sse | Framing::Ndjson | Framing::Json => self.exchange(tally, body).await,
+        }
     }
 
     async fn exchange(&self, tally: &mut Tally, body: Bytes) -> Result<(), Failure> {
@@ -182,7 +192,7 @@ impl Client<'_> {
     }
 
     /// Until when the next frame may take, and what it means when it does not come.
-    fn patience(&self, tally: &Tally) -> (tokio::time::Instant, impl FnOnce() -> Failure + use<>) {
+    pub(crate) fn patience(&self, tally: &Tally) -> (tokio::time::Instant, impl FnOnce() -> Failure + use<>) {
         let timeouts = self.endpoint.timeouts;
         let last_token = tally.record.last_token_ns();
         let (since_ns, wait) = match last_token {
@@ -280,7 +290,7 @@ fn not_a_stream(status: StatusCode, headers: &HeaderMap, framing: Framing) -> Op
     }
 }
 
-fn first_token_timeout(wait: Duration) -> Failure {
+pub(crate) fn first_token_timeout(wait: Duration) -> Failure {
     Failure::new(Outcome::Timeout, format!("first-token timeout: none within {wait:?} of sending"))
 }
 

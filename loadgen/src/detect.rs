@@ -21,9 +21,10 @@ const TRITON: &str = "/v2";
 const VERSION: &str = "/version";
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
+const EMBEDDINGS: &str = "/v1/embeddings";
 
 /// Paths below the base URL to send a GET to. None of them makes a server generate.
-pub const PROBES: [&str; 12] = [
+pub const PROBES: [&str; 13] = [
     MODELS,
     TGI_INFO,
     OLLAMA_VERSION,
@@ -36,6 +37,7 @@ pub const PROBES: [&str; 12] = [
     VERSION,
     COMPLETIONS,
     CHAT,
+    EMBEDDINGS,
 ];
 
 /// What came back for one of [`PROBES`]. A probe that failed has none.
@@ -81,6 +83,7 @@ pub fn identify(replies: &[Reply]) -> Result<Detected, Unknown> {
     let replies = Replies(replies);
     ollama(&replies)
         .or_else(|| tgi(&replies))
+        .or_else(|| tei(&replies))
         .or_else(|| sglang(&replies))
         .or_else(|| llamacpp(&replies))
         .or_else(|| triton(&replies))
@@ -146,11 +149,22 @@ fn ollama(replies: &Replies<'_>) -> Option<Detected> {
 
 fn tgi(replies: &Replies<'_>) -> Option<Detected> {
     let info = replies.json(TGI_INFO)?;
-    // The embedding server of the same family has an /info too, without this.
     info.get("max_total_tokens")?;
     let model = text(&info, "/model_id")?;
     let server = versioned("TGI", Some(&info), "/version");
     Some(Detected { server, by: TGI_INFO, protocol: Protocol::Tgi, model: Some(model) })
+}
+
+/// The embedding server of TGI's family; one that ranks or classifies is not meant.
+fn tei(replies: &Replies<'_>) -> Option<Detected> {
+    let info = replies.json(TGI_INFO)?;
+    info.pointer("/model_type/embedding")?;
+    Some(Detected {
+        server: versioned("text-embeddings-inference", Some(&info), "/version"),
+        by: TGI_INFO,
+        protocol: Protocol::TeiEmbed,
+        model: text(&info, "/model_id"),
+    })
 }
 
 fn sglang(replies: &Replies<'_>) -> Option<Detected> {
@@ -196,7 +210,15 @@ fn openai(replies: &Replies<'_>) -> Option<Detected> {
         None => "an OpenAI-compatible server".to_owned(),
     };
     // A path that exists refuses a GET with 405.
-    let chat_only = replies.status(COMPLETIONS) == Some(404) && replies.status(CHAT) == Some(405);
-    let protocol = if chat_only { Protocol::OpenAiChat } else { Protocol::OpenAiCompletions };
+    let exists = [COMPLETIONS, CHAT, EMBEDDINGS].map(|path| match replies.status(path) {
+        Some(405) => Some(true),
+        Some(404) => Some(false),
+        _ => None,
+    });
+    let protocol = match exists {
+        [Some(false), Some(true), _] => Protocol::OpenAiChat,
+        [Some(false), Some(false), Some(true)] => Protocol::OpenAiEmbeddings,
+        _ => Protocol::OpenAiCompletions,
+    };
     Some(Detected { server, by: MODELS, protocol, model: replies.first_model() })
 }

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::endpoint::{Endpoint, Protocol, RequestTemplate, Server};
 use crate::fd_limit;
 use crate::http::Pool;
+use crate::issuer::At;
 use crate::prometheus;
 use crate::scrape::{SCRAPE_TIMEOUT, Scrape, ScrapeSource, page_request};
 use crate::tally::ns;
@@ -211,8 +212,13 @@ fn deliver(
             Ok(())
         }
         // Parsed here, off the client thread.
-        Report::Scraped { at_ns, body } => match scrape {
-            Some(scrape) => (scrape.on_sample)(&prometheus::server_sample(at_ns, &body)),
+        Report::Scraped(Scraped { asked, arrived, page }) => match scrape {
+            Some(scrape) => {
+                // The server wrote the page at some moment between; the middle is off by half of it at most.
+                let took = arrived.saturating_sub(asked);
+                let sample = prometheus::server_sample(ns(asked + took / 2), ns(took), &page);
+                (scrape.on_sample)(&sample)
+            }
             None => Ok(()),
         },
     }
@@ -221,7 +227,14 @@ fn deliver(
 /// What the client thread tells the calling thread.
 pub(crate) enum Report {
     Finished(Box<RequestRecord>),
-    Scraped { at_ns: u64, body: Bytes },
+    Scraped(Scraped),
+}
+
+/// A metrics page, and the times between which it was written.
+pub(crate) struct Scraped {
+    pub asked: At,
+    pub arrived: At,
+    pub page: Bytes,
 }
 
 /// Everything the client thread needs.
@@ -301,7 +314,7 @@ impl std::fmt::Debug for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Report::Finished(record) => write!(f, "Finished({})", record.index),
-            Report::Scraped { at_ns, body } => write!(f, "Scraped({} bytes at {at_ns})", body.len()),
+            Report::Scraped(scraped) => write!(f, "Scraped({} bytes)", scraped.page.len()),
         }
     }
 }
@@ -312,6 +325,6 @@ pub(crate) fn report_finished(reports: &mpsc::Sender<Report>, record: Box<Reques
     let _ = reports.send(Report::Finished(record));
 }
 
-pub(crate) fn report_scraped(reports: &mpsc::Sender<Report>, at: Duration, body: Bytes) {
-    let _ = reports.send(Report::Scraped { at_ns: ns(at), body });
+pub(crate) fn report_scraped(reports: &mpsc::Sender<Report>, scraped: Scraped) {
+    let _ = reports.send(Report::Scraped(scraped));
 }

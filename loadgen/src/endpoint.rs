@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use http::uri::{Authority, Uri};
 use http::{HeaderMap, HeaderValue, header};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use crate::driver::DriveError;
 use crate::protocols::{KeyHeader, MODEL};
+use crate::websocket::SUBPROTOCOL;
 
 #[derive(Debug, Clone)]
 pub struct Endpoint {
@@ -67,10 +69,15 @@ pub enum Protocol {
     SgLang,
     Triton,
     Anthropic,
+    KServe,
+    OpenAiEmbeddings,
+    TeiEmbed,
+    OllamaEmbed,
+    WebSocket,
 }
 
 impl Protocol {
-    pub const ALL: [Protocol; 9] = [
+    pub const ALL: [Protocol; 14] = [
         Protocol::OpenAiCompletions,
         Protocol::OpenAiChat,
         Protocol::Tgi,
@@ -80,6 +87,11 @@ impl Protocol {
         Protocol::SgLang,
         Protocol::Triton,
         Protocol::Anthropic,
+        Protocol::KServe,
+        Protocol::OpenAiEmbeddings,
+        Protocol::TeiEmbed,
+        Protocol::OllamaEmbed,
+        Protocol::WebSocket,
     ];
 
     /// As written in scenarios.
@@ -232,14 +244,20 @@ pub fn request_id(start_monotonic_ns: u64, index: u64) -> String {
 #[derive(Debug)]
 pub(crate) struct RequestTemplate {
     target: Uri,
+    /// The same with scheme and host, as a WebSocket is asked for.
+    websocket: Uri,
     headers: HeaderMap,
 }
 
 impl RequestTemplate {
     pub(crate) fn new(server: &Server, endpoint: &Endpoint) -> Result<Self, DriveError> {
         let wire = endpoint.protocol.wire();
-        let target = server
+        let target: Uri = server
             .target(&path_with_model(wire.path, endpoint)?)
+            .parse()
+            .map_err(|_| DriveError::url(&endpoint.base_url, "its path is not valid"))?;
+        let scheme = if server.https { "wss" } else { "ws" };
+        let websocket = format!("{scheme}://{}{target}", server.authority)
             .parse()
             .map_err(|_| DriveError::url(&endpoint.base_url, "its path is not valid"))?;
         let host = HeaderValue::from_str(server.authority.as_str())
@@ -254,7 +272,26 @@ impl RequestTemplate {
             header::USER_AGENT,
             HeaderValue::from_static(concat!("llmlab/", env!("CARGO_PKG_VERSION"))),
         );
-        Ok(RequestTemplate { target, headers })
+        Ok(RequestTemplate { target, websocket, headers })
+    }
+
+    /// The handshake of a WebSocket.
+    pub(crate) fn upgrade(&self) -> http::Request<()> {
+        let mut request = http::Request::new(());
+        *request.uri_mut() = self.websocket.clone();
+        let headers = request.headers_mut();
+        for name in [header::HOST, header::AUTHORIZATION, header::USER_AGENT] {
+            if let Some(value) = self.headers.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        let key = HeaderValue::try_from(generate_key()).expect("base64 is a header's value");
+        headers.insert(header::SEC_WEBSOCKET_KEY, key);
+        request
     }
 
     /// `id` names the request in the server's log.

@@ -1,4 +1,4 @@
-//! How a response is cut into events: the data of server-sent events, or lines of JSON.
+//! How a response is cut into events: the data of server-sent events, lines of JSON, or one piece of JSON as a whole.
 
 use crate::ndjson::NdjsonReader;
 use crate::sse::{EventTooLarge, SseEvent, SseReader};
@@ -7,6 +7,10 @@ use crate::sse::{EventTooLarge, SseEvent, SseReader};
 pub(crate) enum Framing {
     Sse,
     Ndjson,
+    /// The whole body is one event, which says nothing of when its tokens were made.
+    Json,
+    /// Each text frame is one event; not over HTTP, see `websocket`.
+    WebSocket,
 }
 
 impl Framing {
@@ -15,6 +19,7 @@ impl Framing {
         match self {
             Framing::Sse => "text/event-stream",
             Framing::Ndjson => "application/x-ndjson",
+            Framing::Json | Framing::WebSocket => "application/json",
         }
     }
 }
@@ -24,6 +29,7 @@ impl Framing {
 pub(crate) enum FrameReader {
     Sse { reader: SseReader, events: Vec<SseEvent> },
     Ndjson(NdjsonReader),
+    Json { body: Vec<u8>, limit_bytes: usize },
 }
 
 impl FrameReader {
@@ -32,6 +38,8 @@ impl FrameReader {
         match framing {
             Framing::Sse => FrameReader::Sse { reader: SseReader::new(limit_bytes), events: Vec::new() },
             Framing::Ndjson => FrameReader::Ndjson(NdjsonReader::new(limit_bytes)),
+            // Frames need no reader: they come whole.
+            Framing::Json | Framing::WebSocket => FrameReader::Json { body: Vec::new(), limit_bytes },
         }
     }
 
@@ -44,6 +52,13 @@ impl FrameReader {
                 result
             }
             FrameReader::Ndjson(reader) => reader.push(bytes, data),
+            FrameReader::Json { body, limit_bytes } if body.len() + bytes.len() > *limit_bytes => {
+                Err(EventTooLarge { limit_bytes: *limit_bytes })
+            }
+            FrameReader::Json { body, .. } => {
+                body.extend_from_slice(bytes);
+                Ok(())
+            }
         }
     }
 
@@ -55,6 +70,7 @@ impl FrameReader {
                 data.extend(events.drain(..).map(|event| event.data));
             }
             FrameReader::Ndjson(reader) => reader.finish(data),
+            FrameReader::Json { body, .. } => data.push(String::from_utf8_lossy(body).into_owned()),
         }
     }
 }

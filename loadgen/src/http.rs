@@ -54,9 +54,14 @@ impl Sender {
     }
 }
 
+/// Bytes in both directions.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
 /// An idle connection older than this is closed instead of reused. Many Python servers (uvicorn) close theirs after
 /// 5 s; sending into that moment would look like a failed request.
-const MAX_IDLE: Duration = Duration::from_secs(4);
+pub(crate) const MAX_IDLE: Duration = Duration::from_secs(4);
 
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -105,10 +110,24 @@ impl Pool {
         }
     }
 
-    async fn open(&self) -> Result<Sender, Failure> {
+    async fn tcp(&self) -> Result<TcpStream, Failure> {
         let stream =
             TcpStream::connect(self.server.addrs.as_slice()).await.map_err(|e| connect_failure(&e))?;
         stream.set_nodelay(true).map_err(|e| connect_failure(&e))?;
+        Ok(stream)
+    }
+
+    /// A connection on which nothing was spoken yet, TLS aside. Takes as long as it takes.
+    pub(crate) async fn duplex(&self) -> Result<Box<dyn Duplex>, Failure> {
+        let stream = self.tcp().await?;
+        Ok(match &self.tls {
+            None => Box::new(stream),
+            Some(tls) => Box::new(tls.connect(stream).await?),
+        })
+    }
+
+    async fn open(&self) -> Result<Sender, Failure> {
+        let stream = self.tcp().await?;
         match &self.tls {
             None => speak_http(stream).await,
             Some(tls) => speak_http(tls.connect(stream).await?).await,

@@ -9,10 +9,11 @@
 //!    [`shard`]: one schedule dealt out to several machines. Pure.
 //! 2. [`issuer`]: the schedule as a state machine without a clock.
 //! 3. `protocols`, [`sse`], [`ndjson`], `framing`, `tally`, `answer`: bytes of a response to token events of a record. Pure.
-//! 4. [`endpoint`], `http` (with `counted`), `tls`, `client`: one request over one connection; `control`: questions outside the timed path.
+//! 4. [`endpoint`], `http` (with `counted`), `tls`, `client`, `websocket`: one request over one connection; `control`: questions outside the timed path.
 //! 5. [`driver`] (with `clock`, `pacing`, `client_facts`, `fd_limit`): the wall clock, and the loop around it all.
 //! 6. [`detect`]: which server answers, and so which protocol to speak. Pure.
 //! 7. [`prometheus`], `scrape`, [`saturation`]: the server's own gauges, and how much load a server can take.
+//! 8. `prompt_fit`, `tokenizer`: text prompts as long as they should be, by the server's own count.
 
 mod answer;
 pub mod arrivals;
@@ -33,6 +34,7 @@ pub mod ndjson;
 mod pacing;
 pub mod popularity;
 pub mod prometheus;
+mod prompt_fit;
 pub mod prompts;
 mod protocols;
 pub mod saturation;
@@ -42,6 +44,8 @@ pub mod sse;
 mod streams;
 mod tally;
 mod tls;
+mod tokenizer;
+mod websocket;
 pub mod workload;
 
 pub use arrivals::Arrivals;
@@ -53,6 +57,7 @@ pub use issuer::{At, Issuer};
 pub use lengths::{LengthDist, Lengths, TraceRow};
 pub use pacing::Pacer;
 pub use popularity::Popularity;
+pub use prompt_fit::{Fitted, fit_prompts};
 pub use prompts::PromptStyle;
 pub use scrape::Scrape;
 pub use shard::Shard;

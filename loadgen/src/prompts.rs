@@ -59,6 +59,13 @@ impl PromptStyle {
     }
 }
 
+/// Word `place` of what a prompt of words is lengthened with; `other` chooses between lists of them.
+pub(crate) fn filler(other: u64, place: u64) -> &'static str {
+    // Odd factors, so that each list has all words before one comes again.
+    let pick = place.wrapping_mul(17).wrapping_add(other.wrapping_mul(29)) % WORDS.len() as u64;
+    WORDS[pick as usize]
+}
+
 fn draw(seed: u64, purpose: Purpose, index: u64, count: u32, choices: u32) -> Vec<u32> {
     let mut rng = stream(seed, purpose, index);
     (0..count).map(|_| below(&mut rng, choices)).collect()

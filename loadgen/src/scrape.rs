@@ -12,10 +12,9 @@ use llmlab_results::manifest::ServerSample;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::driver::{DriveError, Report, report_scraped};
+use crate::driver::{DriveError, Report, Scraped, report_scraped};
 use crate::endpoint::Server;
 use crate::http::Pool;
-use crate::issuer::At;
 
 /// A busy server answers late; after this the sample is given up.
 pub(crate) const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,8 +26,7 @@ pub struct Scrape<'a> {
     /// if host and port are the endpoint's, never elsewhere.
     pub url: String,
     pub interval: Duration,
-    /// Called on the thread that called `drive_with`; `at_ns` is when the page had arrived, in the trial's time. An
-    /// error stops the run.
+    /// Called on the thread that called `drive_with`; An error stops the run.
     pub on_sample: &'a mut dyn FnMut(&ServerSample) -> io::Result<()>,
 }
 
@@ -77,9 +75,9 @@ impl ScrapeSource {
                 page = tokio::time::timeout(SCRAPE_TIMEOUT, fetch(&pool, clock, request.clone())) => page.ok().flatten(),
             };
             match page {
-                Some((at, body)) => {
+                Some(page) => {
                     counts.samples += 1;
-                    report_scraped(&reports, at, body);
+                    report_scraped(&reports, page);
                 }
                 None => counts.failures += 1,
             }
@@ -87,22 +85,22 @@ impl ScrapeSource {
     }
 }
 
-/// The page and when it had arrived.
-async fn fetch(pool: &Pool, clock: Clock, request: PageRequest) -> Option<(At, Bytes)> {
+async fn fetch(pool: &Pool, clock: Clock, request: PageRequest) -> Option<Scraped> {
     let mut sender = match pool.take_idle() {
         Some(sender) => sender,
         None => pool.connect().await.ok()?,
     };
+    let asked = clock.now();
     let response = sender.send(request).await.ok()?;
     if !response.status().is_success() {
         return None;
     }
     let page = read_page(response.into_body()).await?;
-    let at = clock.now();
+    let arrived = clock.now();
     if sender.ready().await {
         pool.put_back(sender);
     }
-    Some((at, page))
+    Some(Scraped { asked, arrived, page })
 }
 
 /// The request for a page. Path and query stay as they were given.

@@ -7,8 +7,9 @@
 
 use llmlab_results::record::{CountSource, Outcome, RequestRecord, TokenEvent};
 
+use crate::framing::Framing;
 use crate::issuer::At;
-use crate::protocols::Delta;
+use crate::protocols::{Delta, Generates, Wire};
 use crate::workload::{PlannedRequest, Prompt};
 
 /// Why a request did not end well.
@@ -29,6 +30,8 @@ pub(crate) struct Tally {
     pub record: RequestRecord,
     /// What the protocol's own counts are called.
     source: CountSource,
+    /// Events have times; else the answer comes whole, and no token has one.
+    streamed: bool,
     /// The last counts the server gave.
     prompt_tokens: Option<u32>,
     completion_tokens: Option<u32>,
@@ -45,7 +48,7 @@ pub(crate) fn ns(at: At) -> u64 {
 }
 
 impl Tally {
-    pub(crate) fn new(request: &PlannedRequest, scheduled: At, source: CountSource) -> Self {
+    pub(crate) fn new(request: &PlannedRequest, scheduled: At, wire: &Wire) -> Self {
         let prompt_tokens_source = match request.prompt {
             Prompt::Tokens(_) => CountSource::TokenIds,
             // Until usage says better, the wanted length: the weakest source there is a name for.
@@ -66,7 +69,10 @@ impl Tally {
             prompt_tokens_requested: request.prompt_tokens,
             prompt_tokens: request.prompt_tokens,
             prompt_tokens_source,
-            output_tokens_requested: request.max_tokens,
+            output_tokens_requested: match wire.generates {
+                Generates::Tokens => request.max_tokens,
+                Generates::Nothing => 0,
+            },
             output_tokens: 0,
             output_tokens_source: CountSource::ChunkCount,
             outcome: Outcome::Ok,
@@ -76,7 +82,8 @@ impl Tally {
         };
         Tally {
             record,
-            source,
+            source: wire.counts,
+            streamed: wire.framing != Framing::Json,
             prompt_tokens: None,
             completion_tokens: None,
             counted: 0,
@@ -125,7 +132,7 @@ impl Tally {
     fn tokens_in(&self, delta: &Delta) -> u32 {
         // Whatever its counts say, an announcement of a role is not the first token.
         let opening = delta.role_only && self.counted == 0;
-        if !delta.has_choice || opening {
+        if !delta.has_choice || opening || !self.streamed {
             return 0;
         }
         self.growth(delta).or(delta.tokens).unwrap_or(u32::from(delta.text))
@@ -196,6 +203,8 @@ impl Tally {
         let record = &self.record;
         let differs = record.output_tokens != record.output_tokens_requested;
         match record.output_tokens_source {
+            // Nobody knows, and nothing says otherwise.
+            CountSource::ChunkCount if !self.streamed => false,
             CountSource::ChunkCount => {
                 let at_limit =
                     matches!(record.finish_reason.as_deref(), Some("length" | "limit" | "max_tokens"));

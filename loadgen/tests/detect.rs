@@ -129,7 +129,22 @@ fn neither_junk_nor_a_page_for_every_path_is_a_server() {
     for body in ["", "<html>welcome</html>", "null", "[]", "{}", "{\"data\":5}", "{\"version\":1}", "\"x\""] {
         assert!(identify(&everywhere(body)).is_err(), "{body}");
     }
-    // The embedding server of TGI's family.
+    // The embedding server of TGI's family is one, but it embeds.
     let embeddings = r#"{"model_id":"bge","model_type":{"embedding":{}},"max_concurrent_requests":512,"max_input_length":512,"version":"1.8.0"}"#;
-    assert!(identify(&replies(&[("/info", 200, embeddings)])).is_err());
+    let found = identify(&replies(&[("/info", 200, embeddings)])).unwrap();
+    assert_eq!(
+        (found.protocol, found.server.as_str()),
+        (Protocol::TeiEmbed, "text-embeddings-inference 1.8.0")
+    );
+    let reranker = embeddings.replace("embedding", "reranker");
+    assert!(identify(&replies(&[("/info", 200, &reranker)])).is_err());
+}
+
+#[test]
+fn a_server_with_embeddings_only() {
+    let models = models("m", "me");
+    let found = identify(&replies(&[("/v1/models", 200, &models), ("/v1/embeddings", 405, "")])).unwrap();
+    assert_eq!(found.protocol, Protocol::OpenAiEmbeddings);
+    let both = [("/v1/models", 200, &*models), ("/v1/embeddings", 405, ""), ("/v1/completions", 405, "")];
+    assert_eq!(identify(&replies(&both)).unwrap().protocol, Protocol::OpenAiCompletions);
 }

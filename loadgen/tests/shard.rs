@@ -24,10 +24,7 @@ fn config(seed: u64, requests: u64, arrivals: Arrivals) -> WorkloadConfig {
         arrivals,
         prompts: PromptStyle::TokenIds { first: 5, end: 505 },
         prefixes: Prefixes { count: 3, tokens: 8, popularity: Popularity::Zipf { exponent: 1.0 } },
-        adapters: Some(Adapters {
-            names: vec!["a".into(), "b".into()],
-            popularity: Popularity::Uniform,
-        }),
+        adapters: Some(Adapters { names: vec!["a".into(), "b".into()], popularity: Popularity::Uniform }),
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Knows no metric, no server and no clock: times arrive in the records, `now` arrives as a parameter.
 //!
-//! Reading order: [`record`], [`step`] and [`manifest`] are the data; [`journal`] is the line format that survives a
-//! crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole or broken; [`merge`] makes one run of
-//! the shards of a schedule; [`parquet`] exports a run.
+//! Reading order: [`record`], [`step`], [`server_sample`], [`machine_sample`], [`prompt_fit`] and [`manifest`] are the data; [`journal`] is the line
+//! format that survives a crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole or broken;
+//! [`merge`] makes one run of the shards of a schedule; [`parquet`] exports a run.
 //!
 //! ```text
 //! results/runs/20261121-101500-vllm-vs-tgi/
@@ -14,6 +14,7 @@
 //!     trial.json             the trial's facts when it started, so that a killed run can still be read
 //!     journal.jsonl          one checksummed line per finished request
 //!     server.jsonl           one checksummed line per scrape of the server
+//!     machine.jsonl          one checksummed line per look at the machine, where that is the server's
 //!     steps.jsonl            the engine's own step log, written by the server
 //!     calls.jsonl            every call to the engine's scheduler, with --record
 //!   requests.parquet         every request of every trial, for other tools
@@ -30,14 +31,17 @@
 //! ```
 
 pub mod journal;
+pub mod machine_sample;
 pub mod manifest;
 pub mod merge;
 pub mod parquet;
+pub mod prompt_fit;
 pub mod read;
 pub mod record;
 pub mod run_dir;
-pub mod step;
 pub mod search;
+pub mod server_sample;
+pub mod step;
 pub mod sweep;
 pub mod trial;
 

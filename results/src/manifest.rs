@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::prompt_fit::PromptFit;
+
+pub use crate::server_sample::{HistogramSample, ServerSample};
+
 pub const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -230,6 +234,9 @@ pub struct TrialFacts {
     pub start_monotonic_ns: u64,
     pub elapsed_ns: u64,
     pub client: ClientFacts,
+    /// `None` where prompts were token ids or nothing was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_fit: Option<PromptFit>,
     pub complete: bool,
 }
 
@@ -244,17 +251,4 @@ pub struct ClientFacts {
     pub loop_delay_p99_ns: u64,
     pub loop_delay_max_ns: u64,
     pub peak_rss_bytes: u64,
-}
-
-/// One scrape of a server's Prometheus endpoint, reduced to the families the reports use.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ServerSample {
-    pub at_ns: u64,
-    pub running: Option<f64>,
-    pub waiting: Option<f64>,
-    /// 0..=1
-    pub kv_usage: Option<f64>,
-    pub preemptions_total: Option<f64>,
-    pub generation_tokens_total: Option<f64>,
-    pub prompt_tokens_total: Option<f64>,
 }

@@ -57,6 +57,8 @@ pub fn merge(parts: Vec<Part>) -> Result<(Manifest, TrialFiles), MergeError> {
         records: Vec::new(),
         steps: Vec::new(),
         server: Vec::new(),
+        // Each part that saw the server's machine saw the same, on the clock of its own start.
+        machine: shards[0].trial.machine.clone(),
         warnings: Vec::new(),
     };
     for part in shards {

@@ -164,11 +164,13 @@ fn schema(table: &'static str, columns_of: fn(&TrialFiles) -> Vec<Column>) -> Re
             start_monotonic_ns: 0,
             elapsed_ns: 0,
             client: ClientFacts::default(),
+            prompt_fit: None,
             complete: true,
         },
         records: Vec::new(),
         steps: Vec::new(),
         server: Vec::new(),
+        machine: Vec::new(),
         warnings: Vec::new(),
     };
     let fields = columns_of(&empty).into_iter().map(|column| {

@@ -9,11 +9,12 @@ use serde::de::DeserializeOwned;
 
 use crate::error::ResultsError;
 use crate::journal::{decode, whole_lines};
+use crate::machine_sample::MachineSample;
 use crate::manifest::{Manifest, SCHEMA_VERSION, ServerSample, TrialFacts};
 use crate::record::RequestRecord;
 use crate::run_dir::MANIFEST_FILE;
 use crate::step::StepRow;
-use crate::trial::{FACTS_FILE, JOURNAL_FILE, SAMPLES_FILE, STEPS_FILE, is_plain_name};
+use crate::trial::{FACTS_FILE, JOURNAL_FILE, MACHINE_FILE, SAMPLES_FILE, STEPS_FILE, is_plain_name};
 
 /// Everything stored about one trial.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +26,8 @@ pub struct TrialFiles {
     pub steps: Vec<StepRow>,
     /// Empty when the server was not scraped.
     pub server: Vec<ServerSample>,
+    /// Empty when the machine was not watched.
+    pub machine: Vec<MachineSample>,
     /// What could not be read, in words, each naming its file and line.
     pub warnings: Vec<String>,
 }
@@ -83,7 +86,14 @@ fn read_trial(run: &Path, mut facts: TrialFacts) -> TrialFiles {
     let mut warnings = Vec::new();
     if !is_plain_name(&facts.dir) {
         warnings.push(format!("trial directory {:?} is not a plain name; nothing read", facts.dir));
-        return TrialFiles { facts, records: Vec::new(), steps: Vec::new(), server: Vec::new(), warnings };
+        return TrialFiles {
+            facts,
+            records: Vec::new(),
+            steps: Vec::new(),
+            server: Vec::new(),
+            machine: Vec::new(),
+            warnings,
+        };
     }
     let dir = run.join(&facts.dir);
     let label = |file: &str| format!("{}/{file}", facts.dir);
@@ -96,6 +106,8 @@ fn read_trial(run: &Path, mut facts: TrialFacts) -> TrialFiles {
         decode(&journal.unwrap_or_default(), &label(JOURNAL_FILE), &mut warnings);
     let samples = read_optional(&dir.join(SAMPLES_FILE), &mut warnings).unwrap_or_default();
     let server = decode(&samples, &label(SAMPLES_FILE), &mut warnings);
+    let looks = read_optional(&dir.join(MACHINE_FILE), &mut warnings).unwrap_or_default();
+    let machine = decode(&looks, &label(MACHINE_FILE), &mut warnings);
     let steps = read_optional(&dir.join(STEPS_FILE), &mut warnings).unwrap_or_default();
     let steps = decode_plain(&steps, &label(STEPS_FILE), &mut warnings);
 
@@ -103,7 +115,7 @@ fn read_trial(run: &Path, mut facts: TrialFacts) -> TrialFiles {
         facts.elapsed_ns = records.iter().map(last_timestamp_ns).max().unwrap_or(0);
         warnings.push(format!("{}: cut off; its duration is taken from its last record", facts.dir));
     }
-    TrialFiles { facts, records, steps, server, warnings }
+    TrialFiles { facts, records, steps, server, machine, warnings }
 }
 
 /// JSON lines without checksums, as another process writes them.

@@ -14,6 +14,7 @@ use crate::run_dir::{sync_dir, write_json};
 pub const FACTS_FILE: &str = "trial.json";
 pub const JOURNAL_FILE: &str = "journal.jsonl";
 pub const SAMPLES_FILE: &str = "server.jsonl";
+pub const MACHINE_FILE: &str = "machine.jsonl";
 pub const STEPS_FILE: &str = "steps.jsonl";
 
 /// The sink of one trial. Call [`TrialWriter::finish`] at the end: dropping keeps what was written but reports nothing.
@@ -54,6 +55,11 @@ impl TrialWriter {
 
     pub fn write_sample(&self, sample: &ServerSample) -> Result<(), ResultsError> {
         self.samples.write_sample(sample)
+    }
+
+    /// The file for looks at the machine, for the thread that takes them.
+    pub fn machine_journal(&self) -> Result<Journal, ResultsError> {
+        Journal::create(&self.dir.join(MACHINE_FILE))
     }
 
     /// Flushes both files to the device. Samples that arrive later are dropped.

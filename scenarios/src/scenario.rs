@@ -368,7 +368,7 @@ pub struct EndpointTable {
     /// For https: certificates (PEM), relative to this file, trusted in place of the public authorities.
     #[schemars(with = "Option<String>")]
     pub ca_file: Option<Spanned<String>>,
-    /// Path of the Prometheus metrics on the same host, e.g. "/metrics".
+    /// The Prometheus metrics: a path on the same server, e.g. "/metrics", or the address of a page elsewhere.
     #[schemars(with = "Option<String>")]
     pub metrics: Option<Spanned<String>>,
 }
@@ -427,7 +427,7 @@ pub struct CommandTable {
     /// For https: certificates (PEM), relative to this file, trusted in place of the public authorities.
     #[schemars(with = "Option<String>")]
     pub ca_file: Option<Spanned<String>>,
-    /// Path of the Prometheus metrics, e.g. "/metrics". Default: the template's.
+    /// The Prometheus metrics: a path on the server, e.g. "/metrics", or the address of a page elsewhere. Default: the template's.
     #[schemars(with = "Option<String>")]
     pub metrics: Option<Spanned<String>>,
 }

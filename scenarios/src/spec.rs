@@ -488,7 +488,7 @@ pub struct EndpointSpec {
     /// Certificates trusted in place of the public authorities.
     #[serde(default)]
     pub ca_file: Option<String>,
-    /// Path of the Prometheus endpoint on the same host, if it has one.
+    /// The Prometheus page, if it has one: a path on the same server, or the address of a page elsewhere.
     pub metrics_path: Option<String>,
 }
 

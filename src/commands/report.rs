@@ -92,7 +92,13 @@ pub fn write_with(run: &Path, tools: &[Tool]) -> Result<Written, Failure> {
 
 /// A stored trial as the analysis takes it.
 pub fn trial(file: TrialFiles) -> Trial {
-    Trial { facts: file.facts, records: file.records, steps: file.steps, server: file.server }
+    Trial {
+        facts: file.facts,
+        records: file.records,
+        steps: file.steps,
+        server: file.server,
+        machine: file.machine,
+    }
 }
 
 /// What was read, as analysis takes it; damage goes to `warnings`.

@@ -3,17 +3,23 @@
 use llmlab_results::manifest::{
     HostRoofline, Manifest, ModelFacts, RunStatus, TargetFacts, TargetKind, TrialFacts, TrialKind,
 };
+use llmlab_results::prompt_fit::PromptFit;
 use llmlab_results::record::Outcome;
 use serde::Serialize;
 
 use crate::Trial;
 use crate::compare::{Comparison, Spread, compare, spread};
 use crate::cost::{Cost, cost};
-use crate::engine_log::{EngineLog, ServerView, engine_log, server_view};
+use crate::engine_log::{EngineLog, engine_log};
 use crate::latency::{Latency, LatencySamples};
+use crate::machine::{MachineView, machine_view};
 use crate::metric::Metric;
-use crate::rates::{ErrorCount, Rates, RequestCounts, TokenSources, errors, rates, token_sources};
+use crate::rates::{
+    ErrorCount, PromptLengths, Rates, RequestCounts, TokenSources, errors, prompt_lengths, rates,
+    token_sources,
+};
 use crate::roofline::{Roofline, roofline};
+use crate::server_view::{ServerView, server_view};
 use crate::slo::{Goodput, SloCheck, check, goodput};
 use crate::trust::{TrialTrust, trust};
 use crate::warning::Warning;
@@ -80,6 +86,8 @@ pub struct TargetAnalysis {
     /// Over all repeats.
     pub errors: Vec<ErrorCount>,
     pub token_sources: TokenSources,
+    pub prompt_lengths: Option<PromptLengths>,
+    pub prompt_fit: Option<PromptFit>,
     /// Of the first repeat that has one.
     pub roofline: Option<Roofline>,
     pub trusted: bool,
@@ -116,6 +124,7 @@ pub struct TrialAnalysis {
     pub slo: Vec<SloCheck>,
     pub engine: Option<EngineLog>,
     pub server: Option<ServerView>,
+    pub machine: Option<MachineView>,
     pub roofline: Option<Roofline>,
     pub cost: Option<Cost>,
     pub errors: Vec<ErrorCount>,
@@ -138,7 +147,10 @@ pub fn analyse(manifest: &Manifest, trials: &[Trial]) -> Analysis {
     let summaries: Vec<TargetAnalysis> = targets
         .iter()
         .zip(&used)
-        .map(|(target, trials)| summarise(target, trials, &analysed, &mut warnings))
+        .map(|(target, trials)| {
+            let prompts = prompts_of(manifest, &measured, trials);
+            summarise(target, trials, prompts, &analysed, &mut warnings)
+        })
         .collect();
 
     let mut comparisons = Vec::new();
@@ -219,6 +231,7 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
         slo: check(&manifest.slo, &samples),
         engine: window.and_then(|w| engine_log(&steps, &w)),
         server: window.and_then(|w| server_view(&trial.server, &w)),
+        machine: window.and_then(|w| machine_view(&trial.machine, start, &w, rates.as_ref())),
         roofline: window
             .zip(target)
             // What this machine can do says nothing about one that is simulated.
@@ -322,9 +335,26 @@ fn usable_trials<'a>(target: &str, trials: &'a [TrialAnalysis]) -> Vec<&'a Trial
     if complete.is_empty() { own().collect() } else { complete }
 }
 
+/// How long a target's prompts were, and how they came to be so.
+struct Prompts {
+    lengths: Option<PromptLengths>,
+    fit: Option<PromptFit>,
+}
+
+fn prompts_of(manifest: &Manifest, measured: &[&Trial], used: &[&TrialAnalysis]) -> Prompts {
+    let own: Vec<&&Trial> = measured.iter().filter(|t| used.iter().any(|u| u.dir == t.facts.dir)).collect();
+    let warmup = manifest.workload.warmup_requests;
+    let records = own.iter().flat_map(|t| &t.records);
+    Prompts {
+        lengths: prompt_lengths(records.filter(|r| r.index >= warmup && r.outcome.is_success())),
+        fit: own.iter().find_map(|t| t.facts.prompt_fit.clone()),
+    }
+}
+
 fn summarise(
     facts: &TargetFacts,
     used: &[&TrialAnalysis],
+    prompts: Prompts,
     all: &[TrialAnalysis],
     warnings: &mut Vec<Warning>,
 ) -> TargetAnalysis {
@@ -346,6 +376,8 @@ fn summarise(
         slo: slo_summary(used),
         errors: merge_errors(used),
         token_sources: sources,
+        prompt_lengths: prompts.lengths,
+        prompt_fit: prompts.fit,
         roofline: used.iter().find_map(|t| t.roofline.clone()),
         trusted: !used.is_empty() && all.iter().filter(|t| t.target == facts.name).all(|t| t.trust.trusted),
     };
@@ -367,6 +399,11 @@ fn target_warnings(
     if target.token_sources.chunk_count > 0 {
         warnings
             .push(Warning::CountsFromChunks { target: name(), requests: target.token_sources.chunk_count });
+    }
+    if let Some(lengths) = target.prompt_lengths.filter(|lengths| lengths.exact < lengths.counted) {
+        let PromptLengths { counted, exact, median_off, most_off, .. } = lengths;
+        let off = counted - exact;
+        warnings.push(Warning::PromptLengths { target: name(), off, counted, median_off, most_off });
     }
     if let Some(e) = target.errors.iter().find(|e| e.outcome == Outcome::WrongLength) {
         warnings.push(Warning::WrongLength { target: name(), requests: e.count });

@@ -1,6 +1,5 @@
-//! What the server was doing meanwhile: from the engine's step log, or from its Prometheus scrapes where there is no log.
+//! What the engine was doing meanwhile, from its step log.
 
-use llmlab_results::manifest::ServerSample;
 use polars::prelude::DataFrame;
 use serde::Serialize;
 
@@ -101,46 +100,4 @@ fn time_weighted(values: &[Option<f64>], elapsed: &[Option<f64>]) -> Option<f64>
         (false, true) => Some(plain / count),
         (false, false) => None,
     }
-}
-
-/// What scrapes of a foreign server's metrics say. A scrape is a snapshot, so these are means over scrapes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ServerView {
-    pub samples: u64,
-    pub running_mean: Option<f64>,
-    pub running_max: Option<f64>,
-    pub waiting_mean: Option<f64>,
-    pub waiting_max: Option<f64>,
-    pub kv_use_mean: Option<f64>,
-    pub kv_use_max: Option<f64>,
-    /// Growth of the counter over the window.
-    pub preemptions: Option<f64>,
-}
-
-pub fn server_view(samples: &[ServerSample], window: &Window) -> Option<ServerView> {
-    let inside: Vec<&ServerSample> = samples.iter().filter(|s| window.contains(s.at_ns as f64)).collect();
-    if inside.is_empty() {
-        return None;
-    }
-    let finite = |f: &dyn Fn(&ServerSample) -> Option<f64>| -> Vec<f64> {
-        inside.iter().filter_map(|s| f(s)).filter(|v| v.is_finite()).collect()
-    };
-    let both = |f: &dyn Fn(&ServerSample) -> Option<f64>| {
-        let v = finite(f);
-        (crate::quantile::mean(&v), v.iter().copied().reduce(f64::max))
-    };
-    let (running_mean, running_max) = both(&|s| s.running);
-    let (waiting_mean, waiting_max) = both(&|s| s.waiting);
-    let (kv_use_mean, kv_use_max) = both(&|s| s.kv_usage);
-    let preempted = finite(&|s| s.preemptions_total);
-    Some(ServerView {
-        samples: inside.len() as u64,
-        running_mean,
-        running_max,
-        waiting_mean,
-        waiting_max,
-        kv_use_mean,
-        kv_use_max,
-        preemptions: preempted.first().zip(preempted.last()).map(|(a, b)| (b - a).max(0.0)),
-    })
 }

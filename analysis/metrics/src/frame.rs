@@ -168,9 +168,14 @@ pub fn ttft_ns(r: &RequestRecord) -> Option<f64> {
     since(r.first_token_ns()?, r.scheduled_ns)
 }
 
-/// Scheduled time to the last event that carried a generated token.
+/// Scheduled time to the last event that carried a generated token; of an answer that came whole, to its end.
 pub fn e2e_last_ns(r: &RequestRecord) -> Option<f64> {
-    since(r.last_token_ns()?, r.scheduled_ns)
+    since(r.last_token_ns().or(whole_ns(r))?, r.scheduled_ns)
+}
+
+/// When a good answer without events ended: one that came whole, an embedding for example.
+pub fn whole_ns(r: &RequestRecord) -> Option<u64> {
+    r.done_ns.filter(|_| r.events.is_empty() && r.outcome.is_success())
 }
 
 /// (t_last - t_first) / (n - k) with k tokens in the first event; missing when n <= k.

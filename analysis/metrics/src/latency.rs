@@ -136,11 +136,15 @@ impl LatencySamples {
         let failures = failed.height() as u64;
         let owed = frame::values(&failed, "undelivered").iter().sum::<f64>() as u64;
         let per_request = |name: &str, failures: u64| Samples::new(frame::values(&good, name), failures);
-        let (itl, icl) = gaps(&frame::rows_where(events, &["measured", "success"]));
+        let good_events = frame::rows_where(events, &["measured", "success"]);
+        // Where good answers come whole, nothing is known of their tokens, and so nothing is owed by failed ones.
+        let whole = good.height() > 0 && good_events.height() == 0;
+        let (token_failures, owed) = if whole { (0, 0) } else { (failures, owed) };
+        let (itl, icl) = gaps(&good_events);
         let lag = frame::values(&frame::rows_where(requests, &["measured"]), "send_lag_ns");
         LatencySamples {
-            ttft: per_request("ttft_ns", failures),
-            tpot: per_request("tpot_ns", failures),
+            ttft: per_request("ttft_ns", token_failures),
+            tpot: per_request("tpot_ns", token_failures),
             itl: Samples::new(itl, owed),
             icl: Samples::new(icl, 0),
             e2e_last: per_request("e2e_last_ns", failures),

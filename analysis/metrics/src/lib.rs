@@ -5,9 +5,9 @@
 //! Each metric is defined in `definitions.md` beside this crate's manifest.
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
-//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`] and [`shards`],
-//! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`search`] (the highest load that
-//! meets the SLO), [`report`], [`claims`] (what is said of a
+//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`server_view`], [`machine`], [`roofline`], [`cost`],
+//! [`trust`] and [`shards`], [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`search`]
+//! (the highest load that meets the SLO), [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
 
 pub mod analysis;
@@ -18,12 +18,14 @@ pub mod cost;
 pub mod engine_log;
 pub mod frame;
 pub mod latency;
+pub mod machine;
 pub mod metric;
 pub mod quantile;
 pub mod rates;
 pub mod report;
 pub mod roofline;
 pub mod search;
+pub mod server_view;
 pub mod shards;
 pub mod slo;
 pub mod stats;
@@ -32,6 +34,7 @@ pub mod trust;
 pub mod warning;
 pub mod window;
 
+use llmlab_results::machine_sample::MachineSample;
 use llmlab_results::manifest::{ServerSample, TrialFacts};
 use llmlab_results::record::RequestRecord;
 use llmlab_results::step::StepRow;
@@ -52,4 +55,6 @@ pub struct Trial {
     pub steps: Vec<StepRow>,
     /// Scrapes of the server's own metrics; empty for servers that have none.
     pub server: Vec<ServerSample>,
+    /// Looks at the machine the server ran on; empty where that was another one.
+    pub machine: Vec<MachineSample>,
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::analysis::TrialAnalysis;
 use crate::latency::Distribution;
+use crate::rates::Rates;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -24,6 +25,7 @@ pub enum Metric {
     QueueP95,
     RequestsPerS,
     OutputTokensPerS,
+    InputTokensPerS,
     TotalTokensPerS,
     Goodput,
     SloShare,
@@ -87,7 +89,7 @@ impl Value {
 }
 
 impl Metric {
-    pub const ALL: [Metric; 34] = [
+    pub const ALL: [Metric; 35] = [
         Metric::TtftP50,
         Metric::TtftP95,
         Metric::TtftP99,
@@ -104,6 +106,7 @@ impl Metric {
         Metric::QueueP95,
         Metric::RequestsPerS,
         Metric::OutputTokensPerS,
+        Metric::InputTokensPerS,
         Metric::TotalTokensPerS,
         Metric::Goodput,
         Metric::SloShare,
@@ -166,6 +169,7 @@ impl Metric {
             Metric::QueueP95 => "queue p95",
             Metric::RequestsPerS => "requests/s",
             Metric::OutputTokensPerS => "output tok/s",
+            Metric::InputTokensPerS => "input tok/s",
             Metric::TotalTokensPerS => "total tok/s",
             Metric::Goodput => "goodput req/s",
             Metric::SloShare => "within SLO",
@@ -189,9 +193,11 @@ impl Metric {
 
     pub fn unit(self) -> Unit {
         match self {
-            Metric::RequestsPerS | Metric::OutputTokensPerS | Metric::TotalTokensPerS | Metric::Goodput => {
-                Unit::PerSecond
-            }
+            Metric::RequestsPerS
+            | Metric::OutputTokensPerS
+            | Metric::InputTokensPerS
+            | Metric::TotalTokensPerS
+            | Metric::Goodput => Unit::PerSecond,
             Metric::SloShare
             | Metric::FailedShare
             | Metric::KvUseMean
@@ -215,6 +221,7 @@ impl Metric {
         match self {
             Metric::RequestsPerS
             | Metric::OutputTokensPerS
+            | Metric::InputTokensPerS
             | Metric::TotalTokensPerS
             | Metric::Goodput
             | Metric::SloShare
@@ -252,8 +259,9 @@ impl Metric {
             Metric::QueueP50 => percentile(&l.queue, |d| d.adjusted.p50_ns),
             Metric::QueueP95 => percentile(&l.queue, |d| d.adjusted.p95_ns),
             Metric::RequestsPerS => Value::of(t.rates.map(|r| r.requests_per_s)),
-            Metric::OutputTokensPerS => Value::of(t.rates.map(|r| r.output_tokens_per_s)),
-            Metric::TotalTokensPerS => Value::of(t.rates.map(|r| r.total_tokens_per_s)),
+            Metric::OutputTokensPerS => Value::of(generating(t).map(|r| r.output_tokens_per_s)),
+            Metric::InputTokensPerS => Value::of(t.rates.map(|r| r.input_tokens_per_s)),
+            Metric::TotalTokensPerS => Value::of(generating(t).map(|r| r.total_tokens_per_s)),
             Metric::Goodput => Value::of(t.goodput.map(|g| g.requests_per_s)),
             Metric::SloShare => Value::of(t.goodput.map(|g| g.share)),
             Metric::FailedShare => {
@@ -294,6 +302,11 @@ impl Metric {
             Metric::CostTotal => Value::of(t.cost.map(|c| c.usd_per_million_tokens)),
         }
     }
+}
+
+/// Without output, there is nothing to say of it, and the total is the input.
+fn generating(t: &TrialAnalysis) -> Option<Rates> {
+    t.rates.filter(|rates| rates.generates)
 }
 
 fn percentile(distribution: &Option<Distribution>, pick: impl Fn(&Distribution) -> Option<f64>) -> Value {

@@ -44,8 +44,12 @@ impl RequestCounts {
 pub struct Rates {
     pub requests_per_s: f64,
     pub output_tokens_per_s: f64,
-    /// Prompt plus output tokens; a prompt counts when its first token arrives.
+    /// A prompt counts when its first token arrives, or its answer as a whole.
+    pub input_tokens_per_s: f64,
+    /// The two together.
     pub total_tokens_per_s: f64,
+    /// Any request asked for output tokens; embeddings do not.
+    pub generates: bool,
 }
 
 pub fn rates(records: &[RequestRecord], requests: &DataFrame, events: &DataFrame, window: &Window) -> Rates {
@@ -53,16 +57,21 @@ pub fn rates(records: &[RequestRecord], requests: &DataFrame, events: &DataFrame
     let (from, to) = (window.start_ns as f64, window.end_ns as f64);
     let done = frame::rows_between(&frame::rows_where(requests, &["success"]), "completed_ns", from, to);
     let delivered = frame::rows_between(&frame::rows_where(events, &["success"]), "at_ns", from, to);
-    let output: f64 = frame::values(&delivered, "share").iter().sum();
+    let streamed: f64 = frame::values(&delivered, "share").iter().sum();
+    let inside = |at_ns: Option<u64>| at_ns.is_some_and(|at_ns| window.contains(at_ns as f64));
+    let whole = records.iter().filter(|r| inside(frame::whole_ns(r)));
+    let output = streamed + whole.map(|r| f64::from(r.output_tokens)).sum::<f64>();
     let prompt: f64 = records
         .iter()
-        .filter(|r| r.outcome.is_success() && r.first_token_ns().is_some_and(|t| window.contains(t as f64)))
+        .filter(|r| r.outcome.is_success() && inside(r.first_token_ns().or(frame::whole_ns(r))))
         .map(|r| f64::from(r.prompt_tokens))
         .sum();
     Rates {
         requests_per_s: done.height() as f64 / seconds,
         output_tokens_per_s: output / seconds,
+        input_tokens_per_s: prompt / seconds,
         total_tokens_per_s: (output + prompt) / seconds,
+        generates: records.iter().any(|r| r.output_tokens_requested > 0),
     }
 }
 
@@ -80,6 +89,41 @@ pub fn throughput_over_time(records: &[RequestRecord], bins: usize) -> Vec<(f64,
         sums[((at / end * bins as f64) as usize).min(bins - 1)] += share;
     }
     sums.into_iter().enumerate().map(|(i, tokens)| (i as f64 * width_s, tokens / width_s)).collect()
+}
+
+/// How far prompts were from the length they should have had, where the server counted them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PromptLengths {
+    /// Requests whose prompt the server counted.
+    pub counted: u64,
+    pub exact: u64,
+    /// Tokens off, of all counted.
+    pub median_off: u32,
+    pub most_off: u32,
+    /// Those without a count: nobody knows.
+    pub unknown: u64,
+}
+
+/// `None` without a successful measured request.
+pub fn prompt_lengths<'a>(records: impl Iterator<Item = &'a RequestRecord>) -> Option<PromptLengths> {
+    let (mut off, mut unknown) = (Vec::new(), 0);
+    for r in records {
+        match r.prompt_tokens_source {
+            CountSource::ChunkCount | CountSource::ClientTokenizer => unknown += 1,
+            // Sent as ids: exact, also where the server does not repeat it.
+            CountSource::TokenIds | CountSource::Usage | CountSource::ServerDetail => {
+                off.push(r.prompt_tokens.abs_diff(r.prompt_tokens_requested));
+            }
+        }
+    }
+    off.sort_unstable();
+    (off.len() as u64 + unknown > 0).then(|| PromptLengths {
+        counted: off.len() as u64,
+        exact: off.iter().filter(|off| **off == 0).count() as u64,
+        median_off: off.get(off.len() / 2).copied().unwrap_or(0),
+        most_off: off.last().copied().unwrap_or(0),
+        unknown,
+    })
 }
 
 /// One class of failure among the measured requests.

@@ -47,6 +47,14 @@ pub enum Warning {
         target: String,
         requests: u64,
     },
+    /// Prompts are of another length than asked, by the server's count.
+    PromptLengths {
+        target: String,
+        off: u64,
+        counted: u64,
+        median_off: u32,
+        most_off: u32,
+    },
     CountsFromChunks {
         target: String,
         requests: u64,
@@ -155,6 +163,10 @@ impl fmt::Display for Warning {
             Warning::WrongLength { target, requests } => write!(
                 f,
                 "{target}: {requests} answers had another length than asked. The server may not honour `ignore_eos`; compare tokens per second with care."
+            ),
+            Warning::PromptLengths { target, off, counted, median_off, most_off } => write!(
+                f,
+                "{target}: {off} of {counted} prompts had another length than asked, by the server's count: {median_off} tokens off in the median of all, {most_off} at most."
             ),
             Warning::CountsFromChunks { target, requests } => write!(
                 f,

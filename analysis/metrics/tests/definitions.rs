@@ -8,6 +8,7 @@ use llmlab_metrics::latency::Distribution;
 use llmlab_metrics::roofline::Bound;
 use llmlab_metrics::window::WindowRule;
 use llmlab_metrics::{Trial, Warning, analyse};
+use llmlab_results::machine_sample::{GpuSample, HostCpu, MachineSample, ProcessTree};
 use llmlab_results::manifest::{CostFacts, Manifest, ServerSample, Slo, TrialKind};
 use llmlab_results::record::{Outcome, RequestRecord};
 use llmlab_results::step::{StepRow, StepSeq};
@@ -367,17 +368,86 @@ fn scrapes_stand_in_for_a_step_log() {
     let sample = |at_ms: u64, running, preemptions| ServerSample {
         at_ns: at_ms * MS,
         running: Some(running),
-        waiting: None,
         kv_usage: Some(f64::NAN),
         preemptions_total: Some(preemptions),
-        generation_tokens_total: None,
-        prompt_tokens_total: None,
+        ..ServerSample::default()
     };
     t.server = vec![sample(100, 2.0, 5.0), sample(200, 4.0, 8.0), sample(900, 99.0, 99.0)];
     let a = analyse(&manifest(&["a"]), &[t]);
     let v = a.trials[0].server.clone().unwrap();
     assert_eq!((v.samples, v.running_mean, v.running_max), (2, Some(3.0), Some(4.0)));
     assert_eq!((v.preemptions, v.waiting_mean, v.kv_use_mean), (Some(3.0), None, None));
+}
+
+#[test]
+fn the_machine_is_judged_by_what_its_counters_grew_by() {
+    let mut t = trial("a", 1, five());
+    let look = |at_ms: u64, cpu_ms: u64, energy_uj: u64| MachineSample {
+        at_monotonic_ns: START_NS + at_ms * MS,
+        host: Some(HostCpu { busy_ns: cpu_ms * MS, idle_ns: 3 * cpu_ms * MS, steal_ns: 0 }),
+        server: Some(ProcessTree { processes: 2, cpu_ns: cpu_ms * MS, rss_bytes: at_ms }),
+        cpu_energy_uj: Some(energy_uj),
+        gpus: vec![GpuSample {
+            power_w: Some(999.0),
+            energy_mj: Some(at_ms * 300),
+            throttled_by: if at_ms == 100 { vec!["power limit".into()] } else { Vec::new() },
+            ..GpuSample::default()
+        }],
+    };
+    // The last look is after the window.
+    t.machine = vec![look(100, 10, 0), look(200, 160, 5_000_000), look(900, 900, 99_000_000)];
+    let a = analyse(&manifest(&["a"]), &[t]);
+    let (m, rates) = (a.trials[0].machine.clone().unwrap(), a.trials[0].rates.unwrap());
+    assert_eq!((m.samples, m.server_rss_max_bytes), (2, Some(200)));
+    close(m.server_cores.unwrap(), 1.5);
+    close(m.host_busy_share.unwrap(), 0.25);
+    close(m.cpu_power_w.unwrap(), 50.0);
+    // 30 J in 0.1 s by the driver's count, whatever a look at power said.
+    close(m.gpu_power_w.unwrap(), 300.0);
+    close(m.joules_per_output_token.unwrap(), 350.0 / rates.output_tokens_per_s);
+    assert_eq!(m.gpus[0].throttled, [("power limit".to_string(), 0.5)]);
+    let mut one = trial("a", 1, five());
+    one.machine = vec![look(100, 10, 0)];
+    assert_eq!(analyse(&manifest(&["a"]), &[one]).trials[0].machine, None, "nothing can grow in one look");
+}
+
+/// A good answer in one piece.
+fn whole(index: u64, scheduled_ms: u64, done_ms: u64, output_tokens: u32) -> RequestRecord {
+    RequestRecord {
+        done_ns: Some(done_ms * MS),
+        output_tokens_requested: output_tokens,
+        output_tokens,
+        ..chunked(index, scheduled_ms, &[])
+    }
+}
+
+#[test]
+fn an_answer_in_one_piece_has_an_end_and_no_first_token() {
+    let records = vec![whole(0, 0, 100, 7), whole(1, 50, 300, 7), refused(2, 60)];
+    let t = &analyse(&manifest(&["a"]), &[trial("a", 1, records)]).trials[0];
+    assert!(t.latency.ttft.is_none() && t.latency.tpot.is_none() && t.latency.itl.is_none());
+    let e2e = t.latency.e2e_last.as_ref().unwrap();
+    assert_eq!((e2e.count, e2e.failures, e2e.min_ns, e2e.max_ns), (2, 1, Some(100e6), Some(250e6)));
+    let rates = t.rates.unwrap();
+    close(rates.output_tokens_per_s, 14.0 / 0.3);
+    assert!(rates.generates);
+}
+
+#[test]
+fn an_embedding_has_rows_for_what_it_has() {
+    let m = manifest(&["a"]);
+    let trials = [trial("a", 1, vec![whole(0, 0, 100, 0), whole(1, 50, 300, 0)])];
+    let a = analyse(&m, &trials);
+    let rates = a.trials[0].rates.unwrap();
+    assert!(!rates.generates);
+    close(rates.input_tokens_per_s, f64::from(2 * trials[0].records[0].prompt_tokens) / 0.3);
+    let page = llmlab_metrics::terminal(&a, false, 110);
+    for shown in ["E2E p95", "requests/s", "input tok/s"] {
+        assert!(page.contains(shown), "{shown} is missing in\n{page}");
+    }
+    for absent in ["TTFT p", "TPOT p", "ITL p", "output tok/s", "total tok/s"] {
+        assert!(!page.contains(absent), "{absent} in\n{page}");
+    }
 }
 
 #[test]

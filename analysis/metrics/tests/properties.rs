@@ -110,10 +110,8 @@ fn any_trial(target: &'static str, repeat: u32) -> impl Strategy<Value = Trial> 
                 at_ns: delay,
                 running: Some(1.0),
                 waiting: Some(f64::INFINITY),
-                kv_usage: None,
                 preemptions_total: Some(1.0),
-                generation_tokens_total: None,
-                prompt_tokens_total: None,
+                ..ServerSample::default()
             }];
             t
         },

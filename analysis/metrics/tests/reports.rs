@@ -77,8 +77,9 @@ fn the_html_is_complete_and_loads_nothing() {
         assert!(!text.contains(loading), "{loading} would load something");
     }
     assert!(text.contains("default-src 'none'"), "the page forbids itself to load anything");
-    // Four distributions, four timelines, one waterfall and one picture of the batch per target.
-    assert_eq!(text.matches("<svg class=\"chart\"").count(), 12);
+    // Four distributions, four timelines, one waterfall and one picture of the batch per target; five panels for each of
+    // four trials.
+    assert_eq!(text.matches("<svg class=\"chart\"").count(), 12 + 5 * 4);
     assert!(!text.contains("NaN") && !text.contains("Infinity,"));
 }
 

@@ -45,6 +45,7 @@ fn parts(m: &Manifest, trial: &Trial, total: u32) -> Vec<Part> {
                 records,
                 steps: Vec::new(),
                 server: Vec::new(),
+                machine: Vec::new(),
                 warnings: Vec::new(),
             };
             let own = analyse(&manifest, &[as_trial(files.clone())]);
@@ -60,7 +61,13 @@ fn parts(m: &Manifest, trial: &Trial, total: u32) -> Vec<Part> {
 }
 
 fn as_trial(files: TrialFiles) -> Trial {
-    Trial { facts: files.facts, records: files.records, steps: files.steps, server: files.server }
+    Trial {
+        facts: files.facts,
+        records: files.records,
+        steps: files.steps,
+        server: files.server,
+        machine: files.machine,
+    }
 }
 
 fn merged(parts: Vec<Part>) -> Analysis {

@@ -16,9 +16,11 @@ use crate::fault::Fault;
 use crate::http::{Reader, Request, answer};
 use crate::log::{Entry, Served};
 use crate::openai::{self, Answer, Asked, CHAT, COMPLETIONS};
+use crate::reading::{self, EMBEDDINGS, TOKENIZE};
 use crate::sending::Sending;
 use crate::server::MockConfig;
 use crate::timing::Timetable;
+use crate::websocket;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -39,13 +41,24 @@ pub(crate) struct Counts {
     pub tokens: AtomicU64,
 }
 
+impl Counts {
+    pub(crate) fn count_prompt(&self, tokens: u64) {
+        self.prompt_tokens.fetch_add(tokens, Ordering::Relaxed);
+    }
+}
+
 impl Shared {
+    /// Of the request that is at hand, its seed.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.counts.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(crate) fn monotonic_ns(&self, at: At) -> u64 {
         self.clock.start_monotonic_ns.saturating_add(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// Independent random numbers of one request, for one purpose.
-    fn stream(&self, number: u64, purpose: u64) -> ChaCha8Rng {
+    pub(crate) fn stream(&self, number: u64, purpose: u64) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
         rng.set_stream((number << 1) | purpose);
         rng
@@ -72,7 +85,15 @@ async fn converse(stream: &mut TcpStream, shared: &Shared) -> io::Result<()> {
             Some(Ok(request)) => request,
         };
         let read = shared.clock.now();
+        if let (websocket::STREAM, Some(key)) = (request.path.as_str(), &request.websocket_key) {
+            return websocket::serve(stream, shared, key, reader.rest()).await;
+        }
         let goes_on = match (request.method.as_str(), request.path.as_str()) {
+            ("POST", EMBEDDINGS) => embed(stream, shared, &request, read).await?,
+            ("POST", TOKENIZE) => {
+                stream.write_all(&told(reading::tokenize(&request))).await?;
+                true
+            }
             ("POST", COMPLETIONS | CHAT) => generate(stream, shared, &request, read, reused).await?,
             (method, path) => {
                 stream.write_all(&control(shared, method, path)).await?;
@@ -96,11 +117,35 @@ fn control(shared: &Shared, method: &str, path: &str) -> Vec<u8> {
             json(200, &serde_json::json!({ "object": "list", "data": [model] }).to_string())
         }
         ("GET", "/metrics") => answer(200, "text/plain; version=0.0.4", "", &metrics(&shared.counts)),
-        (_, "/health" | "/v1/models" | "/metrics" | COMPLETIONS | CHAT) => {
+        (_, "/health" | "/v1/models" | "/metrics" | COMPLETIONS | CHAT | EMBEDDINGS | TOKENIZE) => {
             json(405, &openai::error("method not allowed", 405))
         }
         _ => json(404, &openai::error("no such path", 404)),
     }
+}
+
+/// An answer, or what is wrong with the request.
+fn told(answered: Result<String, String>) -> Vec<u8> {
+    match answered {
+        Ok(body) => answer(200, "application/json", "", &body),
+        Err(words) => answer(400, "application/json", "", &openai::error(&words, 400)),
+    }
+}
+
+/// An embedding, whole when a first token would be due. Only faults before the answer can strike.
+async fn embed(stream: &mut TcpStream, shared: &Shared, request: &Request, read: At) -> io::Result<bool> {
+    let number = shared.next_number();
+    let _running = Running::of(shared);
+    let mut entry = Entry::new(request.id.clone(), shared.monotonic_ns(read), None, shared.log.clone());
+    let mut timetable = Timetable::new(&shared.config.timing, read, shared.stream(number, 0));
+    let answered = reading::embeddings(request, &shared.config.model).map(|(tokens, body)| {
+        shared.counts.count_prompt(tokens);
+        body
+    });
+    shared.alarms.until(timetable.next_event()).await;
+    entry.served.done_ns = Some(shared.monotonic_ns(shared.clock.now()));
+    stream.write_all(&told(answered)).await?;
+    Ok(true)
 }
 
 /// What a scraper of vLLM looks for and this server knows.
@@ -118,12 +163,12 @@ fn metrics(counts: &Counts) -> String {
 }
 
 /// One request counted as running, until dropped.
-struct Running<'a>(&'a AtomicU64);
+pub(crate) struct Running<'a>(&'a AtomicU64);
 
 impl<'a> Running<'a> {
-    fn new(running: &'a AtomicU64) -> Self {
-        running.fetch_add(1, Ordering::Relaxed);
-        Running(running)
+    pub(crate) fn of(shared: &'a Shared) -> Self {
+        shared.counts.running.fetch_add(1, Ordering::Relaxed);
+        Running(&shared.counts.running)
     }
 }
 
@@ -141,8 +186,8 @@ async fn generate(
     read: At,
     reused: bool,
 ) -> io::Result<bool> {
-    let number = shared.counts.requests.fetch_add(1, Ordering::Relaxed);
-    let _running = Running::new(&shared.counts.running);
+    let number = shared.next_number();
+    let _running = Running::of(shared);
     let fault = shared.config.faults.draw(&mut shared.stream(number, 1), reused);
     let entry = Entry::new(request.id.clone(), shared.monotonic_ns(read), fault, shared.log.clone());
     let timetable = Timetable::new(&shared.config.timing, read, shared.stream(number, 0));
@@ -173,7 +218,7 @@ async fn generate(
             return Ok(true);
         }
     };
-    shared.counts.prompt_tokens.fetch_add(asked.prompt_tokens, Ordering::Relaxed);
+    shared.counts.count_prompt(asked.prompt_tokens);
     let response = Answer::new(&asked, number, &shared.config.model);
     let sending = Sending { stream, shared, entry, timetable, fault, due: Vec::new() };
     match asked.stream {

@@ -9,7 +9,7 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_BODY_BYTES: usize = 64 << 20;
 const MAX_HEADERS: usize = 64;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Request {
     pub method: String,
     /// Without a query.
@@ -17,6 +17,8 @@ pub(crate) struct Request {
     pub id: Option<String>,
     pub body: Vec<u8>,
     pub keep_alive: bool,
+    /// Of a request to speak WebSocket from here on.
+    pub websocket_key: Option<String>,
 }
 
 /// A request that cannot be read on from: its connection ends with this answer.
@@ -32,6 +34,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// What was read beyond the last request.
+    pub(crate) fn rest(self) -> Vec<u8> {
+        self.buffer
+    }
+
     /// The next request of the connection; `None` when it closed.
     pub(crate) async fn next(
         &mut self,
@@ -90,6 +97,7 @@ fn head(buffer: &[u8]) -> Result<Option<Head>, Refusal> {
         id: None,
         body: Vec::new(),
         keep_alive: parsed.version == Some(1),
+        websocket_key: None,
     };
     let mut head = Head { request, bytes, body_bytes: 0, expects_continue: false };
     for header in parsed.headers.iter() {
@@ -107,6 +115,8 @@ fn head(buffer: &[u8]) -> Result<Option<Head>, Refusal> {
             head.request.keep_alive = !value.eq_ignore_ascii_case("close");
         } else if is("expect") {
             head.expects_continue = value.eq_ignore_ascii_case("100-continue");
+        } else if is("sec-websocket-key") {
+            head.request.websocket_key = Some(value.to_owned());
         } else if is("x-request-id") {
             head.request.id = Some(value.chars().take(200).collect());
         }

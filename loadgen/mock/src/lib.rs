@@ -1,11 +1,11 @@
 //! A server whose timing is known: it answers when its configuration says, writes down when it did, and misbehaves on
 //! request. The client is checked against it.
 //!
-//! Knows: the OpenAI protocol on the wire, a timetable, faults, the load generator's clock and timer.
+//! Knows: the OpenAI protocol on the wire, over HTTP and over a WebSocket, a timetable, faults, the load generator's clock and timer.
 //! Must not know: an engine, scenarios, metrics, or how the client reads what it is sent.
 //!
 //! Reading order: [`timing`] (when), [`fault`] (what goes wrong), `alarm` (waiting for many moments at once), `http` and
-//! `openai` (bytes in, bytes out), `connection` and `sending`, [`server`], [`log`] (the truth), [`accuracy`] (a run beside it).
+//! `openai` (bytes in, bytes out), `connection` and `sending`, `websocket`, `reading` (embeddings), [`server`], [`log`] (the truth), [`accuracy`] (a run beside it).
 
 pub mod accuracy;
 pub mod affinity;
@@ -15,9 +15,11 @@ pub mod fault;
 mod http;
 pub mod log;
 mod openai;
+mod reading;
 mod sending;
 pub mod server;
 pub mod timing;
+mod websocket;
 
 pub use accuracy::{Accuracy, Errors, compare};
 pub use fault::{Fault, Faults};

@@ -84,7 +84,7 @@ impl Asked {
     }
 }
 
-fn words(text: &str) -> u64 {
+pub(crate) fn words(text: &str) -> u64 {
     text.split_whitespace().count() as u64
 }
 
@@ -105,7 +105,7 @@ impl<'a> Answer<'a> {
     pub(crate) fn role(&self) -> Option<Vec<u8>> {
         let choice =
             json!({ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null });
-        self.asked.chat.then(|| self.event(json!([choice]), None))
+        self.asked.chat.then(|| data(&self.object(true, json!([choice]), None).to_string()))
     }
 
     /// Events of the same size are the same bytes, but for the last.
@@ -115,6 +115,10 @@ impl<'a> Answer<'a> {
 
     /// An event of `tokens`, the last of which is number `so_far`.
     pub(crate) fn tokens(&self, tokens: u32, so_far: u32) -> Vec<u8> {
+        data(&self.tokens_json(tokens, so_far))
+    }
+
+    pub(crate) fn tokens_json(&self, tokens: u32, so_far: u32) -> String {
         let text = " tok".repeat(tokens as usize);
         let choice = Choice {
             index: 0,
@@ -131,14 +135,17 @@ impl<'a> Answer<'a> {
             choices: [choice],
             usage,
         };
-        data(&serde_json::to_string(&chunk).expect("text and numbers always serialise"))
+        serde_json::to_string(&chunk).expect("text and numbers always serialise")
     }
 
     /// The event with the counts alone, where it was asked for.
     pub(crate) fn usage(&self) -> Option<Vec<u8>> {
-        self.asked
-            .usage_at_end
-            .then(|| self.event(json!([]), Some(Usage::new(self.asked, self.asked.tokens))))
+        self.usage_json().map(|json| data(&json))
+    }
+
+    pub(crate) fn usage_json(&self) -> Option<String> {
+        let usage = || Some(Usage::new(self.asked, self.asked.tokens));
+        self.asked.usage_at_end.then(|| self.object(true, json!([]), usage()).to_string())
     }
 
     /// Everything at once, for a request that does not stream.
@@ -151,10 +158,6 @@ impl<'a> Answer<'a> {
             false => json!({ "index": 0, "text": text, "finish_reason": "length" }),
         };
         self.object(false, json!([choice]), Some(Usage::new(self.asked, self.asked.tokens))).to_string()
-    }
-
-    fn event(&self, choices: Value, usage: Option<Usage>) -> Vec<u8> {
-        data(&self.object(true, choices, usage).to_string())
     }
 
     /// What an object is called, as a part of a stream or alone.
@@ -240,6 +243,7 @@ mod tests {
             id: None,
             body: body.as_bytes().to_vec(),
             keep_alive: true,
+            websocket_key: None,
         })
     }
 

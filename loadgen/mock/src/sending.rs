@@ -17,7 +17,7 @@ use crate::openai::{Answer, Asked, data};
 use crate::timing::Timetable;
 
 /// Above what any client should keep of one event.
-const HUGE_EVENT_BYTES: usize = 17 << 20;
+pub(crate) const HUGE_EVENT_BYTES: usize = 17 << 20;
 /// Events that are due together are written together, up to here.
 const MOST_TOGETHER_BYTES: usize = 64 << 10;
 const DRIP: Duration = Duration::from_secs(1);

@@ -5,7 +5,9 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use llmlab_loadgen::{Endpoint, Protocol};
 use llmlab_mock::{Fault, Faults, Mock, MockConfig};
+use llmlab_results::record::{Outcome, RequestRecord};
 use support::*;
 
 /// What the server says to one request on a connection of its own.
@@ -89,4 +91,53 @@ fn a_request_whose_client_left_has_its_line() {
     drop(stream);
     let log = mock.finish().unwrap();
     assert_eq!((log.len(), log[0].id.as_deref(), log[0].done_ns), (1, Some("gone"), None));
+}
+
+/// The client's own protocols, so that what one sends the other reads.
+fn driven(config: MockConfig, protocol: Protocol) -> Vec<RequestRecord> {
+    let mock = Mock::start(config).unwrap();
+    let endpoint = Endpoint { protocol, ..endpoint(&mock) };
+    let (records, _) = run(&endpoint, &workload(3, 4, users(1)));
+    records
+}
+
+#[test]
+fn a_websocket_streams_as_http_does() {
+    for record in driven(MockConfig::new(quick()), Protocol::WebSocket) {
+        assert_eq!(
+            (record.outcome, record.output_tokens, record.events.len()),
+            (Outcome::Ok, 4, 4),
+            "{record:?}"
+        );
+        assert_eq!(record.prompt_tokens, record.prompt_tokens_requested);
+    }
+    for (fault, outcome) in [
+        (Fault::Http429, Outcome::StreamCut),
+        (Fault::Http500, Outcome::StreamCut),
+        (Fault::ResetBeforeHeaders, Outcome::NoResponse),
+        (Fault::CutMidEvent, Outcome::StreamCut),
+        (Fault::NoDone, Outcome::StreamCut),
+        (Fault::MalformedJson, Outcome::Malformed),
+        (Fault::HugeEvent, Outcome::TooLarge),
+    ] {
+        let config = MockConfig { faults: Faults::always(fault), ..MockConfig::new(quick()) };
+        for record in driven(config, Protocol::WebSocket) {
+            assert_eq!(record.outcome, outcome, "{fault:?}: {record:?}");
+        }
+    }
+    let config = MockConfig { faults: Faults::always(Fault::CloseReused), ..MockConfig::new(quick()) };
+    let resends: Vec<u32> = driven(config, Protocol::WebSocket).iter().map(|r| r.resends).collect();
+    assert_eq!(resends, [0, 1, 1]);
+}
+
+#[test]
+fn embeddings_come_whole() {
+    for record in driven(MockConfig::new(quick()), Protocol::OpenAiEmbeddings) {
+        assert_eq!(
+            (record.outcome, record.output_tokens, record.events.len()),
+            (Outcome::Ok, 0, 0),
+            "{record:?}"
+        );
+        assert_eq!(record.prompt_tokens, record.prompt_tokens_requested);
+    }
 }

@@ -18,6 +18,7 @@ use crate::endpoint::RequestTemplate;
 use crate::http::Pool;
 use crate::issuer::{At, Issuer};
 use crate::pacing::Pacer;
+use crate::websocket::Sockets;
 use crate::workload::PlannedRequest;
 
 /// Request bodies built ahead of their time: serialising thousands of token ids takes longer than a send may be late.
@@ -63,6 +64,7 @@ impl<'s> PaceLoop<'s> {
             endpoint: session.endpoint,
             template,
             pool: Arc::new(pool),
+            sockets: Sockets::default(),
             clock,
             observer: session.observer,
             abandon: CancellationToken::new(),

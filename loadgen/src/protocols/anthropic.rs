@@ -5,7 +5,7 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, KeyHeader, StreamEvent, Usage, Wire, error_words, filled, json, text};
+use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_words, filled, json, text};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -16,6 +16,7 @@ pub(super) const WIRE: Wire = Wire {
     framing: Framing::Sse,
     end_mark: Some("message_stop"),
     counts: CountSource::Usage,
+    generates: Generates::Tokens,
     takes_token_ids: false,
     takes_adapters: true,
     names_model: true,

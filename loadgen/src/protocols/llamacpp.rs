@@ -5,9 +5,9 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json};
+use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, WirePrompt, error_in, filled, json};
 use crate::framing::Framing;
-use crate::workload::{PlannedRequest, Prompt};
+use crate::workload::PlannedRequest;
 
 pub(super) const WIRE: Wire = Wire {
     name: "llamacpp",
@@ -16,6 +16,7 @@ pub(super) const WIRE: Wire = Wire {
     framing: Framing::Sse,
     end_mark: Some("\"stop\":true"),
     counts: CountSource::ServerDetail,
+    generates: Generates::Tokens,
     takes_token_ids: true,
     // Adapters are chosen by the number they got when the server started, not by name.
     takes_adapters: false,
@@ -33,18 +34,8 @@ struct Body<'a> {
     stream: bool,
 }
 
-#[derive(Serialize)]
-#[serde(untagged)]
-enum WirePrompt<'a> {
-    Ids(&'a [u32]),
-    Text(&'a str),
-}
-
 fn body(_model: &str, request: &PlannedRequest) -> Vec<u8> {
-    let prompt = match &request.prompt {
-        Prompt::Tokens(ids) => WirePrompt::Ids(ids),
-        Prompt::Text(text) => WirePrompt::Text(text),
-    };
+    let prompt = WirePrompt::of(&request.prompt);
     json(&Body { prompt, n_predict: request.max_tokens, ignore_eos: true, temperature: 0.0, stream: true })
 }
 

@@ -5,6 +5,8 @@
 //! own; docs/protocols.md says what each sends, counts and cannot do.
 
 mod anthropic;
+mod embeddings;
+mod kserve;
 mod llamacpp;
 mod ollama;
 mod openai_chat;
@@ -15,8 +17,10 @@ mod sglang;
 mod tests;
 mod tgi;
 mod triton;
+mod websocket;
 
 use llmlab_results::record::CountSource;
+use serde::Serialize;
 use serde_json::Value;
 
 pub(crate) use openai_common::error_words;
@@ -37,6 +41,7 @@ pub(crate) struct Wire {
     pub end_mark: Option<&'static str>,
     /// What the server's own counts are called in a record.
     pub counts: CountSource,
+    pub generates: Generates,
     /// Prompts may be token ids, else only text.
     pub takes_token_ids: bool,
     /// A request can name an adapter.
@@ -58,6 +63,14 @@ pub(crate) enum KeyHeader {
     Bearer,
     /// `x-api-key: KEY`, with `anthropic-version`.
     Anthropic,
+}
+
+/// What an answer is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generates {
+    Tokens,
+    /// The model only reads: no output tokens are asked for.
+    Nothing,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +120,11 @@ impl Protocol {
             Protocol::SgLang => &sglang::WIRE,
             Protocol::Triton => &triton::WIRE,
             Protocol::Anthropic => &anthropic::WIRE,
+            Protocol::KServe => &kserve::WIRE,
+            Protocol::OpenAiEmbeddings => &embeddings::OPENAI,
+            Protocol::TeiEmbed => &embeddings::TEI,
+            Protocol::OllamaEmbed => &embeddings::OLLAMA,
+            Protocol::WebSocket => &websocket::WIRE,
         }
     }
 
@@ -123,6 +141,23 @@ fn text(prompt: &Prompt) -> &str {
     match prompt {
         Prompt::Text(text) => text,
         Prompt::Tokens(_) => "",
+    }
+}
+
+/// A prompt as servers take it that know both kinds.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WirePrompt<'a> {
+    Ids(&'a [u32]),
+    Text(&'a str),
+}
+
+impl<'a> WirePrompt<'a> {
+    fn of(prompt: &'a Prompt) -> WirePrompt<'a> {
+        match prompt {
+            Prompt::Tokens(ids) => WirePrompt::Ids(ids),
+            Prompt::Text(text) => WirePrompt::Text(text),
+        }
     }
 }
 

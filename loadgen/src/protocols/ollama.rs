@@ -5,7 +5,7 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
+use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -16,6 +16,7 @@ pub(super) const GENERATE: Wire = Wire {
     framing: Framing::Ndjson,
     end_mark: Some("\"done\":true"),
     counts: CountSource::ServerDetail,
+    generates: Generates::Tokens,
     takes_token_ids: false,
     takes_adapters: true,
     names_model: true,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
-use super::{Delta, KeyHeader, StreamEvent, Wire, filled, json, text};
+use super::{Delta, Generates, KeyHeader, StreamEvent, Wire, filled, json, text};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -17,6 +17,7 @@ pub(super) const WIRE: Wire = Wire {
     framing: Framing::Sse,
     end_mark: Some(DONE),
     counts: CountSource::Usage,
+    generates: Generates::Tokens,
     takes_token_ids: false,
     takes_adapters: true,
     names_model: true,

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
-use super::{Delta, KeyHeader, StreamEvent, Wire, filled, json};
+use super::{Delta, Generates, KeyHeader, StreamEvent, Wire, WirePrompt, filled, json};
 use crate::framing::Framing;
-use crate::workload::{PlannedRequest, Prompt};
+use crate::workload::PlannedRequest;
 
 pub(super) const WIRE: Wire = Wire {
     name: "openai-completions",
@@ -17,6 +17,7 @@ pub(super) const WIRE: Wire = Wire {
     framing: Framing::Sse,
     end_mark: Some(DONE),
     counts: CountSource::Usage,
+    generates: Generates::Tokens,
     takes_token_ids: true,
     takes_adapters: true,
     names_model: true,
@@ -32,18 +33,8 @@ struct Body<'a> {
     forced: Forced,
 }
 
-#[derive(Serialize)]
-#[serde(untagged)]
-enum WirePrompt<'a> {
-    Ids(&'a [u32]),
-    Text(&'a str),
-}
-
 fn body(model: &str, request: &PlannedRequest) -> Vec<u8> {
-    let prompt = match &request.prompt {
-        Prompt::Tokens(ids) => WirePrompt::Ids(ids),
-        Prompt::Text(text) => WirePrompt::Text(text),
-    };
+    let prompt = WirePrompt::of(&request.prompt);
     json(&Body { model, prompt, forced: Forced::new(request.max_tokens) })
 }
 

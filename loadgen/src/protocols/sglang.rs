@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::DONE;
-use super::{Delta, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json};
+use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json};
 use crate::framing::Framing;
 use crate::workload::{PlannedRequest, Prompt};
 
@@ -17,6 +17,7 @@ pub(super) const WIRE: Wire = Wire {
     framing: Framing::Sse,
     end_mark: Some(DONE),
     counts: CountSource::ServerDetail,
+    generates: Generates::Tokens,
     takes_token_ids: true,
     takes_adapters: true,
     names_model: false,

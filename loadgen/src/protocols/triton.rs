@@ -7,7 +7,7 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
+use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -18,6 +18,7 @@ pub(super) const WIRE: Wire = Wire {
     framing: Framing::Sse,
     end_mark: None,
     counts: CountSource::ServerDetail,
+    generates: Generates::Tokens,
     takes_token_ids: false,
     // The TensorRT-LLM backend takes weights and numbers of adapters, not names.
     takes_adapters: false,

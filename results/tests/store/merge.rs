@@ -31,6 +31,7 @@ fn part(index: u32, total: u32) -> Part {
         records: mine.map(sample::record).collect(),
         steps: Vec::new(),
         server: vec![sample::sample(100 - u64::from(index))],
+        machine: Vec::new(),
         warnings: Vec::new(),
     };
     Part { run: format!("run-{index}"), manifest, trials: vec![trial], trusted: true, causes: Vec::new() }

@@ -13,7 +13,14 @@ use tempfile::TempDir;
 fn trial(dir: &str, indices: std::ops::Range<u64>) -> TrialFiles {
     let facts = TrialFacts { repeat: 3, ..facts(dir, 1) };
     let records = indices.map(record).collect();
-    TrialFiles { facts, records, steps: Vec::new(), server: Vec::new(), warnings: Vec::new() }
+    TrialFiles {
+        facts,
+        records,
+        steps: Vec::new(),
+        server: Vec::new(),
+        machine: Vec::new(),
+        warnings: Vec::new(),
+    }
 }
 
 fn rows(path: &Path) -> (usize, Vec<Row>) {

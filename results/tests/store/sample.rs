@@ -40,6 +40,7 @@ pub fn facts(dir: &str, start_monotonic_ns: u64) -> TrialFacts {
         start_monotonic_ns,
         elapsed_ns: 0,
         client: ClientFacts::default(),
+        prompt_fit: None,
         complete: false,
     }
 }
@@ -77,10 +78,8 @@ pub fn sample(at_ns: u64) -> ServerSample {
     ServerSample {
         at_ns,
         running: Some(3.0),
-        waiting: None,
         kv_usage: Some(0.25),
-        preemptions_total: None,
         generation_tokens_total: Some(120.0),
-        prompt_tokens_total: None,
+        ..ServerSample::default()
     }
 }

@@ -37,11 +37,14 @@ pub(super) fn resolve(table: &Spanned<CommandTable>, base: &Path) -> Result<Comm
             ));
         }
     };
-    let path = |written: &Option<Spanned<String>>, key, default: Option<&str>| match written {
-        Some(written) => target::server_path(written, key).map(Some),
-        None => Ok(default.map(str::to_owned)),
+    let health_path = match &command.health {
+        Some(written) => target::server_path(written, "health")?,
+        None => server.health.to_owned(),
     };
-    let health = path(&command.health, "health", Some(server.health))?;
+    let metrics_path = match &command.metrics {
+        Some(written) => Some(target::metrics_page(written)?),
+        None => server.metrics.map(str::to_owned),
+    };
     let working_dir = match &command.working_dir {
         None => base.to_path_buf(),
         Some(written) => {
@@ -69,7 +72,7 @@ pub(super) fn resolve(table: &Spanned<CommandTable>, base: &Path) -> Result<Comm
             here if here.is_empty() => ".".into(),
             folder => folder,
         },
-        health_path: health.unwrap_or_default(),
+        health_path,
         ready_timeout: wait(&command.ready_timeout, "ready_timeout", READY_TIMEOUT)?,
         stop_timeout: wait(&command.stop_timeout, "stop_timeout", STOP_TIMEOUT)?,
         endpoint: EndpointSpec {
@@ -79,7 +82,7 @@ pub(super) fn resolve(table: &Spanned<CommandTable>, base: &Path) -> Result<Comm
             api_key_env: key.env,
             api_key_file: key.file,
             ca_file,
-            metrics_path: path(&command.metrics, "metrics", server.metrics)?,
+            metrics_path,
         },
     })
 }

@@ -11,7 +11,7 @@ use crate::scenario::{EndpointTable, EngineTable, TargetTable};
 use crate::spec::{AUTO, EndpointSpec, SimulateSpec, SpeculationSpec, TargetChoice, TargetSpec};
 
 /// The first one is the default.
-pub const PROTOCOLS: [&str; 10] = [
+pub const PROTOCOLS: [&str; 15] = [
     "openai-completions",
     "openai-chat",
     "tgi",
@@ -21,6 +21,11 @@ pub const PROTOCOLS: [&str; 10] = [
     "sglang",
     "triton",
     "anthropic",
+    "kserve",
+    "openai-embeddings",
+    "tei-embed",
+    "ollama-embed",
+    "websocket",
     AUTO,
 ];
 /// Keys of `simulate` that `engine` does not have.
@@ -192,7 +197,7 @@ fn endpoint(table: &EndpointTable, base: &Path) -> Result<EndpointSpec, Finding>
         api_key_env: key.env,
         api_key_file: key.file,
         ca_file: ca_file(&table.ca_file, &table.url, base)?,
-        metrics_path: table.metrics.as_ref().map(|path| server_path(path, "metrics")).transpose()?,
+        metrics_path: table.metrics.as_ref().map(metrics_page).transpose()?,
     })
 }
 
@@ -284,6 +289,14 @@ fn environment_variable(written: &Spanned<String>) -> Result<String, Finding> {
             .help("e.g. api_key_env = \"OPENAI_API_KEY\"; the key itself does not belong in a file"));
     }
     Ok(name.clone())
+}
+
+/// A path on the server, or the address of a page elsewhere: some servers have it on a port of its own.
+pub(super) fn metrics_page(written: &Spanned<String>) -> Result<String, Finding> {
+    match written.get_ref().contains("://") {
+        true => url(written),
+        false => server_path(written, "metrics"),
+    }
 }
 
 /// A path on the server; `key` is what it is for.

@@ -11,6 +11,7 @@ use llmlab_results::manifest::{Manifest, RunStatus, SCHEMA_VERSION, Sharding, Wo
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{How, Plan};
+use super::trial::Fits;
 use super::{probe, trial};
 use crate::exit::Failure;
 use crate::host;
@@ -65,6 +66,7 @@ fn measure(
 ) -> Result<(), Failure> {
     let Some(workloads) = workload(plan, dir, manifest, live, cancel)? else { return Ok(()) };
     let Workloads { first, rate_rps } = workloads;
+    let mut fits = Fits::default();
     for repeat in 1..=plan.spec.repeats {
         // Equal repeats of a simulation would be equal to the last digit, and an interval over them a lie. What a repeat can
         // show is the luck of the traffic: each draws its own, the same for all targets.
@@ -78,7 +80,9 @@ fn measure(
             if cancel.is_cancelled() {
                 return Ok(());
             }
-            let facts = trial::measure(plan, index, repeat, workload, dir, live, live.as_ref(), cancel)?;
+            let observer = live.as_ref();
+            let facts =
+                trial::measure(plan, index, repeat, workload, &mut fits, dir, live, observer, cancel)?;
             manifest.trials.push(facts);
             dir.write_manifest(manifest).map_err(Failure::internal)?;
         }

@@ -17,6 +17,7 @@ use llmlab_scenarios::spec::{ArrivalSpec, FindSpec, RateSpec, Searched, SloSpec}
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
+use super::trial::Fits;
 use super::{execute, on_worker, probe, sweep, trial};
 use crate::cli::RunArgs;
 use crate::commands::search_report;
@@ -34,14 +35,8 @@ const MOST_USERS: f64 = 8.0;
 /// For the progress bar: how many trials a search comes to, more or less.
 const USUAL_TRIALS: usize = 12;
 
-pub fn run(
-    args: &RunArgs,
-    plan: Plan,
-    find: FindSpec,
-    cancel: &CancellationToken,
-) -> Result<Code, Failure> {
-    let dir =
-        RunDir::create(&args.results, &plan.spec.name, host::utc_now()).map_err(Failure::internal)?;
+pub fn run(args: &RunArgs, plan: Plan, find: FindSpec, cancel: &CancellationToken) -> Result<Code, Failure> {
+    let dir = RunDir::create(&args.results, &plan.spec.name, host::utc_now()).map_err(Failure::internal)?;
     let mut manifest = manifest(args, &plan, &find);
     dir.write_search(&manifest).map_err(Failure::internal)?;
     let (mut code, count) = (Code::Pass, plan.targets.len());
@@ -114,10 +109,9 @@ fn manifest(args: &RunArgs, plan: &Plan, find: &FindSpec) -> SearchManifest {
 
 fn slo_in_words(slo: &SloSpec) -> Vec<String> {
     let limits = [("TTFT", &slo.ttft), ("TPOT", &slo.tpot), ("ITL", &slo.itl), ("E2E", &slo.e2e)];
-    let words =
-        |(metric, limits): (&str, &Vec<(f64, Duration)>)| -> Vec<String> {
-            limits.iter().map(|(percentile, limit)| format!("{metric} p{percentile} <= {limit:?}")).collect()
-        };
+    let words = |(metric, limits): (&str, &Vec<(f64, Duration)>)| -> Vec<String> {
+        limits.iter().map(|(percentile, limit)| format!("{metric} p{percentile} <= {limit:?}")).collect()
+    };
     limits.into_iter().flat_map(words).collect()
 }
 
@@ -224,9 +218,12 @@ impl Search<'_> {
                 execute::describe_workload(plan, &workload, manifest);
                 run.write_manifest(manifest).map_err(Failure::internal)?;
             }
-            let watched = Watched::new(self.live, &manifest.slo, plan, workload.requests.len() as u64, self.cancel);
+            let watched =
+                Watched::new(self.live, &manifest.slo, plan, workload.requests.len() as u64, self.cancel);
+            // Other prompts each time, so each trial has its own fit.
+            let fits = &mut Fits::default();
             let facts =
-                trial::measure(plan, 0, repeat, &workload, run, self.live, &watched, &watched.stop)?;
+                trial::measure(plan, 0, repeat, &workload, fits, run, self.live, &watched, &watched.stop)?;
             let stopped = watched.reason().filter(|_| !facts.complete);
             let trial_dir = facts.dir.clone();
             manifest.trials.push(facts);

@@ -1,14 +1,17 @@
 //! One trial: a fresh server, the workload driven once, everything recorded.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    DriveError, DriveFacts, DriveOptions, Ended, Endpoint, Observer, Scrape, Timeouts, Workload, drive_with,
+    DriveError, DriveFacts, DriveOptions, Ended, Endpoint, Fitted, Observer, Scrape, Timeouts, Workload,
+    drive_with, fit_prompts,
 };
-use llmlab_results::RunDir;
 use llmlab_results::manifest::{ClientFacts, ServerSample, TrialFacts, TrialKind};
+use llmlab_results::{RunDir, TrialWriter};
 use llmlab_scenarios::spec::EndpointSpec;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +21,7 @@ use crate::command;
 use crate::exit::Failure;
 use crate::host;
 use crate::live::Live;
+use crate::machine::Watch;
 use crate::target::{self, EngineProcess};
 use crate::tethered::Tethered;
 use crate::text::with_causes;
@@ -106,6 +110,15 @@ impl Ready {
         Ok(Ready { endpoint, metrics_url, process })
     }
 
+    /// Watches the machine, if that is the one the server runs on.
+    fn watch(&self, writer: &TrialWriter) -> Result<Option<Watch>, Failure> {
+        if self.process.is_none() && !is_local(&self.endpoint.base_url) {
+            return Ok(None);
+        }
+        let journal = writer.machine_journal().map_err(Failure::internal)?;
+        Watch::start(journal, self.process.as_ref().map(Tethered::id)).map(Some)
+    }
+
     /// A server of ours that did not end well makes the trial a failure, however good its answers look.
     pub fn stop(self) -> Result<(), Failure> {
         self.process.map_or(Ok(()), Tethered::stop)
@@ -138,6 +151,42 @@ pub fn drive_failure(target: &str, error: DriveError) -> Failure {
     }
 }
 
+/// Prompts as each target counts them, found in its first trial and the same in all: repeats differ in nothing else.
+#[derive(Debug, Default)]
+pub struct Fits(HashMap<usize, Option<Fitted>>);
+
+impl Fits {
+    /// `None` where prompts need no fitting.
+    fn of(
+        &mut self,
+        target: usize,
+        endpoint: &Endpoint,
+        workload: &Workload,
+        cancel: &CancellationToken,
+        at_work: impl FnOnce(),
+    ) -> Result<&Option<Fitted>, DriveError> {
+        match self.0.entry(target) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(vacant) => {
+                at_work();
+                Ok(vacant.insert(fit_prompts(endpoint, workload, cancel)?))
+            }
+        }
+    }
+}
+
+/// By its address; another name of this machine counts as another machine.
+fn is_local(url: &str) -> bool {
+    let (_, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 /// Facts of a trial before it ran; the driver fills in the rest.
 pub fn facts_before(target: &str, repeat: u32, kind: TrialKind) -> TrialFacts {
     let dir = match kind {
@@ -152,6 +201,7 @@ pub fn facts_before(target: &str, repeat: u32, kind: TrialKind) -> TrialFacts {
         start_monotonic_ns: 0,
         elapsed_ns: 0,
         client: ClientFacts::default(),
+        prompt_fit: None,
         complete: false,
     }
 }
@@ -169,6 +219,7 @@ pub fn measure(
     index: usize,
     repeat: u32,
     workload: &Workload,
+    fits: &mut Fits,
     dir: &RunDir,
     live: &Arc<Live>,
     observer: &dyn Observer,
@@ -185,6 +236,13 @@ pub fn measure(
     let mut facts = facts_before(name, repeat, TrialKind::Measure);
     let mut writer = dir.start_trial(&facts).map_err(Failure::internal)?;
     let ready = Ready::start(plan, index, writer.dir(), live, cancel)?;
+
+    let fitted = fits.of(index, &ready.endpoint, workload, cancel, || {
+        live.phase(index, "starting", format!("{name}: making prompts as long as they should be"));
+    });
+    let fitted = fitted.map_err(|error| drive_failure(name, error))?;
+    facts.prompt_fit = fitted.as_ref().map(|fitted| fitted.facts.clone());
+    let workload = fitted.as_ref().map_or(workload, |fitted| &fitted.workload);
 
     let start_monotonic_ns = match &plan.shard {
         Some(shard) => {
@@ -207,10 +265,14 @@ pub fn measure(
         on_sample: &mut on_sample,
     });
     let options = DriveOptions { drain: DRAIN, time_limit: None, scrape, start_monotonic_ns };
+    let watch = ready.watch(&writer)?;
     let driven = drive_with(&ready.endpoint, workload, options, &mut writer, observer, cancel)
         .map_err(|error| drive_failure(name, error))?;
     if driven.scrapes == 0 && driven.scrape_failures > 0 {
         live.log(format!("{name}: its metrics page could not be read, so queue and batch are not shown"));
+    }
+    if let Some(watch) = watch {
+        watch.stop()?;
     }
     let stopped = ready.stop();
     writer.finish().map_err(Failure::internal)?;
@@ -219,4 +281,22 @@ pub fn measure(
     live.end_trial();
     live.phase(index, "done", format!("{name}: repeat {repeat} of {of} done"));
     Ok(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_local;
+
+    #[test]
+    fn a_loopback_address_is_this_machine() {
+        for (url, expected) in [
+            ("http://127.0.0.1:8000/v1", true),
+            ("http://LocalHost", true),
+            ("https://[::1]:8000", true),
+            ("http://127.example.com", false),
+            ("http://10.0.0.1:8000", false),
+        ] {
+            assert_eq!(is_local(url), expected, "{url}");
+        }
+    }
 }

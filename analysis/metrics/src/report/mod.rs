@@ -2,8 +2,8 @@
 //! that came from outside (target names, error messages, host names) for the medium they write.
 //!
 //! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words), [`terminal`], [`series`] (points for
-//! charts), [`svg`] and [`charts`], [`composition`] (the batch step by step), [`page`] (Markdown and HTML),
-//! [`sweep`] (the table of a sweep), [`search`] (the edge and the curve of a search).
+//! charts), [`svg`] and [`charts`], [`server_side`] and [`timeline`] (the server under the requests), [`composition`] (the batch step by
+//! step), [`page`] (Markdown and HTML), [`sweep`] (the table of a sweep), [`search`] (the edge and the curve of a search).
 
 pub mod charts;
 pub mod composition;
@@ -11,9 +11,11 @@ pub mod format;
 pub mod page;
 pub mod search;
 pub mod series;
+pub mod server_side;
 pub mod svg;
 pub mod sweep;
 pub mod terminal;
+pub mod timeline;
 pub mod view;
 
 pub use charts::svgs;

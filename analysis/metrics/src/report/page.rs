@@ -11,6 +11,7 @@ use crate::analysis::Analysis;
 use crate::report::charts::{Chart, charts};
 use crate::report::composition::pictures;
 use crate::report::format::{markdown_text, plain_lines};
+use crate::report::timeline::{Timeline, timelines};
 use crate::report::view::view;
 
 const HTML: &str = include_str!("../../templates/report.html");
@@ -73,6 +74,7 @@ pub fn html(analysis: &Analysis, manifest: &Manifest, trials: &[Trial]) -> Strin
         latency => c.latency.iter().map(chart_value).collect::<Vec<Value>>(),
         over_time => c.over_time.iter().map(chart_value).collect::<Vec<Value>>(),
         waterfalls => c.waterfalls.iter().map(chart_value).collect::<Vec<Value>>(),
+        timelines => timelines(analysis, manifest, trials).iter().map(timeline_value).collect::<Vec<Value>>(),
         compositions => pictures(analysis, trials)
             .into_iter()
             .map(|picture| Value::from_safe_string(picture.svg))
@@ -95,6 +97,15 @@ fn chart_value(chart: &Chart) -> Value {
         slot => chart.slot,
         rows => rows,
         svg => Value::from_safe_string(chart.svg.clone()),
+    }
+}
+
+fn timeline_value(timeline: &Timeline) -> Value {
+    context! {
+        title => timeline.title.clone(),
+        slot => timeline.slot,
+        open => timeline.open,
+        panels => timeline.panels.iter().map(chart_value).collect::<Vec<Value>>(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The analysis as words and table cells, shared by terminal, Markdown and HTML. Text here is not yet escaped.
 
 use llmlab_results::manifest::{HostRoofline, RunStatus, TargetKind};
+use llmlab_results::prompt_fit::PromptFitMethod;
 use serde::Serialize;
 
 use crate::analysis::{Analysis, TargetAnalysis};
@@ -8,6 +9,7 @@ use crate::compare::{Difference, Spread, verdict_parts};
 use crate::metric::Metric;
 use crate::rates::outcome_words;
 use crate::report::format::{duration, range, si, value};
+use crate::report::server_side;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct View {
@@ -26,10 +28,14 @@ pub struct View {
     /// Some percentile holds failed requests at infinity.
     pub has_failures: bool,
     pub slo: Vec<Row>,
+    /// What the server and its machine said of themselves; empty where nothing did.
+    pub server_side: Vec<Row>,
     pub errors: Vec<Vec<String>>,
     pub roofline: Vec<RooflineView>,
     pub roofline_host: Option<String>,
     pub token_counts: Vec<(String, String)>,
+    /// How long prompts were, and how that was brought about.
+    pub prompt_lengths: Vec<(String, String)>,
     pub method: Vec<(String, String)>,
     pub repeat_command: String,
     pub warnings: Vec<String>,
@@ -112,10 +118,12 @@ pub fn view(a: &Analysis) -> View {
         table: table(a),
         has_failures: a.trials.iter().any(|t| t.requests.failed > 0),
         slo: slo_rows(a),
+        server_side: server_side::rows(a),
         errors: error_rows(a),
         roofline: roofline_views(a),
         roofline_host: a.setting.roofline.as_ref().map(roofline_host),
         token_counts: token_counts(a),
+        prompt_lengths: prompt_lengths(a),
         method: method(a),
         repeat_command: shell_line(&a.setting.command_line),
         warnings: warnings(a),
@@ -263,6 +271,7 @@ fn table(a: &Analysis) -> Vec<Row> {
         Metric::QueueP50 | Metric::QueueP95 => 4,
         Metric::RequestsPerS
         | Metric::OutputTokensPerS
+        | Metric::InputTokensPerS
         | Metric::TotalTokensPerS
         | Metric::Goodput
         | Metric::SloShare
@@ -292,7 +301,10 @@ fn table(a: &Analysis) -> Vec<Row> {
         );
         let happens =
             || a.targets.iter().any(|t| t.metric(metric).and_then(|s| s.median).is_some_and(|m| m >= 0.005));
-        let brief = (exception && happens()) || Metric::BRIEF.contains(&metric);
+        let reads_only = || a.trials.iter().any(|t| t.rates.is_some_and(|rates| !rates.generates));
+        let brief = (exception && happens())
+            || (metric == Metric::InputTokensPerS && reads_only())
+            || Metric::BRIEF.contains(&metric);
         rows.push(Row { label: metric.label().into(), group_start, brief, cells });
     }
     rows
@@ -456,6 +468,33 @@ fn token_counts(a: &Analysis) -> Vec<(String, String)> {
             (t.name.clone(), if words.is_empty() { "none".into() } else { words.join(", ") })
         })
         .collect()
+}
+
+fn prompt_lengths(a: &Analysis) -> Vec<(String, String)> {
+    let words = |t: &TargetAnalysis| {
+        let lengths = t.prompt_lengths?;
+        let mut words = match lengths.counted {
+            0 => "not counted by the server".to_owned(),
+            n => format!(
+                "exact in {} of {n} requests, {} tokens off in the median, {} at most",
+                lengths.exact, lengths.median_off, lengths.most_off
+            ),
+        };
+        if lengths.counted > 0 && lengths.unknown > 0 {
+            words += &format!("; {} not counted", lengths.unknown);
+        }
+        if let Some(fit) = &t.prompt_fit {
+            words += match fit.method {
+                PromptFitMethod::Tokenizer => "; text fitted with the server's tokenizer",
+                PromptFitMethod::Usage => "; text fitted by what the server counted for a few requests",
+                PromptFitMethod::Estimate => {
+                    "; text of guessed length: the server neither counts nor has a tokenizer to ask"
+                }
+            };
+        }
+        Some((t.name.clone(), words))
+    };
+    a.targets.iter().filter_map(words).collect()
 }
 
 fn method(a: &Analysis) -> Vec<(String, String)> {

@@ -143,7 +143,8 @@ pub fn decide(trials: &[TrialJudgement], most: u32) -> Option<Decision> {
             return of(false, true, interval.words());
         }
         if !intervals.is_empty() && intervals.iter().all(|i| i.high <= i.allowed) {
-            let closest = intervals.iter().max_by(|a, b| (a.high / a.allowed).total_cmp(&(b.high / b.allowed)));
+            let closest =
+                intervals.iter().max_by(|a, b| (a.high / a.allowed).total_cmp(&(b.high / b.allowed)));
             return of(true, true, closest.map_or_else(String::new, LimitInterval::words));
         }
     }

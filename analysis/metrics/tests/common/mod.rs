@@ -68,11 +68,13 @@ pub fn trial(target: &str, repeat: u32, records: Vec<RequestRecord>) -> Trial {
             start_monotonic_ns: START_NS,
             elapsed_ns: 10_000 * MS,
             client: ClientFacts::default(),
+            prompt_fit: None,
             complete: true,
         },
         records,
         steps: Vec::new(),
         server: Vec::new(),
+        machine: Vec::new(),
     }
 }
 

@@ -9,6 +9,7 @@ mod openai;
 mod sglang;
 mod tgi;
 mod triton;
+mod whole;
 
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ fn request(prompt: Prompt, max_tokens: u32) -> PlannedRequest {
 /// Reads `body` in pieces that end at `cuts`. Times are the number of bytes that had arrived.
 fn read(protocol: Protocol, body: &[u8], cuts: &[usize], max_tokens: u32) -> RequestRecord {
     let request = request(Prompt::Text("a b c".into()), max_tokens);
-    let mut tally = Tally::new(&request, Duration::ZERO, protocol.wire().counts);
+    let mut tally = Tally::new(&request, Duration::ZERO, protocol.wire());
     let mut answer = Answer::new(protocol.wire(), &Silent);
     let mut start = 0;
     for &cut in cuts.iter().chain([&body.len()]) {

@@ -1,0 +1,24 @@
+//! How text prompts were made to have the length they should have, by the server's own count.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptFitMethod {
+    /// The server's tokenizer was asked for each prompt.
+    Tokenizer,
+    /// A line through the prompt lengths that the server reported for a few requests.
+    Usage,
+    /// The server tells neither, so lengths are guesses.
+    Estimate,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromptFit {
+    pub method: PromptFitMethod,
+    /// What a chat template and special tokens add to every prompt.
+    pub overhead_tokens: f64,
+    pub tokens_per_word: f64,
+    /// Prompts that no number of words made exact, by the tokenizer's count.
+    pub missed: u64,
+}
