@@ -6,11 +6,11 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{Mock, llmlab, stderr, stdout};
 use llmlab_results::manifest::{Manifest, Sharding};
 use llmlab_results::read_run;
+use time::OffsetDateTime;
 
 fn scenario(dir: &Path, url: &str, arrivals: &str) {
     let text = format!(
@@ -32,9 +32,8 @@ endpoint = {{ url = "{url}", protocol = "openai-completions", model = "mock" }}
     std::fs::write(dir.join("shared.toml"), text).unwrap();
 }
 
-fn seconds_from_now(seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    (now + Duration::from_secs(seconds)).as_secs().to_string()
+fn seconds_from_now(seconds: i64) -> String {
+    (OffsetDateTime::now_utc().unix_timestamp() + seconds).to_string()
 }
 
 fn shard(dir: &Path, which: &str, start_at: &str, results: &str) -> Child {
