@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use llmlab_loadgen::Shard;
+use llmlab_loadgen::shard::MOST_SHARDS;
 use llmlab_metrics::compat::Tool;
 use llmlab_mock::{Fault, Jitter, Stall};
 use llmlab_scenarios::units::parse_duration;
@@ -99,6 +100,9 @@ Example:
 
 The verdict of the joined run is that of its worst part. How to run shards: docs/distributed.md")]
     Merge(MergeArgs),
+    /// Print what runs llmlab elsewhere
+    #[command(subcommand)]
+    Deploy(DeployCommand),
     /// Measure this machine's bandwidth and compute (its roofline), or the engine on it, and keep the figures
     #[command(after_help = "\
 Examples:
@@ -347,6 +351,53 @@ pub struct MergeArgs {
     /// Print the analysis as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeployCommand {
+    /// A Kubernetes Indexed Job whose pods are the shards of a scenario, as YAML
+    #[command(after_help = "\
+Example:
+  llmlab deploy loadgen scenario.toml --shards 8 --image registry.example.com/llmlab:0.1 --results-claim runs | kubectl apply -f -
+
+How to collect the runs, and the same for Slurm and ssh: docs/distributed.md")]
+    Loadgen(DeployLoadgenArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DeployLoadgenArgs {
+    /// Scenario file with one endpoint target; goes into a ConfigMap
+    pub scenario: String,
+    /// Pods, each one shard
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SHARDS)))]
+    pub shards: u32,
+    /// Container image with llmlab on its path
+    #[arg(long)]
+    pub image: String,
+    /// PersistentVolumeClaim that all pods mount and write their runs to
+    #[arg(long, value_name = "CLAIM")]
+    pub results_claim: String,
+    /// Of the job and the ConfigMap; default: llmlab- and the scenario's name
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Default: that of whoever applies the YAML
+    #[arg(long)]
+    pub namespace: Option<String>,
+    /// From now to the start: time to apply the YAML and to pull the image everywhere
+    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = parse_duration, conflicts_with = "start_at")]
+    pub start_in: Duration,
+    /// The start itself: RFC 3339 or seconds since 1970
+    #[arg(long, value_name = "TIME", value_parser = start_time)]
+    pub start_at: Option<OffsetDateTime>,
+    /// Of each pod, guaranteed
+    #[arg(long, default_value = "2", value_name = "QUANTITY")]
+    pub cpu: String,
+    /// Of each pod, guaranteed
+    #[arg(long, default_value = "1Gi", value_name = "QUANTITY")]
+    pub memory: String,
+    /// Secret whose entry fills the scenario's api_key_env, under the same name
+    #[arg(long, value_name = "SECRET")]
+    pub api_key_secret: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -6,11 +6,11 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{Mock, llmlab, stderr, stdout};
 use llmlab_results::manifest::{Manifest, Sharding};
 use llmlab_results::read_run;
+use time::OffsetDateTime;
 
 fn scenario(dir: &Path, url: &str, arrivals: &str) {
     let text = format!(
@@ -32,9 +32,8 @@ endpoint = {{ url = "{url}", protocol = "openai-completions", model = "mock" }}
     std::fs::write(dir.join("shared.toml"), text).unwrap();
 }
 
-fn seconds_from_now(seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    (now + Duration::from_secs(seconds)).as_secs().to_string()
+fn seconds_from_now(seconds: i64) -> String {
+    (OffsetDateTime::now_utc().unix_timestamp() + seconds).to_string()
 }
 
 fn shard(dir: &Path, which: &str, start_at: &str, results: &str) -> Child {
@@ -148,7 +147,7 @@ fn what_cannot_be_shared_is_refused_with_the_reason() {
     assert!(refused(&shared).contains("need the saturation"));
     scenario(dir.path(), "http://127.0.0.1:9", "{ users = 3 }");
     let closed = llmlab(dir.path()).args(["run", "shared.toml", "--explain"]).args(shared).output().unwrap();
-    assert!(stdout(&closed).contains("shard     0/2: 28 of these requests"), "{}", stdout(&closed));
+    assert!(stdout(&closed).contains("shard     0/2: 27 of these requests"), "{}", stdout(&closed));
     common::tiny_scenario(dir.path(), 12);
     std::fs::rename(dir.path().join("tiny.toml"), dir.path().join("shared.toml")).unwrap();
     assert!(refused(&shared).contains("2 targets"));
@@ -177,4 +176,35 @@ fn a_machine_with_a_wrong_clock_is_refused() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert!(stderr(&output).contains("ahead of that of"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_job_is_printed_that_pods_can_run_and_what_they_cannot_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let deploy = |args: &[&str]| {
+        let common = ["deploy", "loadgen", "shared.toml", "--image", "llmlab:0.1", "--results-claim", "runs"];
+        llmlab(dir.path()).args(common).args(args).output().unwrap()
+    };
+    scenario(dir.path(), "http://vllm.serving:8000", "{ users = 3 }");
+    let printed = deploy(&["--shards", "3"]);
+    assert_eq!(printed.status.code(), Some(0), "{}", stderr(&printed));
+    for part in
+        ["kind: ConfigMap", "kind: Job", "completionMode: Indexed", "--shard=$(JOB_COMPLETION_INDEX)/3"]
+    {
+        assert!(stdout(&printed).contains(part), "{part} is missing in:\n{}", stdout(&printed));
+    }
+    assert!(stderr(&printed).contains("llmlab merge"), "{}", stderr(&printed));
+    let refused = |args: &[&str], words: &str| {
+        let output = deploy(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stdout(&output));
+        let said = stderr(&output).split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" ");
+        assert!(said.contains(words), "{args:?}: {said}");
+    };
+    refused(&["--shards", "4"], "3 users cannot be dealt out to 4 shards");
+    refused(&["--shards", "2", "--cpu", "two"], "no quantity");
+    refused(&["--shards", "2", "--name", "Über"], "--name");
+    refused(&["--shards", "2", "--api-key-secret", "keys"], "names no api_key_env");
+    refused(&["--shards", "2", "--start-at", "2020-01-01T00:00:00Z"], "not within the next 24 hours");
+    scenario(dir.path(), "http://127.0.0.1:8000", "{ users = 3 }");
+    refused(&["--shards", "2"], "is the pod itself");
 }

@@ -41,6 +41,11 @@ impl Shard {
     /// `i` to user `i mod users`, so that a shard with more users has as many more requests and all end together.
     pub fn of(self, whole: &Workload) -> Result<Workload, ShardError> {
         let total = u64::from(self.total);
+        let have = whole.requests.len() as u64;
+        // To every shard alike, also to one that would have a request.
+        if have < total {
+            return Err(ShardError::TooFew { what: "requests", have, total: self.total });
+        }
         let (mode, turn) = match whole.mode {
             Mode::Open => (Mode::Open, u64::MAX),
             Mode::Closed { users, .. } if users < self.total => {
@@ -51,16 +56,8 @@ impl Shard {
                 (Mode::Closed { users: users / self.total + more, think_time }, u64::from(users))
             }
         };
-        let requests: Vec<PlannedRequest> = whole
-            .requests
-            .iter()
-            .filter(|request| request.index % turn % total == u64::from(self.index))
-            .cloned()
-            .collect();
-        if requests.is_empty() {
-            let have = whole.requests.len() as u64;
-            return Err(ShardError::TooFew { what: "requests", have, total: self.total });
-        }
+        let mine = |request: &&PlannedRequest| request.index % turn % total == u64::from(self.index);
+        let requests = whole.requests.iter().filter(mine).cloned().collect();
         Ok(Workload { requests, mode })
     }
 }

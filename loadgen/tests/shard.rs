@@ -62,7 +62,11 @@ proptest! {
         let whole = generate(&config(seed, requests, Arrivals::Closed { users, think_time })).unwrap();
         if total > users {
             let refused = Shard::new(0, total).unwrap().of(&whole);
-            prop_assert_eq!(refused, Err(ShardError::TooFew { what: "users", have: u64::from(users), total }));
+            let (what, have) = match requests < u64::from(total) {
+                true => ("requests", requests),
+                false => ("users", u64::from(users)),
+            };
+            prop_assert_eq!(refused, Err(ShardError::TooFew { what, have, total }));
             return Ok(());
         }
         let parts = shards(&whole, total);
@@ -115,6 +119,8 @@ fn a_shard_is_written_index_of_total_from_zero() {
 #[test]
 fn a_schedule_with_fewer_requests_than_shards_is_refused() {
     let whole = generate(&config(1, 3, Arrivals::Poisson { rate_rps: 5.0 })).unwrap();
-    let refused = Shard::new(3, 4).unwrap().of(&whole);
-    assert_eq!(refused, Err(ShardError::TooFew { what: "requests", have: 3, total: 4 }));
+    for index in 0..4 {
+        let refused = Shard::new(index, 4).unwrap().of(&whole);
+        assert_eq!(refused, Err(ShardError::TooFew { what: "requests", have: 3, total: 4 }), "{index}");
+    }
 }

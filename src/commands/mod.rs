@@ -2,9 +2,11 @@
 
 mod bench_engine;
 mod calibrate;
+mod deploy;
 mod doctor;
 mod explain;
 mod fit;
+mod hdr_log;
 mod init;
 mod merge;
 mod mock;
@@ -34,6 +36,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Models(command) => models::models(command),
         Command::BenchEngine(args) => bench_engine::bench_engine(args),
         Command::Report(args) => report::report(args),
+        Command::Deploy(command) => deploy::deploy(command),
         Command::Merge(args) => merge::run(args),
         Command::Calibrate(args) => calibrate::calibrate(args),
         Command::Doctor(args) => doctor::doctor(args),

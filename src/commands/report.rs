@@ -9,7 +9,7 @@ use llmlab_metrics::{Analysis, Trial};
 use llmlab_results::{TrialFiles, latest_run, read_run, read_search, read_sweep, write_parquet};
 use serde::Serialize;
 
-use super::{search_report, sweep_report};
+use super::{hdr_log, search_report, sweep_report};
 use crate::cli::ReportArgs;
 use crate::exit::{Code, Failure};
 
@@ -86,6 +86,10 @@ pub fn write_with(run: &Path, tools: &[Tool]) -> Result<Written, Failure> {
     for (name, svg) in llmlab_metrics::compositions(&analysis, &trials) {
         save(&name, &svg)?;
     }
+    let latencies = hdr_log::log(&manifest, &trials).map_err(Failure::internal)?;
+    let path = run.join(hdr_log::FILE);
+    std::fs::write(&path, latencies)
+        .map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))?;
     let compat = tools.iter().map(|tool| score(*tool, &manifest, &trials, &analysis)).collect();
     Ok(Written { analysis, html, markdown, warnings, compat })
 }

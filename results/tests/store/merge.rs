@@ -53,7 +53,7 @@ fn shards_in_any_order_make_the_whole() {
     assert_eq!(manifest.workload.requests, 12);
     assert_eq!(manifest.status, RunStatus::Complete);
     assert_eq!(manifest.finished_at.as_deref(), Some("2026-11-21T10:16:02Z"));
-    assert_eq!(manifest.trials, [trial.facts.clone()]);
+    assert_eq!(manifest.trials, std::slice::from_ref(&trial.facts));
     assert!(trial.server.is_sorted_by_key(|sample| sample.at_ns) && trial.server.len() == 3);
     let Some(Sharding::Merged(parts)) = &manifest.sharding else { panic!("{:?}", manifest.sharding) };
     let kept: Vec<(&str, u64)> = parts.iter().map(|part| (part.run.as_str(), part.requests)).collect();

@@ -23,8 +23,8 @@ use llmlab_scenarios::spec::ClaimSpec;
 use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
-pub use plan::{How, Plan, Planned, PlannedTarget, SimulateOn};
-pub use shard::ShardPlan;
+pub use plan::{How, Plan, Planned, PlannedTarget, REMOTE_MODEL, SimulateOn};
+pub use shard::{ShardPlan, can_be_shared};
 pub use workload::workload_config;
 
 use crate::cli::RunArgs;

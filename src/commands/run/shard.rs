@@ -6,12 +6,13 @@ use std::time::Duration;
 use llmlab_loadgen::shard::schedule_digest;
 use llmlab_loadgen::{Secret, Shard, Workload};
 use llmlab_results::manifest::{ClockOffset, ShardFacts, WorkloadFacts};
-use llmlab_scenarios::spec::EndpointSpec;
+use llmlab_scenarios::spec::{EndpointSpec, RunSpec, TargetChoice};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{How, Plan};
+use super::workload::load_share;
 use crate::cli::RunArgs;
 use crate::exit::Failure;
 use crate::host;
@@ -40,7 +41,7 @@ impl ShardPlan {
     /// `None` without `--shard`.
     pub fn of(args: &RunArgs, plan: &Plan) -> Result<Option<ShardPlan>, Failure> {
         let (Some(shard), Some(start_at)) = (args.shard, args.start_at) else { return Ok(None) };
-        one_live_trial(plan)?;
+        can_be_shared(&plan.spec).map_err(|why| Failure::bad_input(format!("--shard: {why}")))?;
         let planned = ShardPlan { shard, start_at };
         if !args.explain {
             planned.still_to_come()?;
@@ -104,41 +105,38 @@ impl ShardPlan {
     }
 }
 
-/// What can be shared: one pass over one server that is up and that all shards reach.
-fn one_live_trial(plan: &Plan) -> Result<(), Failure> {
-    let refuse = |why: String| Err(Failure::bad_input(format!("--shard: {why}")));
-    let [target] = plan.targets.as_slice() else {
-        return refuse(format!(
+/// What can be shared: one pass over one server that is up and that all shards reach. The error is the reason why not.
+pub fn can_be_shared(spec: &RunSpec) -> Result<(), String> {
+    let [target] = spec.targets.as_slice() else {
+        return Err(format!(
             "the scenario has {} targets and shards can agree on one start only; keep one [[target]]",
-            plan.targets.len()
+            spec.targets.len()
         ));
     };
-    let name = &target.facts.name;
-    let kind = match &target.how {
-        How::Endpoint(_) => None,
-        How::Engine { .. } => Some("an engine that each machine would start for itself"),
-        How::Command(_) => Some("a server that each machine would start for itself"),
-        How::Simulate(_) => Some("a simulation, which has no machines to share"),
+    let kind = match &target.kind {
+        TargetChoice::Endpoint(_) => None,
+        TargetChoice::Engine(_) => Some("an engine that each machine would start for itself"),
+        TargetChoice::Command(_) => Some("a server that each machine would start for itself"),
+        TargetChoice::Simulate(_) => Some("a simulation, which has no machines to share"),
     };
     if let Some(kind) = kind {
-        return refuse(format!(
-            "target {name} is {kind}; accepted is endpoint = {{ url = \"...\" }}, one server for all shards"
+        return Err(format!(
+            "target {} is {kind}; accepted is endpoint = {{ url = \"...\" }}, one server for all shards",
+            target.name
         ));
     }
-    if plan.spec.repeats != 1 {
-        return refuse(format!(
-            "{} repeats, but shards can agree on one start only; use --repeats 1, and once more for each repeat",
-            plan.spec.repeats
+    if spec.repeats != 1 {
+        return Err(format!(
+            "{} repeats, but shards can agree on one start only; use repeats = 1, and run again for each repeat",
+            spec.repeats
         ));
     }
-    if plan.load_share().is_some() {
-        return refuse(
-            "arrivals with `load` need the saturation, which every machine would measure against the others; \
+    match load_share(spec) {
+        Some(_) => Err("arrivals with `load` need the saturation, which every machine would measure against the others; \
              find it with llmlab run on one machine and write `rate`"
-                .into(),
-        );
+            .into()),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Where the server's clock is from here, from the dates of a few answers. An offset beyond [`MOST_OFFSET_MS`] is an error,

@@ -22,10 +22,7 @@ impl Plan {
     }
 
     pub fn load_share(&self) -> Option<f64> {
-        match self.spec.workload.arrivals.rate()? {
-            RateSpec::Load { share } => Some(*share),
-            RateSpec::PerSecond { .. } | RateSpec::Sought => None,
-        }
+        load_share(&self.spec)
     }
 
     pub fn workload_config(&self, load_rps: f64) -> WorkloadConfig {
@@ -58,6 +55,14 @@ impl Plan {
 
     pub fn workload(&self, load_rps: f64) -> Result<Workload, Failure> {
         llmlab_loadgen::generate(&self.workload_config(load_rps)).map_err(Failure::bad_input)
+    }
+}
+
+/// The rate as a share of saturation, where it is one.
+pub fn load_share(spec: &RunSpec) -> Option<f64> {
+    match spec.workload.arrivals.rate()? {
+        RateSpec::Load { share } => Some(*share),
+        RateSpec::PerSecond { .. } | RateSpec::Sought => None,
     }
 }
 
