@@ -19,7 +19,7 @@ source = "spec:llama-3.1-8b"
 max_model_len = 512
 [workload]
 lengths = {{ input = {{ distribution = "fixed", tokens = 100 }}, output = {{ distribution = "fixed", tokens = 8 }} }}
-requests = 1200
+requests = 700
 arrivals = {{ {} }}
 [[target]]
 name = "one-at-a-time"
@@ -65,7 +65,8 @@ fn the_closed_form_is_right_where_it_is_known() {
     // Nobody waits with probability 1 - rho; the mean wait is rho d / (2 (1 - rho)).
     assert!((waits_at_most(0.0, 0.5, 1.0) - 0.5).abs() < 1e-12);
     let (rate, step) = (0.5, 0.001);
-    let mean: f64 = (0..15_000).map(|i| (1.0 - waits_at_most((f64::from(i) + 0.5) * step, rate, 1.0)) * step).sum();
+    let mean: f64 =
+        (0..15_000).map(|i| (1.0 - waits_at_most((f64::from(i) + 0.5) * step, rate, 1.0)) * step).sum();
     assert!((mean - 0.5).abs() < 0.002, "{mean}");
 }
 
@@ -73,12 +74,12 @@ fn the_closed_form_is_right_where_it_is_known() {
 #[test]
 fn the_edge_of_an_m_d_1_queue_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    scenario(dir.path(), "max rate meeting the SLO", "200ms", "[search]\ntolerance = 0.04");
+    scenario(dir.path(), "max rate meeting the SLO", "200ms", "[search]\ntolerance = 0.06");
     let report = run(dir.path(), 0);
     let target = &report["targets"][0];
     let number = |value: &Value| value.as_f64().unwrap();
     let (held, missed) = (number(&target["edge"]["held"]), number(&target["edge"]["missed"]));
-    assert!(held < missed && missed / held <= 1.04 + 1e-9, "{held} {missed}");
+    assert!(held < missed && missed / held <= 1.06 + 1e-9, "{held} {missed}");
 
     let search = only_run(dir.path());
     let stored = read_search(&search).unwrap().unwrap();
@@ -104,7 +105,7 @@ fn the_edge_of_an_m_d_1_queue_is_found() {
     for value in &stopped {
         let (_, trials) = read_run(&search.join(&value.dir)).unwrap();
         let cut = trials.iter().find(|trial| trial.facts.dir == value.stopped[0].dir).unwrap();
-        assert!(!cut.facts.complete && !cut.records.is_empty() && cut.records.len() < 1200);
+        assert!(!cut.facts.complete && !cut.records.is_empty() && cut.records.len() < 700);
     }
 
     for file in ["search.html", "search.md", "charts/curve-ttft-p95.svg", "charts/throughput-ttft-p95.svg"] {
@@ -121,7 +122,12 @@ fn the_edge_of_an_m_d_1_queue_is_found() {
 #[test]
 fn users_are_searched_in_whole_numbers_and_shares_of_saturation_as_shares() {
     let dir = tempfile::tempdir().unwrap();
-    scenario(dir.path(), "max users meeting the SLO", "300ms", "[search]\ntolerance = 0.001\n[compare]\nrepeats = 1");
+    scenario(
+        dir.path(),
+        "max users meeting the SLO",
+        "300ms",
+        "[search]\ntolerance = 0.001\n[compare]\nrepeats = 1",
+    );
     let report = run(dir.path(), 0);
     let edge = &report["targets"][0]["edge"];
     let (held, missed) = (edge["held"].as_f64().unwrap(), edge["missed"].as_f64().unwrap());

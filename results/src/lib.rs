@@ -34,8 +34,8 @@ pub mod parquet;
 pub mod read;
 pub mod record;
 pub mod run_dir;
-pub mod step;
 pub mod search;
+pub mod step;
 pub mod sweep;
 pub mod trial;
 

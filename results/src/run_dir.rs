@@ -90,7 +90,8 @@ pub fn latest_run(root: &Path) -> Result<Option<PathBuf>, ResultsError> {
         let entry = entry.map_err(ResultsError::io("list", root))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(stamp) = stamp_of(&name) else { continue };
-        let found = [MANIFEST_FILE, SWEEP_FILE, SEARCH_FILE].map(|file| fs::metadata(entry.path().join(file)));
+        let found =
+            [MANIFEST_FILE, SWEEP_FILE, SEARCH_FILE].map(|file| fs::metadata(entry.path().join(file)));
         let Some(manifest) = found.into_iter().find_map(Result::ok) else { continue };
         let rank = (stamp.to_owned(), manifest.modified().ok(), name);
         if newest.as_ref().is_none_or(|(best, _)| rank > *best) {

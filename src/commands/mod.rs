@@ -11,10 +11,10 @@ mod models;
 mod replay;
 mod report;
 pub mod run;
+mod search_report;
 mod serve;
 mod simulate;
 pub mod supervise;
-mod search_report;
 mod sweep_report;
 
 use clap::CommandFactory;

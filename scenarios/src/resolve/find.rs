@@ -38,7 +38,9 @@ pub(super) fn resolve(scenario: &Scenario, slo: &SloSpec) -> Result<Option<FindS
             .help("put the claim into a scenario without `find`"));
     }
     if *slo == SloSpec::default() {
-        return Err(Finding::new(written.span(), "there is no [slo] to meet").help("e.g. [slo] ttft_p95 = \"200ms\""));
+        return Err(
+            Finding::new(written.span(), "there is no [slo] to meet").help("e.g. [slo] ttft_p95 = \"200ms\"")
+        );
     }
     let none = SearchTable::default();
     let table = scenario.search.as_ref().map_or(&none, Spanned::get_ref);
@@ -87,9 +89,16 @@ pub(super) fn with_stand_in(
     {
         let (message, help) = match searched {
             Searched::Users => ("only a closed loop has users", "remove `process`, or search the rate"),
-            _ => ("this process has no rate to search", "choose one that has, or search the users of a closed loop"),
+            _ => (
+                "this process has no rate to search",
+                "choose one that has, or search the users of a closed loop",
+            ),
         };
         return Err(Finding::new(written.span(), message).help(help));
+    }
+    if let Some(rates) = &table.rates {
+        return Err(Finding::new(rates.span(), "these rates fix the mean, and `find` searches it")
+            .help("write burst_ratio in place of rates"));
     }
     match searched {
         Searched::Users => table.users = Some(Spanned::new(arrivals.span(), 1)),

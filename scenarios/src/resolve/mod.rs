@@ -7,12 +7,15 @@ use toml::Spanned;
 
 use crate::error::Finding;
 use crate::scenario::{CostTable, ModelTable, Scenario, WorkloadTable};
-use crate::spec::{Cell, CostSpec, FindSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec};
+use crate::spec::{
+    Cell, CostSpec, FindSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec,
+};
 
 mod claim;
 mod command;
 pub(crate) mod engine;
 mod find;
+mod processes;
 mod sharing;
 mod slo;
 mod sweep;

@@ -34,14 +34,8 @@ const MOST_USERS: f64 = 8.0;
 /// For the progress bar: how many trials a search comes to, more or less.
 const USUAL_TRIALS: usize = 12;
 
-pub fn run(
-    args: &RunArgs,
-    plan: Plan,
-    find: FindSpec,
-    cancel: &CancellationToken,
-) -> Result<Code, Failure> {
-    let dir =
-        RunDir::create(&args.results, &plan.spec.name, host::utc_now()).map_err(Failure::internal)?;
+pub fn run(args: &RunArgs, plan: Plan, find: FindSpec, cancel: &CancellationToken) -> Result<Code, Failure> {
+    let dir = RunDir::create(&args.results, &plan.spec.name, host::utc_now()).map_err(Failure::internal)?;
     let mut manifest = manifest(args, &plan, &find);
     dir.write_search(&manifest).map_err(Failure::internal)?;
     let (mut code, count) = (Code::Pass, plan.targets.len());
@@ -114,10 +108,9 @@ fn manifest(args: &RunArgs, plan: &Plan, find: &FindSpec) -> SearchManifest {
 
 fn slo_in_words(slo: &SloSpec) -> Vec<String> {
     let limits = [("TTFT", &slo.ttft), ("TPOT", &slo.tpot), ("ITL", &slo.itl), ("E2E", &slo.e2e)];
-    let words =
-        |(metric, limits): (&str, &Vec<(f64, Duration)>)| -> Vec<String> {
-            limits.iter().map(|(percentile, limit)| format!("{metric} p{percentile} <= {limit:?}")).collect()
-        };
+    let words = |(metric, limits): (&str, &Vec<(f64, Duration)>)| -> Vec<String> {
+        limits.iter().map(|(percentile, limit)| format!("{metric} p{percentile} <= {limit:?}")).collect()
+    };
     limits.into_iter().flat_map(words).collect()
 }
 
@@ -224,9 +217,9 @@ impl Search<'_> {
                 execute::describe_workload(plan, &workload, manifest);
                 run.write_manifest(manifest).map_err(Failure::internal)?;
             }
-            let watched = Watched::new(self.live, &manifest.slo, plan, workload.requests.len() as u64, self.cancel);
-            let facts =
-                trial::measure(plan, 0, repeat, &workload, run, self.live, &watched, &watched.stop)?;
+            let watched =
+                Watched::new(self.live, &manifest.slo, plan, workload.requests.len() as u64, self.cancel);
+            let facts = trial::measure(plan, 0, repeat, &workload, run, self.live, &watched, &watched.stop)?;
             let stopped = watched.reason().filter(|_| !facts.complete);
             let trial_dir = facts.dir.clone();
             manifest.trials.push(facts);

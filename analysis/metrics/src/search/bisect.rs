@@ -83,7 +83,10 @@ mod tests {
         for edge in [0.11, 0.5, 3.0, 6.99, 7.0, 7.01, 12.0, 39.0] {
             let (held, missed, tried) = search(Bisection::new(7.0, 0.1, 40.0, 0.05, false), edge);
             let (held, missed) = (held.unwrap(), missed.unwrap());
-            assert!(held <= edge && edge < missed && missed / held <= 1.05 + 1e-12, "{edge}: {held} {missed}");
+            assert!(
+                held <= edge && edge < missed && missed / held <= 1.05 + 1e-12,
+                "{edge}: {held} {missed}"
+            );
             assert!(tried <= 13, "{edge}: {tried}");
         }
     }

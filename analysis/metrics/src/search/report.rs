@@ -81,11 +81,18 @@ pub struct TargetSearch {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum Edge {
-    Between { held: f64, missed: f64 },
+    Between {
+        held: f64,
+        missed: f64,
+    },
     /// Nothing missed up to the highest value.
-    AtLeast { held: f64 },
+    AtLeast {
+        held: f64,
+    },
     /// Not even the lowest value held.
-    Below { missed: f64 },
+    Below {
+        missed: f64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -137,7 +144,15 @@ impl TriedValue {
             let stopped = stop(&analysed.dir);
             // What an interruption cut short says nothing.
             (analysed.complete || stopped.is_some()).then(|| {
-                judge_trial(&manifest.slo, &trial.facts, &trial.records, &analysed.slo, warmup, open_loop, stopped)
+                judge_trial(
+                    &manifest.slo,
+                    &trial.facts,
+                    &trial.records,
+                    &analysed.slo,
+                    warmup,
+                    open_loop,
+                    stopped,
+                )
             })
         });
         let trials: Vec<TrialJudgement> = judged.collect();
@@ -156,7 +171,10 @@ impl TriedValue {
             dir: dir.to_owned(),
             decision: decide(&trials, most_trials),
             trials,
-            curve: analysis.targets.first().map_or_else(CurvePoint::default, |t| CurvePoint::of(t, offered_rps)),
+            curve: analysis
+                .targets
+                .first()
+                .map_or_else(CurvePoint::default, |t| CurvePoint::of(t, offered_rps)),
             untrusted: untrusted.collect(),
         }
     }

@@ -83,7 +83,9 @@ impl Watch {
             queue.leave();
         }
         if index >= self.warmup {
-            self.count(&|count| count.metric == SloMetric::Ttft && ttft.as_nanos() > u128::from(count.limit_ns));
+            self.count(&|count| {
+                count.metric == SloMetric::Ttft && ttft.as_nanos() > u128::from(count.limit_ns)
+            });
         }
     }
 
@@ -97,8 +99,7 @@ impl Watch {
         if record.index < self.warmup || record.outcome == Outcome::Cancelled {
             return;
         }
-        let (ttft, tpot, e2e) =
-            (frame::ttft_ns(record), frame::tpot_ns(record), frame::e2e_last_ns(record));
+        let (ttft, tpot, e2e) = (frame::ttft_ns(record), frame::tpot_ns(record), frame::e2e_last_ns(record));
         let failed = !record.outcome.is_success();
         self.count(&|count| {
             let over = |value: Option<f64>| value.is_some_and(|value| value > count.limit_ns as f64);
@@ -192,7 +193,10 @@ impl Queue {
         let grown = means[3] - means[0];
         let growing = means.is_sorted() && grown > GROWTH * (self.seen.len() as f64).sqrt();
         growing.then(|| {
-            format!("the queue only grew: {:.0} waited in the first quarter, {:.0} in the last", means[0], means[3])
+            format!(
+                "the queue only grew: {:.0} waited in the first quarter, {:.0} in the last",
+                means[0], means[3]
+            )
         })
     }
 }
