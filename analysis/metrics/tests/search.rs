@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{MS, manifest, record, trial};
-use llmlab_metrics::search::{Bisection, StopReason, TriedValue, Watch};
+use llmlab_metrics::search::{Bisection, Edge, StopReason, TargetSearch, TriedValue, Watch};
 use llmlab_metrics::{Trial, analyse};
 use llmlab_results::manifest::{Manifest, Slo};
 use llmlab_results::record::{Outcome, RequestRecord};
@@ -96,22 +96,40 @@ fn try_value(seed: u64, rate: f64, requests: u64, most: u32) -> TriedValue {
     panic!("{most} trials decided nothing");
 }
 
-fn search(seed: u64, requests: u64, most: u32) -> f64 {
+fn search(seed: u64, requests: u64, most: u32) -> TargetSearch {
     let mut bisection = Bisection::new(35.0, 1.0, 200.0, 0.05, false);
-    let mut held: f64 = 0.0;
+    let mut values = Vec::new();
     while let Some(rate) = bisection.next() {
-        let holds = try_value(seed, rate, requests, most).decision.is_some_and(|decision| decision.holds);
-        bisection.tell(rate, holds);
-        if holds {
-            held = held.max(rate);
+        let tried = try_value(seed, rate, requests, most);
+        if let Some(decision) = &tried.decision {
+            bisection.tell(rate, decision.holds, decision.clear);
         }
+        values.push(tried);
     }
-    held
+    let found = TargetSearch {
+        name: "queue".into(),
+        description: String::new(),
+        saturation_rps: None,
+        range: None,
+        edge: None,
+        interval: (None, None),
+        values,
+        trusted: false,
+        error: None,
+    };
+    found.concluded()
+}
+
+fn held(search: &TargetSearch) -> f64 {
+    match search.edge {
+        Some(Edge::Between { held, .. }) => held,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
 fn the_found_rate_is_near_the_true_one_and_rather_below_it() {
-    let found: Vec<f64> = (0..12).map(|seed| search(seed, 1000, 3) / TRUE_RPS).collect();
+    let found: Vec<f64> = (0..12).map(|seed| held(&search(seed, 1000, 3)) / TRUE_RPS).collect();
     let mean = found.iter().sum::<f64>() / found.len() as f64;
     assert!((0.93..1.03).contains(&mean), "{mean}: {found:?}");
     assert!(found.iter().all(|ratio| (0.8..1.2).contains(ratio)), "{found:?}");
@@ -122,13 +140,19 @@ fn the_found_rate_is_near_the_true_one_and_rather_below_it() {
 #[ignore = "minutes, and it prints"]
 fn bias_over_many_seeds() {
     for (requests, most) in [(300, 1), (300, 3), (1000, 1), (1000, 3), (3000, 3)] {
-        let found: Vec<f64> = (0..200).map(|seed| search(seed, requests, most) / TRUE_RPS - 1.0).collect();
+        let searches: Vec<TargetSearch> = (0..200).map(|seed| search(seed, requests, most)).collect();
+        let inside = |s: &&TargetSearch| {
+            s.interval.0.is_none_or(|low| low <= TRUE_RPS) && s.interval.1.is_none_or(|high| high >= TRUE_RPS)
+        };
+        let covered = searches.iter().filter(inside).count() as f64 / searches.len() as f64;
+        let found: Vec<f64> = searches.iter().map(|search| held(search) / TRUE_RPS - 1.0).collect();
         let mean = found.iter().sum::<f64>() / found.len() as f64;
         let deviation = (found.iter().map(|f| (f - mean).powi(2)).sum::<f64>() / found.len() as f64).sqrt();
         println!(
-            "{requests} requests, {most} trials: bias {:+.1} %, standard deviation {:.1} %",
+            "{requests} requests, {most} trials: bias {:+.1} %, standard deviation {:.1} %, interval holds the edge in {:.0} %",
             mean * 100.0,
-            deviation * 100.0
+            deviation * 100.0,
+            covered * 100.0
         );
     }
 }
