@@ -19,7 +19,7 @@ source = "spec:llama-3.1-8b"
 max_model_len = 512
 [workload]
 lengths = {{ input = {{ distribution = "fixed", tokens = 100 }}, output = {{ distribution = "fixed", tokens = 8 }} }}
-requests = 1200
+requests = 700
 arrivals = {{ {} }}
 [[target]]
 name = "one-at-a-time"
@@ -74,12 +74,12 @@ fn the_closed_form_is_right_where_it_is_known() {
 #[test]
 fn the_edge_of_an_m_d_1_queue_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    scenario(dir.path(), "max rate meeting the SLO", "200ms", "[search]\ntolerance = 0.04");
+    scenario(dir.path(), "max rate meeting the SLO", "200ms", "[search]\ntolerance = 0.06");
     let report = run(dir.path(), 0);
     let target = &report["targets"][0];
     let number = |value: &Value| value.as_f64().unwrap();
     let (held, missed) = (number(&target["edge"]["held"]), number(&target["edge"]["missed"]));
-    assert!(held < missed && missed / held <= 1.04 + 1e-9, "{held} {missed}");
+    assert!(held < missed && missed / held <= 1.06 + 1e-9, "{held} {missed}");
 
     let search = only_run(dir.path());
     let stored = read_search(&search).unwrap().unwrap();
@@ -105,7 +105,7 @@ fn the_edge_of_an_m_d_1_queue_is_found() {
     for value in &stopped {
         let (_, trials) = read_run(&search.join(&value.dir)).unwrap();
         let cut = trials.iter().find(|trial| trial.facts.dir == value.stopped[0].dir).unwrap();
-        assert!(!cut.facts.complete && !cut.records.is_empty() && cut.records.len() < 1200);
+        assert!(!cut.facts.complete && !cut.records.is_empty() && cut.records.len() < 700);
     }
 
     for file in ["search.html", "search.md", "charts/curve-ttft-p95.svg", "charts/throughput-ttft-p95.svg"] {

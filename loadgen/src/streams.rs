@@ -13,6 +13,10 @@ pub(crate) enum Purpose {
     SharedPrefix = 4,
     PrefixChoice = 5,
     Adapter = 6,
+    ArrivalState = 20,
+    Client = 21,
+    ClientGap = 22,
+    Jitter = 23,
 }
 
 pub(crate) fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha8Rng {

@@ -145,6 +145,8 @@ pub enum WorkloadError {
     Cv { value: f64 },
     #[error("trace speed must be between 0.000001 and 1000000, got {value}")]
     Speed { value: f64 },
+    #[error("arrival process: {reason}")]
+    Process { reason: String },
     #[error("a closed loop needs at least one user")]
     NoUsers,
     #[error("{side} scale must be above 0 and finite, got {value}")]

@@ -301,7 +301,7 @@ fn a_trace_is_replayed_faster_and_starts_over() {
         lengths: Lengths::Trace { rows },
         scale_input: 1.0,
         scale_output: 1.0,
-        arrivals: Arrivals::Trace { speed: 2.0 },
+        arrivals: Arrivals::Trace { speed: 2.0, jitter: Duration::ZERO },
         ..base()
     };
     let workload = generate(&config).unwrap();
@@ -339,16 +339,17 @@ fn what_describes_no_workload_is_refused() {
             WorkloadConfig { arrivals: Arrivals::Closed { users: 0, think_time: Duration::ZERO }, ..base() },
             |e| matches!(e, E::NoUsers),
         ),
-        (WorkloadConfig { arrivals: Arrivals::Trace { speed: 1.0 }, ..base() }, |e| {
-            matches!(e, E::ArrivalsWithoutTrace)
-        }),
+        (
+            WorkloadConfig { arrivals: Arrivals::Trace { speed: 1.0, jitter: Duration::ZERO }, ..base() },
+            |e| matches!(e, E::ArrivalsWithoutTrace),
+        ),
         (WorkloadConfig { lengths: Lengths::Trace { rows: vec![] }, ..base() }, |e| {
             matches!(e, E::EmptyTrace)
         }),
         (
             WorkloadConfig {
                 lengths: Lengths::Trace { rows: vec![row(1, Some(5)), row(1, Some(4))] },
-                arrivals: Arrivals::Trace { speed: 1.0 },
+                arrivals: Arrivals::Trace { speed: 1.0, jitter: Duration::ZERO },
                 ..base()
             },
             |e| matches!(e, E::TraceNotSorted { row: 1 }),
@@ -356,7 +357,7 @@ fn what_describes_no_workload_is_refused() {
         (
             WorkloadConfig {
                 lengths: Lengths::Trace { rows: vec![row(1, None)] },
-                arrivals: Arrivals::Trace { speed: 1.0 },
+                arrivals: Arrivals::Trace { speed: 1.0, jitter: Duration::ZERO },
                 ..base()
             },
             |e| matches!(e, E::TraceWithoutTime { row: 0 }),

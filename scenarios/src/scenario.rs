@@ -237,9 +237,55 @@ pub struct ArrivalsTable {
     /// Share of the lowest saturation measured among the targets, e.g. 0.7.
     #[schemars(with = "Option<f64>")]
     pub load: Option<Spanned<f64>>,
-    /// Coefficient of variation of the gaps (gamma); 1 is Poisson, more is burstier.
+    /// Coefficient of variation of the gaps (gamma); 1 is Poisson, more is burstier. Of clients, their median one.
     #[schemars(with = "Option<f64>")]
     pub cv: Option<Spanned<f64>>,
+    /// [calm, burst] requests per second (mmpp), in place of rate and burst_ratio.
+    #[schemars(with = "Option<(f64, f64)>")]
+    pub rates: Option<Spanned<(f64, f64)>>,
+    /// How many times the calm rate a burst has (mmpp); `rate` or `load` is then the mean.
+    #[schemars(with = "Option<f64>")]
+    pub burst_ratio: Option<Spanned<f64>>,
+    /// [calm, burst]: mean times that the two rates last, each exponentially distributed (mmpp).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::two_durations")]
+    pub dwell: Option<Spanned<(DurationText, DurationText)>>,
+    /// How far the rate swings around its mean, 0 to 1 (diurnal).
+    #[schemars(with = "Option<f64>")]
+    pub amplitude: Option<Spanned<f64>>,
+    /// Rates of equal parts of the period, in any unit, in place of amplitude and peak (diurnal); the mean is `rate`.
+    #[schemars(with = "Option<Vec<f64>>", length(min = 2, max = 1000))]
+    pub hourly: Option<Spanned<Vec<f64>>>,
+    /// Length of a day (diurnal). Default "24h".
+    #[serde(default)]
+    #[schemars(schema_with = "schema::duration")]
+    pub period: Option<Spanned<DurationText>>,
+    /// When the rate is highest, from the start (diurnal). Default: in the middle of the period.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::duration")]
+    pub peak: Option<Spanned<DurationText>>,
+    /// One after the other, and over again (phases).
+    #[schemars(with = "Option<Vec<PhaseTable>>", length(min = 1, max = 1000))]
+    pub phases: Option<Spanned<Vec<Spanned<PhaseTable>>>>,
+    /// How many clients there are (clients).
+    #[schemars(with = "Option<u32>", range(min = 1, max = 100_000))]
+    pub clients: Option<Spanned<u32>>,
+    /// A published mix of clients, in place of clients, exponent, offset, cv, cv_mean and weibull_share (clients).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::client_mix")]
+    pub like: Option<Spanned<String>>,
+    /// The k-th client sends (k + offset)^-exponent times as often as others (clients). Default 1.
+    #[schemars(with = "Option<f64>")]
+    pub exponent: Option<Spanned<f64>>,
+    /// See exponent (clients). Default 0.
+    #[schemars(with = "Option<f64>")]
+    pub offset: Option<Spanned<f64>>,
+    /// Mean of the clients' coefficients of variation, which are lognormal (clients). Default: cv, so all the same.
+    #[schemars(with = "Option<f64>")]
+    pub cv_mean: Option<Spanned<f64>>,
+    /// Share of the clients with Weibull gaps, the others have gamma ones (clients). Default 0.
+    #[schemars(with = "Option<f64>")]
+    pub weibull_share: Option<Spanned<f64>>,
     /// Users with one request in flight each (closed).
     #[schemars(with = "Option<u32>")]
     pub users: Option<Spanned<u32>>,
@@ -247,9 +293,27 @@ pub struct ArrivalsTable {
     #[serde(default)]
     #[schemars(schema_with = "schema::duration")]
     pub think_time: Option<Spanned<DurationText>>,
-    /// Trace times are divided by this (trace). Default 1.
+    /// Trace times, or the period of a day, are divided by this (trace, diurnal). Default 1.
     #[schemars(with = "Option<f64>")]
     pub speed: Option<Spanned<f64>>,
+    /// Each request comes up to this much of the trace's time later, to spread what a coarse clock put together (trace).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::duration")]
+    pub jitter: Option<Spanned<DurationText>>,
+}
+
+/// A stretch of time at one rate, or with a rate that rises or falls evenly.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseTable {
+    /// For people, e.g. "ramp", "burst" or "soak".
+    pub name: Option<String>,
+    /// Requests per second, or [from, to]; with `rate` or `load` in arrivals, multiples of that.
+    #[schemars(schema_with = "schema::rate_or_ramp")]
+    pub rate: Spanned<toml::Value>,
+    #[serde(rename = "for")]
+    #[schemars(schema_with = "schema::duration")]
+    pub time: Spanned<DurationText>,
 }
 
 /// At most one of rate, load and users, and any number of mixes; every combination of the two is a run of its own.

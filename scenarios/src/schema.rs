@@ -3,6 +3,7 @@
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
+use crate::client_mix;
 use crate::knobs::{Default, KNOBS, Kind, Knob, POLICIES};
 use crate::resolve::{DISTRIBUTIONS, FINDS, POPULARITIES, PROCESSES, PROTOCOLS};
 use crate::scenario::Scenario;
@@ -53,6 +54,21 @@ fn remove_null(schema: &mut Value) {
 
 pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "pattern": DURATION_PATTERN, "examples": ["200ms", "1.5s"] })
+}
+
+pub(crate) fn two_durations(generator: &mut SchemaGenerator) -> Schema {
+    let one = duration(generator);
+    json_schema!({ "type": "array", "items": one, "minItems": 2, "maxItems": 2 })
+}
+
+pub(crate) fn rate_or_ramp(_: &mut SchemaGenerator) -> Schema {
+    let number = json!({ "type": "number", "minimum": 0 });
+    json_schema!({ "anyOf": [number, { "type": "array", "items": number, "minItems": 2, "maxItems": 2 }] })
+}
+
+pub(crate) fn client_mix(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<String> = client_mix::all().into_iter().map(|mix| mix.name).collect();
+    json_schema!({ "type": "string", "enum": names })
 }
 
 pub(crate) fn traffic(_: &mut SchemaGenerator) -> Schema {

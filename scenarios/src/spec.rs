@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::client_mix::ClientMix;
+
 /// One run of a scenario: the only one, or one of a sweep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cell {
@@ -257,10 +259,75 @@ pub enum ArrivalSpec {
         users: u32,
         think_time: Duration,
     },
-    /// Arrival times of the trace, divided by `speed`.
+    /// Arrival times of the trace, divided by `speed`, each up to `jitter` of the trace's time later.
     Trace {
         speed: f64,
+        #[serde(default)]
+        jitter: Duration,
     },
+    /// Poisson, switching between a calm and a burst state.
+    Mmpp {
+        /// The mean.
+        rate: RateSpec,
+        /// Rates of the states in multiples of the mean.
+        factors: (f64, f64),
+        dwell: DwellSpec,
+    },
+    /// Poisson at a rate that follows a day; `rate` is the mean of a day.
+    Diurnal {
+        rate: RateSpec,
+        curve: DayCurve,
+    },
+    /// Poisson at the rates of the phases, in multiples of `rate`.
+    Phases {
+        rate: RateSpec,
+        phases: Vec<PhaseSpec>,
+    },
+    /// Many renewal processes at once.
+    Clients {
+        /// Of all clients.
+        rate: RateSpec,
+        mix: ClientMix,
+    },
+}
+
+/// Mean times in the calm and the burst state.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "in")]
+pub enum DwellSpec {
+    Time {
+        calm: Duration,
+        burst: Duration,
+    },
+    /// In mean gaps between requests: another rate is then the same process at another speed.
+    MeanGaps {
+        calm: f64,
+        burst: f64,
+    },
+}
+
+/// Over the period as it is played, after `speed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "curve")]
+pub enum DayCurve {
+    Sine {
+        amplitude: f64,
+        period: Duration,
+        peak: Duration,
+    },
+    /// Rates of equal parts, 1 on average.
+    Parts {
+        rates: Vec<f64>,
+        period: Duration,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseSpec {
+    pub name: Option<String>,
+    pub from: f64,
+    pub to: f64,
+    pub duration: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -283,7 +350,11 @@ impl ArrivalSpec {
         match self {
             ArrivalSpec::Poisson { rate }
             | ArrivalSpec::Gamma { rate, .. }
-            | ArrivalSpec::Constant { rate } => Some(rate),
+            | ArrivalSpec::Constant { rate }
+            | ArrivalSpec::Mmpp { rate, .. }
+            | ArrivalSpec::Diurnal { rate, .. }
+            | ArrivalSpec::Phases { rate, .. }
+            | ArrivalSpec::Clients { rate, .. } => Some(rate),
             ArrivalSpec::Closed { .. } | ArrivalSpec::Trace { .. } => None,
         }
     }
@@ -292,7 +363,11 @@ impl ArrivalSpec {
         match self {
             ArrivalSpec::Poisson { rate }
             | ArrivalSpec::Gamma { rate, .. }
-            | ArrivalSpec::Constant { rate } => Some(rate),
+            | ArrivalSpec::Constant { rate }
+            | ArrivalSpec::Mmpp { rate, .. }
+            | ArrivalSpec::Diurnal { rate, .. }
+            | ArrivalSpec::Phases { rate, .. }
+            | ArrivalSpec::Clients { rate, .. } => Some(rate),
             ArrivalSpec::Closed { .. } | ArrivalSpec::Trace { .. } => None,
         }
     }

@@ -4,14 +4,20 @@ use serde::Deserialize;
 
 use crate::spec::QuantileTable;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     include_str!("../traffic/azure-2023-conversation.toml"),
     include_str!("../traffic/azure-2023-code.toml"),
     include_str!("../traffic/mooncake-conversation.toml"),
     include_str!("../traffic/mooncake-synthetic.toml"),
+    include_str!("../traffic/arxiv-summarization.toml"),
 ];
-pub const NAMES: [&str; 4] =
-    ["azure-2023-conversation", "azure-2023-code", "mooncake-conversation", "mooncake-synthetic"];
+pub const NAMES: [&str; 5] = [
+    "azure-2023-conversation",
+    "azure-2023-code",
+    "mooncake-conversation",
+    "mooncake-synthetic",
+    "arxiv-summarization",
+];
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,13 +51,23 @@ pub struct Correlation {
     pub note: String,
 }
 
-/// A Gamma renewal process; `note` says what of the trace it does not keep.
+/// At most one process; none where the trace has no times. `note` says what of the trace it does not keep.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NativeArrivals {
-    /// Coefficient of variation of the gaps between requests; 1 is Poisson.
-    pub cv: f64,
+    /// A gamma renewal process: coefficient of variation of the gaps between requests; 1 is Poisson.
+    pub cv: Option<f64>,
+    pub mmpp: Option<NativeMmpp>,
     pub note: String,
+}
+
+/// A Poisson process that switches between a calm rate and a burst.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NativeMmpp {
+    pub rates_rps: [f64; 2],
+    /// Mean times that the two last.
+    pub dwell_s: [f64; 2],
 }
 
 impl Lengths {
@@ -88,6 +104,7 @@ mod tests {
             assert_eq!(traffic.name, name);
             assert!(!traffic.source.is_empty() && !traffic.licence.is_empty());
             assert!((-1.0..=1.0).contains(&traffic.correlation.rank));
+            assert!(traffic.arrivals.cv.is_none() || traffic.arrivals.mmpp.is_none());
             for lengths in [&traffic.input, &traffic.output] {
                 assert!(lengths.quantiles.is_sorted() && lengths.quantiles[0] >= 1.0, "{name}");
                 let ratio = interpolated_mean(&lengths.quantiles) / lengths.mean;

@@ -67,6 +67,42 @@ engine = { policy = \"tgi\" }");
 mistake!(claim_of_an_unknown_metric, "[slo]" => "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"p\"\nmetric = \"speed\"\nratio = [2, 4]\ntarget = \"vllm\"\nagainst = \"tgi\"\n[slo]");
 mistake!(claim_about_an_unknown_target, "[slo]" => "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"p\"\nmetric = \"ttft_p50\"\nratio = [2, 4]\ntarget = \"vllm\"\nagainst = \"tgi\"\n[slo]");
 mistake!(claim_with_a_range_upside_down, "[slo]" => "[[claim]]\nname = \"c\"\nsays = \"s\"\nsource = \"p\"\nmetric = \"ttft_p50\"\nratio = [4, 2]\ntarget = \"vllm\"\nagainst = \"vllm\"\n[slo]");
+const FIND: &str = "name = \"test\"\nfind = \"max rate meeting the SLO\"";
+mistake!(find_something_unknown, "name = \"test\"" => "name = \"test\"\nfind = \"max rate\"");
+mistake!(find_where_the_rate_is_given, "name = \"test\"" => FIND);
+mistake!(search_that_searches_nothing, "[slo]" => "[search]\ntolerance = 0.1\n[slo]");
+
+/// The good scenario as a search.
+fn searching(line: &str, replacement: &str) -> String {
+    let text = with("name = \"test\"", FIND).replacen(", load = 0.7", "", 1);
+    assert!(text.contains(line), "{line}");
+    text.replacen(line, replacement, 1)
+}
+
+macro_rules! mistake_of_a_search {
+    ($name:ident, $line:expr => $replacement:expr) => {
+        #[test]
+        fn $name() {
+            insta::assert_snapshot!(error_of(&searching($line, $replacement)));
+        }
+    };
+}
+
+mistake_of_a_search!(find_without_limits, "[slo]\nttft_p95 = \"200ms\"\n" => "");
+mistake_of_a_search!(find_with_a_tolerance_of_nothing, "[slo]" => "[search]\ntolerance = 0\n[slo]");
+mistake_of_a_search!(find_upside_down, "[slo]" => "[search]\nlowest = 5\nhighest = 2\n[slo]");
+mistake_of_a_search!(find_and_sweep, "[slo]" => "[sweep]\nrate = [1, 2]\n[slo]");
+mistake_of_a_search!(find_the_users_of_an_open_loop, "max rate" => "max users");
+mistake_of_a_search!(find_where_bursts_fix_the_rate, "process = \"poisson\"" => "process = \"mmpp\", rates = [1, 20], dwell = [\"60s\", \"5s\"]");
+
+mistake!(mmpp_that_never_dwells, "process = \"poisson\", load = 0.7" => "process = \"mmpp\", rate = 3, burst_ratio = 4, dwell = [\"0s\", \"5s\"]");
+mistake!(mmpp_with_two_means, "process = \"poisson\", load = 0.7" => "process = \"mmpp\", rate = 3, rates = [1, 20], dwell = [\"60s\", \"5s\"]");
+mistake!(day_that_swings_below_zero, "process = \"poisson\", load = 0.7" => "process = \"diurnal\", rate = 3, amplitude = 1.5");
+mistake!(day_without_a_shape, "process = \"poisson\", load = 0.7" => "process = \"diurnal\", rate = 3");
+mistake!(phase_with_three_rates, "process = \"poisson\", load = 0.7" => "process = \"phases\", phases = [{ rate = [1, 2, 3], for = \"1s\" }]");
+mistake!(unknown_mix_of_clients, "process = \"poisson\", load = 0.7" => "process = \"clients\", rate = 3, like = \"servegen-large\"");
+mistake!(cv_below_the_median, "process = \"poisson\", load = 0.7" => "process = \"clients\", rate = 3, clients = 4, cv = 2, cv_mean = 1");
+mistake!(native_where_nothing_was_measured, "traffic = \"azure-2023-conversation\"\nrequests = 300\narrivals = { process = \"poisson\", load = 0.7 }" => "traffic = \"arxiv-summarization\"\nrequests = 300\narrivals = { process = \"native\", load = 0.7 }");
 mistake!(no_requests_at_all, "requests = 300" => "requests = 0");
 mistake!(block_size_zero, "max_num_seqs = 32" => "block_size = 0");
 mistake!(percentile_out_of_range, "ttft_p95" => "ttft_p100");

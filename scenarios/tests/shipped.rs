@@ -201,6 +201,19 @@ fn the_template_resolves_also_with_its_commented_lines() {
         ("arrivals", "arrivals = { process = \"poisson\", rate = 12.0 }"),
         ("arrivals", "arrivals = { process = \"gamma\", rate = 12.0, cv = 3 }"),
         ("arrivals", "arrivals = { process = \"native\", rate = 12.0 }"),
+        (
+            "arrivals",
+            "arrivals = { process = \"mmpp\", rate = 12.0, burst_ratio = 10, dwell = [\"60s\", \"5s\"] }",
+        ),
+        (
+            "arrivals",
+            "arrivals = { process = \"diurnal\", rate = 12.0, amplitude = 0.6, peak = \"14h\", speed = 1440 }",
+        ),
+        (
+            "arrivals",
+            "arrivals = { process = \"phases\", phases = [{ rate = [1, 12], for = \"30s\" }, { rate = 12, for = \"1m\" }] }",
+        ),
+        ("arrivals", "arrivals = { process = \"clients\", rate = 12.0, like = \"servegen-m-large\" }"),
         ("arrivals", "arrivals = { users = 32, think_time = \"500ms\" }"),
         (
             "traffic",

@@ -89,7 +89,10 @@ fn a_scenario_finds_its_trace_beside_itself_and_counts_its_rows() {
         llmlab_scenarios::load(&path).map(|(_, spec)| spec.workload)
     };
     let workload = scenario("arrivals = { process = \"trace\" }").unwrap();
-    assert_eq!((workload.requests, workload.arrivals), (2, ArrivalSpec::Trace { speed: 1.0 }));
+    assert_eq!(
+        (workload.requests, workload.arrivals),
+        (2, ArrivalSpec::Trace { speed: 1.0, jitter: std::time::Duration::ZERO })
+    );
     let LengthSpec::Trace { rows, .. } = workload.lengths else { panic!() };
     assert_eq!(rows[1], TraceRow { input_tokens: 3, output_tokens: 4, arrival_s: Some(1.0) });
     assert_eq!(scenario("requests = 1\narrivals = { rate = 2 }").unwrap().requests, 1);

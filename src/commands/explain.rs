@@ -2,7 +2,8 @@
 
 use llmlab_loadgen::Workload;
 use llmlab_scenarios::spec::{
-    ArrivalSpec, CommandSpec, LengthDist, LengthSpec, PopularitySpec, RateSpec, SweepPoint, WorkloadSpec,
+    ArrivalSpec, CommandSpec, DayCurve, DwellSpec, LengthDist, LengthSpec, PhaseSpec, PopularitySpec,
+    RateSpec, SweepPoint, WorkloadSpec,
 };
 
 use super::run::{How, Plan, Planned, PlannedTarget, ShardPlan};
@@ -249,6 +250,52 @@ pub fn arrivals_in_words(plan: &Plan) -> String {
             let pause = if think_time.is_zero() { "no pause".into() } else { format!("{think_time:?}") };
             format!("closed loop, {users}, {pause} between requests")
         }
-        ArrivalSpec::Trace { speed } => format!("as in the trace, {speed} x faster"),
+        ArrivalSpec::Trace { speed, jitter } if jitter.is_zero() => {
+            format!("as in the trace, {speed} x faster")
+        }
+        ArrivalSpec::Trace { speed, jitter } => {
+            format!("as in the trace, {speed} x faster, each up to {jitter:?} of its time later")
+        }
+        ArrivalSpec::Mmpp { rate: r, factors: (calm, burst), dwell } => {
+            let lasting = match dwell {
+                DwellSpec::Time { calm, burst } => format!("{calm:?} and {burst:?}"),
+                DwellSpec::MeanGaps { calm, burst } => format!("{calm:.1} and {burst:.1} mean gaps"),
+            };
+            format!("MMPP at {}, {calm:.3} and {burst:.3} times that for {lasting} on average", rate(r))
+        }
+        ArrivalSpec::Diurnal { rate: r, curve } => match curve {
+            DayCurve::Sine { amplitude, period, peak } => {
+                format!(
+                    "Poisson at {} +- {:.0} %, highest at {peak:?} of {period:?}",
+                    rate(r),
+                    amplitude * 100.0
+                )
+            }
+            DayCurve::Parts { rates, period } => {
+                format!("Poisson at {} on average, in {} parts of {period:?}", rate(r), rates.len())
+            }
+        },
+        ArrivalSpec::Phases { rate: r, phases } => {
+            let phases: Vec<String> = phases.iter().map(phase_in_words).collect();
+            match r {
+                RateSpec::PerSecond { rps } if *rps == 1.0 => {
+                    format!("Poisson in phases, requests/s: {}", phases.join(", "))
+                }
+                _ => format!("Poisson in phases, times {}: {}", rate(r), phases.join(", ")),
+            }
+        }
+        ArrivalSpec::Clients { rate: r, mix } => {
+            format!("{} clients ({}) at {} together", mix.clients, mix.name, rate(r))
+        }
+    }
+}
+
+/// "ramp 1 to 10 for 30s"
+fn phase_in_words(phase: &PhaseSpec) -> String {
+    let PhaseSpec { name, from, to, duration } = phase;
+    let name = name.as_ref().map_or(String::new(), |name| format!("{name} "));
+    match from == to {
+        true => format!("{name}{from} for {duration:?}"),
+        false => format!("{name}{from} to {to} for {duration:?}"),
     }
 }

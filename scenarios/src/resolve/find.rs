@@ -96,6 +96,10 @@ pub(super) fn with_stand_in(
         };
         return Err(Finding::new(written.span(), message).help(help));
     }
+    if let Some(rates) = &table.rates {
+        return Err(Finding::new(rates.span(), "these rates fix the mean, and `find` searches it")
+            .help("write burst_ratio in place of rates"));
+    }
     match searched {
         Searched::Users => table.users = Some(Spanned::new(arrivals.span(), 1)),
         Searched::Rate | Searched::Load => table.rate = Some(Spanned::new(arrivals.span(), 1.0)),

@@ -15,6 +15,7 @@ mod claim;
 mod command;
 pub(crate) mod engine;
 mod find;
+mod processes;
 mod sharing;
 mod slo;
 mod sweep;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{beside, in_range, out_of_range, positive, sharing};
+use super::{beside, in_range, out_of_range, positive, processes, sharing};
 use crate::error::{Finding, unknown_value};
 use crate::scenario::{
     ArrivalsTable, DistributionTable, LengthsTable, ScaleTable, TimeoutsTable, WorkloadTable,
@@ -16,12 +16,13 @@ use crate::spec::{
     WorkloadSpec,
 };
 use crate::trace;
-use crate::traffic::{self, Traffic};
+use crate::traffic::{self, NativeArrivals, Traffic};
 use crate::units::DurationText;
 
 pub const DISTRIBUTIONS: [&str; 4] = ["fixed", "uniform", "lognormal", QUANTILES];
 const QUANTILES: &str = "quantiles";
-pub const PROCESSES: [&str; 6] = ["poisson", "gamma", "constant", "closed", "trace", "native"];
+pub const PROCESSES: [&str; 10] =
+    ["poisson", "gamma", "constant", "closed", "trace", "native", "mmpp", "diurnal", "phases", "clients"];
 
 const MAX_REQUESTS: u32 = 10_000_000;
 const MAX_TOKENS: u32 = 10_000_000;
@@ -31,10 +32,21 @@ pub(super) fn resolve(table: &Spanned<WorkloadTable>, base: &Path) -> Result<Wor
     let workload = table.get_ref();
     let written = workload.requests.as_ref().map(|n| in_range(n, "requests", 1, MAX_REQUESTS)).transpose()?;
     let (lengths, published) = lengths(table, written, base)?;
-    let requests = match (&lengths, written) {
-        (_, Some(requests)) => requests,
-        (LengthSpec::Trace { rows, .. }, None) => rows.len() as u32,
-        (_, None) => {
+    let arrivals = arrivals(&workload.arrivals, &lengths, published.as_ref(), written)?;
+    let requests = match (&lengths, written, processes::requests_of_phases(&arrivals)) {
+        (_, Some(requests), _) => requests,
+        (LengthSpec::Trace { rows, .. }, None, _) => rows.len() as u32,
+        (_, None, Some(requests)) if requests <= MAX_REQUESTS => requests,
+        (_, None, Some(requests)) => {
+            let range = format!("must be from 1 to {MAX_REQUESTS}");
+            return Err(out_of_range(
+                workload.arrivals.span(),
+                "the number of requests in the phases",
+                requests,
+                range,
+            ));
+        }
+        (_, None, None) => {
             return Err(Finding::new(table.span(), "the workload does not say how many requests to send")
                 .help("e.g. requests = 300"));
         }
@@ -53,7 +65,7 @@ pub(super) fn resolve(table: &Spanned<WorkloadTable>, base: &Path) -> Result<Wor
         output_range: token_range(&workload.output_range, "output_range")?,
         requests,
         warmup: warmup(&workload.warmup, requests)?,
-        arrivals: arrivals(&workload.arrivals, &lengths, published.as_ref(), requests)?,
+        arrivals,
         shared_prefix_tokens: workload.shared_prefix_tokens.unwrap_or(0),
         prefixes: sharing::prefixes(workload)?,
         adapters: sharing::adapters(workload, base)?,
@@ -223,9 +235,9 @@ fn arrivals(
     table: &Spanned<ArrivalsTable>,
     lengths: &LengthSpec,
     traffic: Option<&Traffic>,
-    requests: u32,
+    requests: Option<u32>,
 ) -> Result<ArrivalSpec, Finding> {
-    let ArrivalsTable { process, rate, load, cv, users, think_time, speed } = table.get_ref();
+    let ArrivalsTable { process, cv, users, think_time, speed, jitter, .. } = table.get_ref();
     let name = match process {
         Some(written) => written.get_ref().as_str(),
         None if users.is_some() => "closed",
@@ -235,21 +247,19 @@ fn arrivals(
         "poisson" | "constant" | "native" => &["rate", "load"],
         "gamma" => &["rate", "load", "cv"],
         "closed" => &["users", "think_time"],
-        "trace" => &["speed"],
+        "trace" => &["speed", "jitter"],
+        "mmpp" => &["rate", "load", "rates", "burst_ratio", "dwell"],
+        "diurnal" => &["rate", "load", "amplitude", "hourly", "period", "peak", "speed"],
+        "phases" => &["rate", "load", "phases"],
+        "clients" => {
+            &["rate", "load", "clients", "like", "exponent", "offset", "cv", "cv_mean", "weibull_share"]
+        }
         _ => {
             let span = process.as_ref().map_or(table.span(), Spanned::span);
             return Err(unknown_value(span, "process", name, &PROCESSES));
         }
     };
-    let spans = [
-        ("rate", rate.as_ref().map(Spanned::span)),
-        ("load", load.as_ref().map(Spanned::span)),
-        ("cv", cv.as_ref().map(Spanned::span)),
-        ("users", users.as_ref().map(Spanned::span)),
-        ("think_time", think_time.as_ref().map(Spanned::span)),
-        ("speed", speed.as_ref().map(Spanned::span)),
-    ];
-    only(&spans, accepted, &format!("process \"{name}\""))?;
+    only(&processes::spans(table.get_ref()), accepted, &format!("process \"{name}\""))?;
     match name {
         "closed" => {
             let users = in_range(need(users, table.span(), "users")?, "users", 1, 100_000)?;
@@ -261,8 +271,13 @@ fn arrivals(
         "trace" => {
             let speed = speed.as_ref().map_or(Ok(1.0), |s| positive(s, "speed", 1e6))?;
             trace_times(lengths, requests).map_err(|why| Finding::sentence(table.span(), &why))?;
-            Ok(ArrivalSpec::Trace { speed })
+            let jitter = jitter.as_ref().map_or(Duration::ZERO, |written| written.get_ref().0);
+            Ok(ArrivalSpec::Trace { speed, jitter })
         }
+        "mmpp" => processes::mmpp(table),
+        "diurnal" => processes::diurnal(table),
+        "phases" => processes::phases(table),
+        "clients" => processes::clients(table),
         "poisson" => Ok(ArrivalSpec::Poisson { rate: rate_spec(table)? }),
         "constant" => Ok(ArrivalSpec::Constant { rate: rate_spec(table)? }),
         "gamma" => {
@@ -270,7 +285,16 @@ fn arrivals(
             Ok(ArrivalSpec::Gamma { rate: rate_spec(table)?, cv })
         }
         _ => match traffic {
-            Some(traffic) => Ok(ArrivalSpec::Gamma { rate: rate_spec(table)?, cv: traffic.arrivals.cv }),
+            Some(Traffic { arrivals: NativeArrivals { mmpp: Some(states), .. }, .. }) => {
+                Ok(processes::native_mmpp(states, rate_spec(table)?))
+            }
+            Some(Traffic { arrivals: NativeArrivals { cv: Some(cv), .. }, .. }) => {
+                Ok(ArrivalSpec::Gamma { rate: rate_spec(table)?, cv: *cv })
+            }
+            Some(_) => {
+                Err(Finding::new(table.span(), "nobody measured when the requests of this traffic came")
+                    .help("choose another process, e.g. poisson"))
+            }
             None => Err(Finding::new(
                 table.span(),
                 "process \"native\" needs `traffic`, whose publisher measured it",
@@ -279,7 +303,7 @@ fn arrivals(
     }
 }
 
-fn rate_spec(table: &Spanned<ArrivalsTable>) -> Result<RateSpec, Finding> {
+pub(super) fn rate_spec(table: &Spanned<ArrivalsTable>) -> Result<RateSpec, Finding> {
     let ArrivalsTable { rate, load, .. } = table.get_ref();
     match (rate, load) {
         (Some(rate), None) => Ok(RateSpec::PerSecond { rps: positive(rate, "rate", 1e6)? }),
@@ -293,14 +317,14 @@ fn rate_spec(table: &Spanned<ArrivalsTable>) -> Result<RateSpec, Finding> {
     }
 }
 
-fn trace_times(lengths: &LengthSpec, requests: u32) -> Result<(), String> {
+fn trace_times(lengths: &LengthSpec, requests: Option<u32>) -> Result<(), String> {
     let LengthSpec::Trace { rows, .. } = lengths else {
         return Err("process \"trace\" needs `trace = \"<file>\"`".into());
     };
     if rows.iter().any(|TraceRow { arrival_s, .. }| arrival_s.is_none()) {
         return Err("the trace has no arrival times; use another process".into());
     }
-    if (rows.len() as u64) < u64::from(requests) {
+    if let Some(requests) = requests.filter(|requests| (rows.len() as u64) < u64::from(*requests)) {
         return Err(format!("the trace has arrival times for {} requests, not for {requests}", rows.len()));
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use llmlab_loadgen::Observer;
 use llmlab_loadgen::saturation::Saturation;
-use llmlab_metrics::search::{Bisection, StopReason, Watch};
+use llmlab_metrics::search::{Bisection, Decision, StopReason, Watch};
 use llmlab_results::RunDir;
 use llmlab_results::manifest::{RunStatus, Slo};
 use llmlab_results::record::RequestRecord;
@@ -144,10 +144,12 @@ impl Search<'_> {
         let whole = self.find.searched == Searched::Users;
         let mut bisection = Bisection::new(start, lowest, highest, self.find.tolerance, whole);
         while let Some(value) = bisection.next() {
-            let Some(holds) = self.try_value(value, found.rps, target, save)? else { return Ok(()) };
+            let Some(Decision { holds, clear, .. }) = self.try_value(value, found.rps, target, save)? else {
+                return Ok(());
+            };
             let verdict = if holds { "held" } else { "missed" };
             self.live.log(format!("{} {value:.4}: {verdict}", self.find.searched.name()));
-            bisection.tell(value, holds);
+            bisection.tell(value, holds, clear);
         }
         Ok(())
     }
@@ -176,7 +178,7 @@ impl Search<'_> {
         saturation_rps: f64,
         target: &mut SearchedTarget,
         save: &mut Save<'_>,
-    ) -> Result<Option<bool>, Failure> {
+    ) -> Result<Option<Decision>, Failure> {
         let rate_rps = match self.find.searched {
             Searched::Rate => Some(value),
             Searched::Load => Some(value * saturation_rps),
@@ -208,7 +210,7 @@ impl Search<'_> {
         manifest: &mut llmlab_results::manifest::Manifest,
         target: &mut SearchedTarget,
         save: &mut Save<'_>,
-    ) -> Result<Option<bool>, Failure> {
+    ) -> Result<Option<Decision>, Failure> {
         let most = plan.spec.repeats;
         for repeat in 1..=most {
             // Each trial draws its own requests, or trials of a simulation would all be one; each value the same ones, so that
@@ -237,8 +239,8 @@ impl Search<'_> {
             }
             let tried = search_report::tried(self.dir.path(), value, most)?;
             save(target)?;
-            if let Some(decision) = tried.decision {
-                return Ok(Some(decision.holds));
+            if tried.decision.is_some() {
+                return Ok(tried.decision);
             }
         }
         Err(Failure::target(format!(

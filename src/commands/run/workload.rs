@@ -3,13 +3,16 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use llmlab_loadgen::arrivals::clients::ClientMix;
+use llmlab_loadgen::arrivals::mmpp::Mmpp;
+use llmlab_loadgen::arrivals::profile::{Profile, Segment};
 use llmlab_loadgen::{
     Adapters, Arrivals, LengthDist, Lengths, Popularity, Prefixes, PromptStyle, TraceRow, Workload,
     WorkloadConfig,
 };
 use llmlab_scenarios::spec::{
-    AdapterSpec, ArrivalSpec, LengthDist as SpecDist, LengthSpec, PopularitySpec, RateSpec, RunSpec,
-    TargetChoice, WorkloadSpec,
+    AdapterSpec, ArrivalSpec, DayCurve, DwellSpec, LengthDist as SpecDist, LengthSpec, PhaseSpec,
+    PopularitySpec, RateSpec, RunSpec, TargetChoice, WorkloadSpec,
 };
 
 use super::plan::{Plan, PlannedTarget};
@@ -100,7 +103,49 @@ fn arrivals(spec: &ArrivalSpec, load_rps: f64) -> Arrivals {
         ArrivalSpec::Closed { users, think_time } => {
             Arrivals::Closed { users: *users, think_time: *think_time }
         }
-        ArrivalSpec::Trace { speed } => Arrivals::Trace { speed: *speed },
+        ArrivalSpec::Trace { speed, jitter } => Arrivals::Trace { speed: *speed, jitter: *jitter },
+        ArrivalSpec::Mmpp { rate, factors, dwell } => {
+            let rate_rps = rps(rate);
+            let dwell = match *dwell {
+                DwellSpec::Time { calm, burst } => [calm, burst],
+                // The cap is far above what the load generator schedules.
+                DwellSpec::MeanGaps { calm, burst } => [calm, burst]
+                    .map(|gaps| Duration::try_from_secs_f64(gaps / rate_rps).unwrap_or(Duration::MAX)),
+            };
+            Arrivals::Mmpp { rate_rps, states: Mmpp { factors: [factors.0, factors.1], dwell } }
+        }
+        ArrivalSpec::Diurnal { rate, curve } => {
+            Arrivals::Profile { rate_rps: rps(rate), profile: day(curve) }
+        }
+        ArrivalSpec::Phases { rate, phases } => {
+            let segment = |p: &PhaseSpec| Segment { from: p.from, to: p.to, duration: p.duration };
+            let profile = Profile::Segments(phases.iter().map(segment).collect());
+            Arrivals::Profile { rate_rps: rps(rate), profile }
+        }
+        ArrivalSpec::Clients { rate, mix } => Arrivals::Clients {
+            rate_rps: rps(rate),
+            mix: ClientMix {
+                count: mix.clients,
+                exponent: mix.exponent,
+                offset: mix.offset,
+                cv_median: mix.cv_median,
+                cv_mean: mix.cv_mean,
+                weibull_share: mix.weibull_share,
+            },
+        },
+    }
+}
+
+fn day(curve: &DayCurve) -> Profile {
+    match curve {
+        DayCurve::Sine { amplitude, period, peak } => {
+            Profile::Sine { amplitude: *amplitude, period: *period, peak: *peak }
+        }
+        DayCurve::Parts { rates, period } => {
+            let duration = period.div_f64(rates.len() as f64);
+            let part = |rate: &f64| Segment { from: *rate, to: *rate, duration };
+            Profile::Segments(rates.iter().map(part).collect())
+        }
     }
 }
 

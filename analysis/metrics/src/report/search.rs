@@ -12,8 +12,8 @@ use crate::search::{CurvePoint, Edge, SearchReport, Searched, TargetSearch, Trie
 const HEADINGS: [&str; 10] =
     ["", "achieved", "goodput", "tok/s", "TTFT p50", "TTFT p95", "TPOT p50", "TPOT p95", "trials", "verdict"];
 const LEGEND: [&str; 5] = [
-    "achieved and goodput in requests/s; figures are medians over the trials of a value that ran to their end",
-    "trials: those that met the SLO, of all; a number after + were stopped early, and figures of stopped trials alone are what was seen until then",
+    "achieved and goodput in requests/s; figures are medians over the trials of a value",
+    "trials: those that met the SLO, of all; a number after + were stopped early, and their figures are what was seen until then",
     "clear: the 95 % interval of the share of requests over each limit lies on one side of what the percentile allows, or the queue only grew",
     "else the trials voted, each by its own percentiles; a tie is a miss",
     "rule and definitions: docs/measuring.md, analysis/metrics/definitions.md",

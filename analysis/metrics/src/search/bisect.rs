@@ -1,8 +1,11 @@
-//! Which value to try next: steps up or down until one value held and one missed, then halves of what is between them.
+//! Which value to try next: steps up or down until one value held and one missed, then halves of what is between them,
+//! then steps outwards until a value is clear on either side, so that the edge has an interval.
 
 /// Steps up are small, because every trial above the edge costs a queue that has to drain.
 const UP: f64 = std::f64::consts::SQRT_2;
 const DOWN: f64 = 0.5;
+/// From a verdict that is not clear to the next value outwards.
+const OUT: f64 = 1.15;
 
 /// A search on one target. Values are requests per second, shares of saturation or users.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +19,10 @@ pub struct Bisection {
     start: f64,
     held: Option<f64>,
     missed: Option<f64>,
+    /// Lowest and highest value tried.
+    tried: Option<(f64, f64)>,
+    /// Whether a value held clearly, and one was missed clearly.
+    clear: (bool, bool),
 }
 
 impl Bisection {
@@ -25,11 +32,25 @@ impl Bisection {
         let round = |value: f64| if whole { value.round().max(1.0) } else { value };
         let (lowest, highest) = (round(lowest), round(highest));
         let start = round(start.clamp(lowest, highest));
-        Bisection { lowest, highest, tolerance, whole, start, held: None, missed: None }
+        Bisection {
+            lowest,
+            highest,
+            tolerance,
+            whole,
+            start,
+            held: None,
+            missed: None,
+            tried: None,
+            clear: (false, false),
+        }
     }
 
     /// `None` when the edge is known as well as was asked, or lies outside the range.
     pub fn next(&self) -> Option<f64> {
+        self.nearer().or_else(|| self.outwards())
+    }
+
+    fn nearer(&self) -> Option<f64> {
         match (self.held, self.missed) {
             (None, None) => Some(self.start),
             (Some(held), None) => (held < self.highest).then(|| self.round_up(held * UP).min(self.highest)),
@@ -47,11 +68,30 @@ impl Bisection {
         }
     }
 
-    pub fn tell(&mut self, value: f64, holds: bool) {
-        match holds {
-            true => self.held = Some(self.held.map_or(value, |known| known.max(value))),
-            false => self.missed = Some(self.missed.map_or(value, |known| known.min(value))),
+    /// Only where an edge was found: outside the range there is none to be sure of.
+    fn outwards(&self) -> Option<f64> {
+        let ((lowest, highest), (held, missed)) = (self.tried?, (self.held?, self.missed?));
+        if !self.clear.1 && highest.max(missed) < self.highest {
+            return Some(self.round_up(highest * OUT).min(self.highest));
         }
+        let down = !self.clear.0 && lowest.min(held) > self.lowest;
+        down.then(|| self.round_down(lowest / OUT).max(self.lowest))
+    }
+
+    /// A verdict on the other side of the edge that is known, as luck can have it, does not move the edge.
+    pub fn tell(&mut self, value: f64, holds: bool, clear: bool) {
+        let (low, high) = self.tried.unwrap_or((value, value));
+        self.tried = Some((low.min(value), high.max(value)));
+        match holds {
+            true if self.missed.is_none_or(|missed| value < missed) => {
+                self.held = Some(self.held.map_or(value, |known| known.max(value)));
+            }
+            false if self.held.is_none_or(|held| value > held) => {
+                self.missed = Some(self.missed.map_or(value, |known| known.min(value)));
+            }
+            _ => return,
+        }
+        self.clear = (self.clear.0 || (holds && clear), self.clear.1 || (!holds && clear));
     }
 
     fn round_up(&self, value: f64) -> f64 {
@@ -71,7 +111,7 @@ mod tests {
     fn search(mut bisection: Bisection, edge: f64) -> (Option<f64>, Option<f64>, usize) {
         let mut tried = 0;
         while let Some(value) = bisection.next() {
-            bisection.tell(value, value <= edge);
+            bisection.tell(value, value <= edge, true);
             tried += 1;
             assert!(tried < 100, "does not end: {bisection:?}");
         }
@@ -89,6 +129,24 @@ mod tests {
             );
             assert!(tried <= 13, "{edge}: {tried}");
         }
+    }
+
+    #[test]
+    fn an_edge_that_is_not_clear_is_approached_from_outside() {
+        let mut bisection = Bisection::new(7.0, 0.1, 40.0, 0.05, false);
+        let mut tried = Vec::new();
+        while let Some(value) = bisection.next() {
+            // Clear only half as far and twice as far as the edge.
+            bisection.tell(value, value <= 7.2, !(3.6..14.4).contains(&value));
+            tried.push(value);
+            assert!(tried.len() < 60, "{tried:?}");
+        }
+        assert!(
+            tried.iter().any(|value| *value < 3.6) && tried.iter().any(|value| *value >= 14.4),
+            "{tried:?}"
+        );
+        assert!(tried.iter().all(|value| (3.0..17.0).contains(value)), "{tried:?}");
+        assert!(bisection.held.unwrap() <= 7.2 && bisection.missed.unwrap() > 7.2);
     }
 
     #[test]

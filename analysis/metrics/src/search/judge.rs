@@ -2,9 +2,9 @@
 //!
 //! The rule, after each trial:
 //! 1. A trial whose queue only grew decides: missed.
-//! 2. Where all trials ran to their end, the share of requests over each limit is held against what its percentile allows (5 %
-//!    for p95). If the interval of the share lies below that for every limit, the value holds; if it lies above it for
-//!    one, it is missed. Both are *clear*.
+//! 2. The share of requests over each limit is held against what its percentile allows (5 % for p95). If the interval of the
+//!    share lies above that for one limit, the value is missed; if it lies below it for every limit, and no trial was
+//!    stopped, it holds. Both are *clear*. (What a stopped trial had not seen yet can only be worse.)
 //! 3. Else the runs vote, each by its own percentiles: as soon as the rest of the trials could not change the majority, or when
 //!    all are done. A tie is a miss.
 //!
@@ -136,17 +136,15 @@ pub fn decide(trials: &[TrialJudgement], most: u32) -> Option<Decision> {
     if let Some(trial) = trials.iter().find(|trial| trial.diverged) {
         return of(false, true, trial.stopped.clone().unwrap_or_else(|| "the queue only grew".into()));
     }
-    if !trials.is_empty() && trials.iter().all(|trial| trial.stopped.is_none()) {
-        let intervals = intervals(trials, most);
-        let over = |i: &LimitInterval| i.low > i.allowed;
-        if let Some(interval) = intervals.iter().find(|i| over(i)) {
-            return of(false, true, interval.words());
-        }
-        if !intervals.is_empty() && intervals.iter().all(|i| i.high <= i.allowed) {
-            let closest =
-                intervals.iter().max_by(|a, b| (a.high / a.allowed).total_cmp(&(b.high / b.allowed)));
-            return of(true, true, closest.map_or_else(String::new, LimitInterval::words));
-        }
+    let intervals = intervals(trials, most);
+    if let Some(interval) = intervals.iter().find(|i| i.low > i.allowed) {
+        return of(false, true, interval.words());
+    }
+    let closest = intervals.iter().max_by(|a, b| (a.high / a.allowed).total_cmp(&(b.high / b.allowed)));
+    if let Some(closest) = closest.filter(|i| i.high <= i.allowed)
+        && trials.iter().all(|trial| trial.stopped.is_none())
+    {
+        return of(true, true, closest.words());
     }
     let (met, most) = (trials.iter().filter(|trial| trial.met).count(), most as usize);
     let missed = trials.len() - met;

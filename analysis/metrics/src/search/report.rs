@@ -4,7 +4,8 @@ use llmlab_results::manifest::Manifest;
 use serde::Serialize;
 
 use crate::Trial;
-use crate::analysis::{Analysis, TargetAnalysis};
+use crate::analysis::{Analysis, TrialAnalysis};
+use crate::compare::spread;
 use crate::metric::Metric;
 use crate::search::judge::{Decision, TrialJudgement, decide, judge_trial};
 use crate::search::watch::StopReason;
@@ -107,7 +108,8 @@ pub struct TriedValue {
     pub untrusted: Vec<String>,
 }
 
-/// Medians over the trials that ran to their end, or over all where none did.
+/// Medians over all trials; of those that were stopped, what was seen until then. Without them the point would be made of
+/// the lucky ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct CurvePoint {
     /// `None` in a closed loop.
@@ -171,18 +173,16 @@ impl TriedValue {
             dir: dir.to_owned(),
             decision: decide(&trials, most_trials),
             trials,
-            curve: analysis
-                .targets
-                .first()
-                .map_or_else(CurvePoint::default, |t| CurvePoint::of(t, offered_rps)),
+            curve: CurvePoint::of(&analysis.trials, offered_rps),
             untrusted: untrusted.collect(),
         }
     }
 }
 
 impl CurvePoint {
-    fn of(target: &TargetAnalysis, offered_rps: Option<f64>) -> CurvePoint {
-        let median = |metric: Metric| target.metric(metric).and_then(|spread| spread.median);
+    fn of(trials: &[TrialAnalysis], offered_rps: Option<f64>) -> CurvePoint {
+        let trials: Vec<&TrialAnalysis> = trials.iter().collect();
+        let median = |metric: Metric| spread(metric, &trials).median;
         CurvePoint {
             offered_rps,
             achieved_rps: median(Metric::RequestsPerS),
@@ -204,8 +204,15 @@ impl TargetSearch {
             let kept = move |d: &Decision| d.holds == holds && (d.clear || !clear);
             self.values.iter().filter(move |v| v.decision.as_ref().is_some_and(kept)).map(|v| v.value)
         };
-        let (held, missed) = (decided(true, false).reduce(f64::max), decided(false, false).reduce(f64::min));
-        self.interval = (decided(true, true).reduce(f64::max), decided(false, true).reduce(f64::min));
+        let missed = decided(false, false).reduce(f64::min);
+        // What held above a miss was luck, or the miss was: the edge is the lower one.
+        let below = |value: &f64| missed.is_none_or(|missed| *value < missed);
+        let held = decided(true, false).filter(below).reduce(f64::max);
+        let above = |value: &f64| held.is_none_or(|held| *value > held);
+        self.interval = (
+            decided(true, true).filter(below).reduce(f64::max),
+            decided(false, true).filter(above).reduce(f64::min),
+        );
         self.edge = match (held, missed) {
             (Some(held), Some(missed)) => Some(Edge::Between { held, missed }),
             (Some(held), None) => Some(Edge::AtLeast { held }),
