@@ -144,7 +144,7 @@ impl Line {
         let both: f64 = seen.iter().map(|c| (f64::from(c.words) - x) * (f64::from(c.tokens) - y)).sum();
         let per_word = both / spread;
         (per_word.is_finite() && (0.1..=100.0).contains(&per_word))
-            .then(|| Line { overhead: y - per_word * x, per_word })
+            .then_some(Line { overhead: y - per_word * x, per_word })
     }
 
     fn words(&self, tokens: u32) -> usize {

@@ -131,6 +131,9 @@ impl Client<'_> {
                 }
                 // The answer to a ping goes out by itself.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Close(frame))) if reused && silent && is_idle_close(frame.as_ref()) => {
+                    return Ok(End::Stale);
+                }
                 Some(Ok(Message::Close(frame))) => return closed(tally, at, frame.as_ref()),
                 Some(Err(_)) | None if reused && silent => return Ok(End::Stale),
                 Some(Err(error)) => {
@@ -152,6 +155,11 @@ impl Client<'_> {
         let object = String::from_utf8_lossy(body);
         format!(r#"{{"id":"{id}{again}",{}"#, object.strip_prefix('{').unwrap_or(&object))
     }
+}
+
+/// A server that had enough of waiting, and not of this request.
+fn is_idle_close(frame: Option<&CloseFrame>) -> bool {
+    frame.is_none_or(|frame| matches!(frame.code, CloseCode::Normal | CloseCode::Away))
 }
 
 /// A close with code 1000 may stand for the terminator; any other code is the server giving up.

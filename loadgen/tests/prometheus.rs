@@ -43,6 +43,8 @@ fn reads_the_older_name_and_nothing_of_others() {
 
 /// What a page of one server comes to: running, waiting, KV use, preemptions, prompt and generated tokens.
 type Told = [Option<f64>; 6];
+/// A page, what it tells, and what its prefix cache was asked for and had.
+type Case<'a> = (&'a str, Told, Option<(f64, f64)>);
 
 fn told(s: &ServerSample) -> Told {
     [s.running, s.waiting, s.kv_usage, s.preemptions_total, s.prompt_tokens_total, s.generation_tokens_total]
@@ -63,7 +65,7 @@ fn each_server_has_names_of_its_own() {
     let ray = "ray_vllm_num_requests_running 2\nray_serve_deployment_queued_queries{deployment=\"d\"} 8\n";
     let trtllm = "trtllm_num_requests_running 1\ntrtllm_kv_cache_utilization 0.125\n\
         trtllm_kv_cache_reused_blocks_total 1\ntrtllm_kv_cache_missed_blocks_total 3\n";
-    let cases: [(&str, Told, Option<(f64, f64)>); 5] = [
+    let cases: [Case<'_>; 5] = [
         (sglang, [Some(4.0), Some(2.0), Some(0.5), None, Some(100.0), Some(9.0)], Some((100.0, 40.0))),
         (llamacpp, [Some(3.0), Some(1.0), None, None, Some(60.0), Some(7.0)], Some((100.0, 40.0))),
         (triton, [Some(5.0), Some(6.0), Some(0.25), None, None, Some(11.0)], None),

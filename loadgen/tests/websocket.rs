@@ -26,10 +26,12 @@ enum Act {
     Drop,
 }
 
+/// Request frames, and the handshakes' `authorization`.
+type Seen = Arc<Mutex<(Vec<Value>, Vec<Option<String>>)>>;
+
 struct Server {
     url: String,
-    /// Request frames, and the handshakes' `authorization`.
-    seen: Arc<Mutex<(Vec<Value>, Vec<Option<String>>)>>,
+    seen: Seen,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -38,7 +40,7 @@ fn serve(script: Vec<Act>) -> Server {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let seen: Arc<Mutex<(Vec<Value>, Vec<Option<String>>)>> = Arc::default();
+    let seen = Seen::default();
     let told = Arc::clone(&seen);
     runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -49,7 +51,7 @@ fn serve(script: Vec<Act>) -> Server {
 }
 
 #[allow(clippy::result_large_err, reason = "the handshake's callback has this type")]
-async fn converse(stream: TcpStream, script: Vec<Act>, seen: Arc<Mutex<(Vec<Value>, Vec<Option<String>>)>>) {
+async fn converse(stream: TcpStream, script: Vec<Act>, seen: Seen) {
     let shake = |request: &Request, mut response: Response| {
         assert_eq!(request.uri().path(), "/v1/stream");
         let authorization = request.headers().get("authorization").map(|v| v.to_str().unwrap().to_owned());
@@ -167,6 +169,17 @@ fn a_kept_connection_that_went_away_is_a_resend() {
         assert_eq!((record.outcome, record.output_tokens), (Outcome::Ok, 2), "{record:?}");
     }
     assert_eq!(server.seen.lock().unwrap().1.len(), 3);
+}
+
+#[test]
+fn a_kept_connection_that_is_closed_for_idleness_is_a_resend_too() {
+    let mut script = texts(&completion_events(2));
+    script.push(Act::CloseWith(1001, "idle"));
+    let server = serve(script);
+    let (records, _) = drive(&server, 3, 2);
+    for record in &records {
+        assert_eq!((record.outcome, record.output_tokens), (Outcome::Ok, 2), "{record:?}");
+    }
 }
 
 #[test]

@@ -132,8 +132,10 @@ pub fn trust(
 ) -> TrialTrust {
     let over_elapsed = |ns: u64| if facts.elapsed_ns > 0 { ns as f64 / facts.elapsed_ns as f64 } else { 0.0 };
     let send_lag_p99_ns = latency.send_lag.as_ref().and_then(|d| d.raw.p99_ns);
-    let ttft_p50 = latency.ttft.as_ref().and_then(|d| d.raw.p50_ns).unwrap_or(0.0);
-    let late_limit_ns = LATE_NS.max(LATE_SHARE * ttft_p50);
+    // What comes whole has no first token; late is late against what a user waits for.
+    let wait = latency.ttft.as_ref().or(latency.e2e_last.as_ref());
+    let wait_p50 = wait.and_then(|d| d.raw.p50_ns).unwrap_or(0.0);
+    let late_limit_ns = LATE_NS.max(LATE_SHARE * wait_p50);
     let loop_p99 = facts.client.loop_delay_p99_ns as f64;
     let cpu = over_elapsed(facts.client.cpu_ns);
     let steal = over_elapsed(facts.client.steal_ns) / f64::from(cores.max(1));

@@ -89,7 +89,7 @@ async fn converse(stream: &mut TcpStream, shared: &Shared) -> io::Result<()> {
             return websocket::serve(stream, shared, key, reader.rest()).await;
         }
         let goes_on = match (request.method.as_str(), request.path.as_str()) {
-            ("POST", EMBEDDINGS) => embed(stream, shared, &request, read).await?,
+            ("POST", EMBEDDINGS) => embed(stream, shared, &request, read, reused).await?,
             ("POST", TOKENIZE) => {
                 stream.write_all(&told(reading::tokenize(&request))).await?;
                 true
@@ -132,12 +132,23 @@ fn told(answered: Result<String, String>) -> Vec<u8> {
     }
 }
 
-/// An embedding, whole when a first token would be due. Only faults before the answer can strike.
-async fn embed(stream: &mut TcpStream, shared: &Shared, request: &Request, read: At) -> io::Result<bool> {
+/// An embedding, whole when a first token would be due. Only faults before the answer can strike. False when the
+/// connection is over.
+async fn embed(
+    stream: &mut TcpStream,
+    shared: &Shared,
+    request: &Request,
+    read: At,
+    reused: bool,
+) -> io::Result<bool> {
     let number = shared.next_number();
     let _running = Running::of(shared);
-    let mut entry = Entry::new(request.id.clone(), shared.monotonic_ns(read), None, shared.log.clone());
+    let fault = shared.config.faults.draw(&mut shared.stream(number, 1), reused);
+    let mut entry = Entry::new(request.id.clone(), shared.monotonic_ns(read), fault, shared.log.clone());
     let mut timetable = Timetable::new(&shared.config.timing, read, shared.stream(number, 0));
+    if let Some(goes_on) = strike(stream, fault).await? {
+        return Ok(goes_on);
+    }
     let answered = reading::embeddings(request, &shared.config.model).map(|(tokens, body)| {
         shared.counts.count_prompt(tokens);
         body
@@ -178,6 +189,29 @@ impl Drop for Running<'_> {
     }
 }
 
+/// What a fault does before there is an answer: true when the connection goes on. `None` when none struck.
+async fn strike(stream: &mut TcpStream, fault: Option<Fault>) -> io::Result<Option<bool>> {
+    let status = |status, headers: &str, words: &str| {
+        answer(status, "application/json", headers, &openai::error(words, status))
+    };
+    match fault {
+        Some(Fault::CloseReused) => Ok(Some(false)),
+        Some(Fault::ResetBeforeHeaders) => {
+            stream.set_zero_linger()?;
+            Ok(Some(false))
+        }
+        Some(Fault::Http429) => {
+            stream.write_all(&status(429, "retry-after: 1\r\n", "too many requests")).await?;
+            Ok(Some(true))
+        }
+        Some(Fault::Http500) => {
+            stream.write_all(&status(500, "", "internal error")).await?;
+            Ok(Some(true))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// False when the connection is over.
 async fn generate(
     stream: &mut TcpStream,
@@ -192,29 +226,13 @@ async fn generate(
     let entry = Entry::new(request.id.clone(), shared.monotonic_ns(read), fault, shared.log.clone());
     let timetable = Timetable::new(&shared.config.timing, read, shared.stream(number, 0));
     shared.alarms.until(timetable.at_work()).await;
-    let status = |status, headers: &str, words: &str| {
-        answer(status, "application/json", headers, &openai::error(words, status))
-    };
-    match fault {
-        Some(Fault::CloseReused) => return Ok(false),
-        Some(Fault::ResetBeforeHeaders) => {
-            stream.set_zero_linger()?;
-            return Ok(false);
-        }
-        Some(Fault::Http429) => {
-            stream.write_all(&status(429, "retry-after: 1\r\n", "too many requests")).await?;
-            return Ok(true);
-        }
-        Some(Fault::Http500) => {
-            stream.write_all(&status(500, "", "internal error")).await?;
-            return Ok(true);
-        }
-        _ => {}
+    if let Some(goes_on) = strike(stream, fault).await? {
+        return Ok(goes_on);
     }
     let asked = match Asked::read(request) {
         Ok(asked) => asked,
         Err(words) => {
-            stream.write_all(&status(400, "", &words)).await?;
+            stream.write_all(&told(Err(words))).await?;
             return Ok(true);
         }
     };

@@ -140,4 +140,14 @@ fn embeddings_come_whole() {
         );
         assert_eq!(record.prompt_tokens, record.prompt_tokens_requested);
     }
+    for (fault, outcome) in [
+        (Fault::Http429, Outcome::Http),
+        (Fault::Http500, Outcome::Http),
+        (Fault::ResetBeforeHeaders, Outcome::NoResponse),
+    ] {
+        let config = MockConfig { faults: Faults::always(fault), ..MockConfig::new(quick()) };
+        for record in driven(config, Protocol::OpenAiEmbeddings) {
+            assert_eq!(record.outcome, outcome, "{fault:?}: {record:?}");
+        }
+    }
 }

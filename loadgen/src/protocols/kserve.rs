@@ -1,27 +1,20 @@
 //! `POST /v2/models/MODEL/infer` of the Open Inference Protocol (KServe v2), as Triton's TensorRT-LLM ensemble takes it:
 //! named tensors in, named tensors out, everything in one answer. When its first token was made nobody can see.
 
-use llmlab_results::record::CountSource;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, json, text};
+use super::{Delta, StreamEvent, Usage, Wire, error_in, json, text, triton};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
 pub(super) const WIRE: Wire = Wire {
     name: "kserve",
     path: "/v2/models/{model}/infer",
-    key: KeyHeader::Bearer,
     framing: Framing::Json,
-    end_mark: None,
-    counts: CountSource::ServerDetail,
-    generates: Generates::Tokens,
-    takes_token_ids: false,
-    takes_adapters: false,
-    names_model: true,
     body,
     parse,
+    ..triton::WIRE
 };
 
 fn body(_model: &str, request: &PlannedRequest) -> Vec<u8> {
