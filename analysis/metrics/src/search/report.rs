@@ -173,10 +173,7 @@ impl TriedValue {
             dir: dir.to_owned(),
             decision: decide(&trials, most_trials),
             trials,
-            curve: analysis
-                .targets
-                .first()
-                .map_or_else(CurvePoint::default, |t| CurvePoint::of(t, offered_rps)),
+            curve: CurvePoint::of(&analysis.trials, offered_rps),
             untrusted: untrusted.collect(),
         }
     }
