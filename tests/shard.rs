@@ -113,6 +113,15 @@ fn two_processes_send_one_schedule_and_their_runs_are_joined() {
 
     let again = llmlab(dir.path()).args(["report", "--json"]).arg(&run).output().unwrap();
     assert_eq!(stdout(&again), stdout(&joined));
+    let as_others =
+        llmlab(dir.path()).args(["report", "--json", "--compat", "vllm,mlperf"]).arg(&run).output().unwrap();
+    let analysis: serde_json::Value = serde_json::from_str(&stdout(&as_others)).unwrap();
+    assert_eq!(analysis.pointer("/compat/1/tool").unwrap(), "mlperf");
+    let first = analysis.pointer("/compat/0/trials/0/rows/0").unwrap();
+    assert_eq!(
+        (&first["name"], &first["value"], &first["ours"]),
+        (&"Successful requests".into(), &37.0.into(), &37.0.into())
+    );
     let missing = llmlab(dir.path()).args(["merge"]).arg(run).output().unwrap();
     assert_eq!(missing.status.code(), Some(2));
     assert!(stderr(&missing).contains("is not the run of a shard"), "{}", stderr(&missing));
