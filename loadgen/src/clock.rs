@@ -30,7 +30,8 @@ impl Clock {
         self.start.elapsed()
     }
 
-    pub(crate) fn deadline(&self, at: At) -> tokio::time::Instant {
+    /// `at` as tokio has it.
+    pub fn deadline(&self, at: At) -> tokio::time::Instant {
         // A time too far away to express is no deadline; a year is as good.
         let far = Duration::from_secs(366 * 24 * 3600);
         tokio::time::Instant::from_std(self.start + at.min(far))
