@@ -4,8 +4,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use crate::knobs::{Default, KNOBS, Kind, Knob, POLICIES};
-use crate::resolve::{DISTRIBUTIONS, POPULARITIES, PROCESSES, PROTOCOLS};
-use crate::scenario::Scenario;
+use crate::resolve::{CONVERSATIONS, DISTRIBUTIONS, POPULARITIES, PROCESSES, PROTOCOLS};
+use crate::scenario::{DistributionTable, Scenario};
 use crate::spec::CLAIM_METRICS;
 use crate::templates::TEMPLATES;
 use crate::traffic;
@@ -53,6 +53,26 @@ fn remove_null(schema: &mut Value) {
 
 pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "pattern": DURATION_PATTERN, "examples": ["200ms", "1.5s"] })
+}
+
+/// One duration, or the least and the most.
+pub(crate) fn pause(generator: &mut SchemaGenerator) -> Schema {
+    let one = duration(generator);
+    json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 2, "maxItems": 2 }] })
+}
+
+pub(crate) fn conversation(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": CONVERSATIONS })
+}
+
+pub(crate) fn anything(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({})
+}
+
+/// A number of tokens, or a distribution.
+pub(crate) fn ask_length(generator: &mut SchemaGenerator) -> Schema {
+    let table = generator.subschema_for::<DistributionTable>();
+    json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, table] })
 }
 
 pub(crate) fn traffic(_: &mut SchemaGenerator) -> Schema {
