@@ -2,7 +2,7 @@
 //!
 //! Knows no metric, no server and no clock: times arrive in the records, `now` arrives as a parameter.
 //!
-//! Reading order: [`record`], [`step`] and [`manifest`] are the data; [`journal`] is the line format that survives a
+//! Reading order: [`record`], [`step`], [`journey`] and [`manifest`] are the data; [`journal`] is the line format that survives a
 //! crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole or broken; [`parquet`] exports it.
 //!
 //! ```text
@@ -24,6 +24,7 @@
 //! ```
 
 pub mod journal;
+pub mod journey;
 pub mod manifest;
 pub mod parquet;
 pub mod read;

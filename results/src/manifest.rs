@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::journey::JourneyFacts;
+
 pub const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -177,6 +179,9 @@ pub struct TrialFacts {
     pub elapsed_ns: u64,
     pub client: ClientFacts,
     pub complete: bool,
+    /// Where the trial's requests came from users who take steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journey: Option<JourneyFacts>,
 }
 
 /// What the client knows about itself: the evidence for the trust verdict.

@@ -165,6 +165,7 @@ fn schema(table: &'static str, columns_of: fn(&TrialFiles) -> Vec<Column>) -> Re
             elapsed_ns: 0,
             client: ClientFacts::default(),
             complete: true,
+            journey: None,
         },
         records: Vec::new(),
         steps: Vec::new(),

@@ -5,7 +5,7 @@
 //! Each metric is defined in `definitions.md` beside this crate's manifest.
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
-//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
+//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`journey`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
 //! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
 
@@ -15,6 +15,7 @@ pub mod compare;
 pub mod cost;
 pub mod engine_log;
 pub mod frame;
+pub mod journey;
 pub mod latency;
 pub mod metric;
 pub mod quantile;

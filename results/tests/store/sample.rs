@@ -40,6 +40,7 @@ pub fn facts(dir: &str, start_monotonic_ns: u64) -> TrialFacts {
         elapsed_ns: 0,
         client: ClientFacts::default(),
         complete: false,
+        journey: None,
     }
 }
 

@@ -3,11 +3,12 @@
 //!
 //! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words), [`terminal`], [`series`] (points for
 //! charts), [`svg`] and [`charts`], [`composition`] (the batch step by step), [`page`] (Markdown and HTML),
-//! [`sweep`] (the table of a sweep).
+//! [`journey`] (the steps of users), [`sweep`] (the table of a sweep).
 
 pub mod charts;
 pub mod composition;
 pub mod format;
+pub mod journey;
 pub mod page;
 pub mod series;
 pub mod svg;

@@ -8,6 +8,7 @@ use crate::compare::{Difference, Spread, verdict_parts};
 use crate::metric::Metric;
 use crate::rates::outcome_words;
 use crate::report::format::{duration, range, si, value};
+use crate::report::journey::{self, JourneyView, journeys};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct View {
@@ -27,6 +28,9 @@ pub struct View {
     pub has_failures: bool,
     pub slo: Vec<Row>,
     pub errors: Vec<Vec<String>>,
+    pub journeys: Vec<JourneyView>,
+    pub journey_note: &'static str,
+    pub goose_note: &'static str,
     pub roofline: Vec<RooflineView>,
     pub roofline_host: Option<String>,
     pub token_counts: Vec<(String, String)>,
@@ -113,6 +117,9 @@ pub fn view(a: &Analysis) -> View {
         has_failures: a.trials.iter().any(|t| t.requests.failed > 0),
         slo: slo_rows(a),
         errors: error_rows(a),
+        journeys: journeys(a),
+        journey_note: journey::NOTE,
+        goose_note: journey::GOOSE_NOTE,
         roofline: roofline_views(a),
         roofline_host: a.setting.roofline.as_ref().map(roofline_host),
         token_counts: token_counts(a),

@@ -69,6 +69,7 @@ pub fn trial(target: &str, repeat: u32, records: Vec<RequestRecord>) -> Trial {
             elapsed_ns: 10_000 * MS,
             client: ClientFacts::default(),
             complete: true,
+            journey: None,
         },
         records,
         steps: Vec::new(),
