@@ -9,6 +9,7 @@ mod commands;
 mod detect;
 mod exit;
 mod host;
+mod journey;
 mod live;
 mod mock_words;
 mod parent;

@@ -6,6 +6,7 @@ mod doctor;
 mod explain;
 mod fit;
 mod init;
+mod journey_client;
 mod mock;
 mod models;
 mod replay;
@@ -27,6 +28,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Simulate(args) => simulate::simulate(args),
         Command::Serve(args) => serve::serve(args),
         Command::Supervise(args) => supervise::supervise(args),
+        Command::JourneyClient => journey_client::journey_client(),
         Command::Mock(args) => mock::mock(args),
         Command::Replay(args) => replay::replay(args),
         Command::Models(command) => models::models(command),

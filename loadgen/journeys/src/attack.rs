@@ -1,7 +1,7 @@
 //! The journey as a goose attack: a scenario for each flow, a transaction for each step.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use goose::client::GooseClientBuilder;
@@ -11,7 +11,8 @@ use goose::goose::{
 };
 use goose::metrics::{GooseMetrics, GooseRequestMetricTimingData};
 use goose::{GooseAttack, GooseError};
-use llmlab_loadgen::{Address, Clock, Endpoint, chain};
+use llmlab_loadgen::{Address, ClientWatch, Clock, Endpoint, chain};
+use reqwest::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::ask::{Place, ask, planned};
@@ -19,14 +20,18 @@ use crate::client::Events;
 use crate::event::{Event, GooseStep, StepSample};
 use crate::page::{Visited, request, visit};
 use crate::plan::{Action, Flow, JourneyPlan, Step};
-use crate::session::{Session, equip};
+use crate::session::Session;
 
 /// What all users share.
 pub(crate) struct Shared {
     pub plan: JourneyPlan,
     pub endpoint: Endpoint,
     pub address: Address,
+    /// By user.
+    pub clients: Vec<Client>,
     pub clock: Clock,
+    /// Starts with the first step, because what goose does before delays nobody.
+    pub watch: Mutex<Option<ClientWatch>>,
     pub events: Arc<Events>,
     /// Fires when steps in flight are given up.
     pub abandon: CancellationToken,
@@ -44,6 +49,15 @@ pub(crate) fn words(error: &GooseError) -> String {
     }
 }
 
+impl Shared {
+    fn begin_watch(&self) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if watch.is_none() {
+            *watch = ClientWatch::start(self.clock).ok();
+        }
+    }
+}
+
 pub(crate) async fn attack(shared: Arc<Shared>) -> Result<GooseMetrics, GooseError> {
     let plan = &shared.plan;
     let mut configuration = GooseConfiguration::default();
@@ -54,8 +68,7 @@ pub(crate) async fn attack(shared: Arc<Shared>) -> Result<GooseMetrics, GooseErr
     configuration.quiet = 2;
     configuration.no_print_metrics = true;
     configuration.no_telnet = true;
-    configuration.no_websocket = true;
-    // The users' own clients come later, with cookies; one shared client keeps goose from building one each.
+    // Users have our clients, with cookies; one shared client keeps goose from building one each.
     let mut attack = GooseAttack::initialize_with_config(configuration)?
         .set_client_builder_without_cookies(GooseClientBuilder::new().without_cookies())?;
     for (index, flow) in (0..).zip(&plan.flows) {
@@ -87,7 +100,8 @@ async fn take(shared: &Shared, flow: u32, step: u32, user: &mut GooseUser) -> Tr
     let mut session = user.get_session_data_mut::<Session>().map(std::mem::take).unwrap_or_default();
     let place =
         Place { flow, step, user: user.weighted_users_index as u32, iteration: user.get_iterations() as u32 };
-    let taken = within(shared, place, user, &mut session).await;
+    shared.begin_watch();
+    let taken = within(shared, place, &mut session).await;
     user.set_session_data(session);
     let steps = &shared.plan.flows[flow as usize].steps;
     if step as usize + 1 == steps.len() {
@@ -123,7 +137,7 @@ struct Taken {
 }
 
 /// `None` for a step that was skipped, which goose should not count as a request.
-async fn within(shared: &Shared, place: Place, user: &mut GooseUser, session: &mut Session) -> Option<Taken> {
+async fn within(shared: &Shared, place: Place, session: &mut Session) -> Option<Taken> {
     if place.step == 0 {
         session.begin_iteration(place.user, place.iteration);
     }
@@ -143,15 +157,7 @@ async fn within(shared: &Shared, place: Place, user: &mut GooseUser, session: &m
         shared.events.tell(Event::Step(sample));
         return None;
     }
-    if !session.started {
-        if let Err(words) = equip(user, &shared.plan, &shared.address).await {
-            sample.failure = Some(words);
-            session.failed = true;
-            return Some(Taken { sample, status: None });
-        }
-        session.started = true;
-    }
-    let client = user.client.clone();
+    let client = shared.clients.get(place.user as usize).cloned()?;
     let step = &shared.plan.flows[place.flow as usize].steps[place.step as usize];
     let status = match &step.action {
         Action::Ask { input, output, new_conversation } => {

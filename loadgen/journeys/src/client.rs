@@ -3,16 +3,17 @@
 
 use std::io::{BufRead, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use llmlab_loadgen::{ClientWatch, Clock, Observer, chain, prepare_users};
+use llmlab_loadgen::{Clock, Observer, chain, prepare_users};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::attack::{Shared, attack, figures, ns, words};
 use crate::event::{End, Event};
 use crate::plan::JourneyPlan;
+use crate::session::clients;
 
 /// A plan is a few kilobytes; a longer line is none.
 const MAX_PLAN_BYTES: u64 = 64 << 20;
@@ -128,16 +129,18 @@ async fn journey(plan: JourneyPlan, events: Arc<Events>, stop: CancellationToken
     let endpoint = plan.endpoint.endpoint()?;
     let address = endpoint.address().await.map_err(|error| chain(&error))?;
     prepare_users(plan.users()).map_err(|error| chain(&error))?;
+    let clients = clients(&plan, &address)?;
     let clock = Clock::start();
     events.tell(Event::Started { start_monotonic_ns: clock.start_monotonic_ns });
-    let watch = ClientWatch::start(clock).map_err(|error| error.to_string())?;
     let abandon = CancellationToken::new();
     tokio::spawn(give_up(stop, abandon.clone(), plan.drain));
     let shared = Arc::new(Shared {
         plan,
         endpoint,
         address,
+        clients,
         clock,
+        watch: Mutex::new(None),
         events,
         abandon,
         next_index: AtomicU64::new(0),
@@ -146,6 +149,8 @@ async fn journey(plan: JourneyPlan, events: Arc<Events>, stop: CancellationToken
     });
     let metrics = attack(Arc::clone(&shared)).await.map_err(|error| words(&error))?;
     let plan = &shared.plan;
+    let watch = shared.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let watch = watch.ok_or("no step was taken")?;
     let wanted = u64::from(plan.users()) * u64::from(plan.iterations);
     Ok(Event::Ended(End {
         elapsed_ns: shared.last_end_ns.load(Ordering::Relaxed),
