@@ -38,10 +38,10 @@ impl Protocol {
         if reader.push(body, &mut events).is_ok() {
             reader.finish(&mut events);
         }
-        let texts = events.iter().filter_map(|data| self.text_in(&serde_json::from_str(data).ok()?));
+        let mut texts = events.iter().filter_map(|data| self.text_in(&serde_json::from_str(data).ok()?));
         match self {
             // Its events repeat what came before.
-            Protocol::SgLang => texts.last().unwrap_or_default(),
+            Protocol::SgLang => texts.next_back().unwrap_or_default(),
             _ => texts.collect(),
         }
     }
