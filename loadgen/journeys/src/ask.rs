@@ -101,10 +101,15 @@ pub(crate) async fn ask(
     };
     let record = exchange.finish(end);
     if let (true, Prompt::Text(prompt)) = (record.outcome.is_success(), &request.prompt) {
-        let answer = shared.endpoint.protocol.answer_text(&body);
+        let answer = printable(&shared.endpoint.protocol.answer_text(&body));
         session.conversation.turns.push(Turn { prompt: prompt.clone(), answer });
     }
     record
+}
+
+/// A model may write a NUL, which servers refuse in a prompt.
+fn printable(answer: &str) -> String {
+    answer.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
 async fn converse(

@@ -100,7 +100,7 @@ fn pause(written: &Spanned<toml::Value>) -> Result<(Duration, Duration), Finding
         value => duration(value).map(|fixed| (fixed, fixed)),
     };
     // Goose waits in whole milliseconds.
-    let whole = |d: Duration| d.subsec_nanos() % 1_000_000 == 0;
+    let whole = |d: Duration| d.subsec_nanos().is_multiple_of(1_000_000);
     match pause {
         Some((least, most)) if least > most => Err(wrong().label("the least is more than the most")),
         Some((least, most)) if !whole(least) || !whole(most) => {
