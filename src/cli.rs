@@ -56,6 +56,9 @@ Examples:
     /// Run a server until standard input closes, then end it with all it started; `llmlab run` does so for command targets
     #[command(hide = true)]
     Supervise(SuperviseArgs),
+    /// Make the users' journeys of a plan on standard input and tell of them on standard output; `llmlab run` does so
+    #[command(hide = true)]
+    JourneyClient,
     /// Serve tokens at known times, with faults on request, to check a client; or check a run against what was served
     #[command(after_help = "\
 Examples:

@@ -9,6 +9,7 @@ mod commands;
 mod detect;
 mod exit;
 mod host;
+mod journey;
 mod live;
 mod machine;
 mod mock_words;

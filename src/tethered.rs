@@ -20,6 +20,8 @@ const LAST_BYTES: u64 = 16 << 10;
 pub enum Role {
     /// Our own server. Nothing of it remains when it is killed.
     Engine,
+    /// Our own client, in a process because of what goose does to one.
+    Client,
     /// `llmlab supervise` around somebody's server: killed, it could no longer stop what it started.
     Supervisor,
 }
@@ -69,6 +71,11 @@ impl Tethered {
         self.child.id()
     }
 
+    /// For a child that is told something first; it ends when this is dropped.
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.stdin.take()
+    }
+
     pub fn log(&self) -> &Path {
         &self.log
     }
@@ -98,7 +105,7 @@ impl Tethered {
             Some(status) if status.success() => Ok(()),
             Some(status) => {
                 let how = match self.role {
-                    Role::Engine => format!("the engine failed ({status})"),
+                    Role::Engine | Role::Client => format!("{} failed ({status})", self.role.name()),
                     Role::Supervisor => "the server did not run to the end".to_string(),
                 };
                 Err(Failure::target(format!("{how}; {}", self.last_words())))
@@ -133,7 +140,7 @@ impl Drop for Tethered {
         if self.role == Role::Supervisor && matches!(self.end(), Ok(Some(_))) {
             return;
         }
-        if self.role == Role::Engine {
+        if matches!(self.role, Role::Engine | Role::Client) {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
@@ -144,6 +151,7 @@ impl Role {
     fn name(self) -> &'static str {
         match self {
             Role::Engine => "the engine",
+            Role::Client => "the journeys' client",
             Role::Supervisor => "the server",
         }
     }

@@ -15,6 +15,7 @@ const EDGES: &[(&str, &str, &[&str])] = &[
     ("engine/server", "llmlab-server", &["llmlab-core", "llmlab-models"]),
     ("loadgen", "llmlab-loadgen", &["llmlab-results"]),
     ("loadgen/mock", "llmlab-mock", &["llmlab-loadgen", "llmlab-results"]),
+    ("loadgen/journeys", "llmlab-journeys", &["llmlab-loadgen", "llmlab-results"]),
     ("analysis/metrics", "llmlab-metrics", &["llmlab-results"]),
     (
         "analysis/sim",

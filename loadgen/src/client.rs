@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::Answer;
 use crate::clock::Clock;
 use crate::driver::Observer;
-use crate::endpoint::{Endpoint, RequestTemplate, request_id};
+use crate::endpoint::{Endpoint, RequestTemplate, Timeouts, request_id};
 use crate::framing::Framing;
 use crate::http::{Pool, Sender};
 use crate::issuer::At;
@@ -34,7 +34,7 @@ use crate::workload::PlannedRequest;
 /// More than any stream of tokens; see also the limit of a single event in `answer`.
 pub(crate) const MAX_RESPONSE_BYTES: u64 = 1 << 30;
 /// How much of an error page is read for its words.
-const MAX_SNIPPET_BYTES: usize = 4096;
+pub(crate) const MAX_SNIPPET_BYTES: usize = 4096;
 /// How long the rest of an error page, or of a stream after its terminator, may take before the connection is dropped.
 const MAX_REST: Duration = Duration::from_secs(1);
 /// Characters of `RequestRecord::error`.
@@ -72,7 +72,7 @@ impl Client<'_> {
             }
         };
         let mut record = Box::new(tally.finish(end));
-        record.error = record.error.take().map(|words| self.presentable(&words));
+        record.error = record.error.take().map(|words| presentable(self.endpoint, &words));
         record
     }
 
@@ -163,8 +163,8 @@ impl Client<'_> {
         let mut answer = Answer::new(self.endpoint.protocol.wire(), self.observer);
         let mut received_bytes = 0;
         loop {
-            let (deadline, on_expiry) = self.patience(tally);
-            let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else {
+            let (until, on_expiry) = patience(self.endpoint.timeouts, &tally.record);
+            let Ok(frame) = tokio::time::timeout_at(self.clock.deadline(until), body.frame()).await else {
                 return Err(on_expiry());
             };
             // Taken before parsing: all events of one frame share the time they arrived at.
@@ -184,30 +184,8 @@ impl Client<'_> {
                 self.recycle(sender, body);
                 return Ok(());
             }
-            if received_bytes > MAX_RESPONSE_BYTES {
-                let words = format!("response is larger than {MAX_RESPONSE_BYTES} bytes");
-                return Err(Failure::new(Outcome::TooLarge, words));
-            }
+            within_limit(received_bytes)?;
         }
-    }
-
-    /// Until when the next frame may take, and what it means when it does not come.
-    pub(crate) fn patience(&self, tally: &Tally) -> (tokio::time::Instant, impl FnOnce() -> Failure + use<>) {
-        let timeouts = self.endpoint.timeouts;
-        let last_token = tally.record.last_token_ns();
-        let (since_ns, wait) = match last_token {
-            None => (tally.record.sent_ns.unwrap_or(0), timeouts.first_token),
-            Some(at_ns) => (at_ns, timeouts.inter_token),
-        };
-        let deadline = self.clock.deadline(Duration::from_nanos(since_ns).saturating_add(wait));
-        let expired = move || match last_token {
-            None => first_token_timeout(wait),
-            Some(_) => {
-                let words = format!("inter-token timeout: no token within {wait:?} of the last one");
-                Failure::new(Outcome::Timeout, words)
-            }
-        };
-        (deadline, expired)
     }
 
     /// Reads what follows the terminator in the background and keeps the connection, if that is soon over.
@@ -240,24 +218,29 @@ impl Client<'_> {
         };
         // Partial words are better than none.
         let _ = tokio::time::timeout(MAX_REST, reading).await;
-        match serde_json::from_slice::<Value>(&bytes) {
-            Ok(json) => error_words(json.get("error").unwrap_or(&json)),
-            Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
-        }
+        said(&bytes)
     }
+}
 
-    /// `words` fit for a record: no key, no control characters (a terminal would obey them), bounded.
-    fn presentable(&self, words: &str) -> String {
-        let words = match &self.endpoint.api_key {
-            Some(key) => key.redact(words),
-            None => words.to_owned(),
-        };
-        words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERROR_CHARS).collect()
+/// `words` fit for a record: no key, no control characters (a terminal would obey them), bounded.
+pub(crate) fn presentable(endpoint: &Endpoint, words: &str) -> String {
+    let words = match &endpoint.api_key {
+        Some(key) => key.redact(words),
+        None => words.to_owned(),
+    };
+    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERROR_CHARS).collect()
+}
+
+/// A server's own words where the body is a JSON error, else the body.
+pub(crate) fn said(body: &[u8]) -> String {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(json) => error_words(json.get("error").unwrap_or(&json)),
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
     }
 }
 
 /// Why a response is not the stream that was asked for.
-fn not_a_stream(status: StatusCode, headers: &HeaderMap, framing: Framing) -> Option<Failure> {
+pub(crate) fn not_a_stream(status: StatusCode, headers: &HeaderMap, framing: Framing) -> Option<Failure> {
     let text = |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
     if status.is_redirection() {
         return Some(Failure::new(Outcome::Http, format!("HTTP {status}; redirects are not followed")));
@@ -290,8 +273,33 @@ fn not_a_stream(status: StatusCode, headers: &HeaderMap, framing: Framing) -> Op
     }
 }
 
+/// Until when the next frame may take, and what it means when it does not come.
+pub(crate) fn patience(timeouts: Timeouts, record: &RequestRecord) -> (At, impl FnOnce() -> Failure + use<>) {
+    let last_token = record.last_token_ns();
+    let (since_ns, wait) = match last_token {
+        None => (record.sent_ns.unwrap_or(0), timeouts.first_token),
+        Some(at_ns) => (at_ns, timeouts.inter_token),
+    };
+    let expired = move || match last_token {
+        None => first_token_timeout(wait),
+        Some(_) => {
+            let words = format!("inter-token timeout: no token within {wait:?} of the last one");
+            Failure::new(Outcome::Timeout, words)
+        }
+    };
+    (Duration::from_nanos(since_ns).saturating_add(wait), expired)
+}
+
 pub(crate) fn first_token_timeout(wait: Duration) -> Failure {
     Failure::new(Outcome::Timeout, format!("first-token timeout: none within {wait:?} of sending"))
+}
+
+pub(crate) fn within_limit(received_bytes: u64) -> Result<(), Failure> {
+    if received_bytes > MAX_RESPONSE_BYTES {
+        let words = format!("response is larger than {MAX_RESPONSE_BYTES} bytes");
+        return Err(Failure::new(Outcome::TooLarge, words));
+    }
+    Ok(())
 }
 
 /// A connection that failed after the request was handed to it; `outcome` unless it brought bytes that are not HTTP.
@@ -303,7 +311,7 @@ fn broken(error: &hyper::Error, outcome: Outcome, place: &str) -> Failure {
 }
 
 /// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

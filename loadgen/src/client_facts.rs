@@ -41,6 +41,28 @@ impl Baseline {
     }
 }
 
+/// Watches a client that is not this crate's own: what it costs, and how late the event loop runs that it shares.
+#[derive(Debug)]
+pub struct ClientWatch {
+    baseline: Baseline,
+    done: CancellationToken,
+    beats: JoinHandle<Vec<u64>>,
+}
+
+impl ClientWatch {
+    /// Must be called inside a tokio runtime.
+    pub fn start(clock: Clock) -> std::io::Result<Self> {
+        let done = CancellationToken::new();
+        let beats = heartbeat(clock, done.clone())?;
+        Ok(ClientWatch { baseline: Baseline::take(), done, beats })
+    }
+
+    pub async fn finish(self) -> ClientFacts {
+        self.done.cancel();
+        self.baseline.facts(self.beats.await.unwrap_or_default())
+    }
+}
+
 /// A task that wants to wake every 10 ms and notes how late it was. Ends with the token, giving its notes.
 pub(crate) fn heartbeat(clock: Clock, stop: CancellationToken) -> std::io::Result<JoinHandle<Vec<u64>>> {
     let mut pacer = Pacer::new(clock)?;

@@ -58,7 +58,8 @@ impl Clock {
         self.start.elapsed()
     }
 
-    pub(crate) fn deadline(&self, at: At) -> tokio::time::Instant {
+    /// `at` as tokio has it.
+    pub fn deadline(&self, at: At) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.start + at.min(FAR))
     }
 }

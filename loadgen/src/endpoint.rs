@@ -52,6 +52,37 @@ impl Endpoint {
     }
 }
 
+/// Where another HTTP client finds the endpoint, and what it must send along.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// Of the server's pages; a path that starts with '/' follows.
+    pub base: String,
+    /// Where the protocol's requests go.
+    pub url: String,
+    /// Of every request of the protocol, the key among them.
+    pub headers: HeaderMap,
+    /// The server's name and what it resolved to, so that no name is looked up inside a measured request.
+    pub host: String,
+    pub addrs: Vec<SocketAddr>,
+}
+
+impl Endpoint {
+    pub async fn address(&self) -> Result<Address, DriveError> {
+        let server = Server::resolve(&self.base_url).await?;
+        let mut template = RequestTemplate::new(&server, self)?;
+        template.headers.remove(header::HOST);
+        let scheme = if server.https { "https" } else { "http" };
+        let at = |path: &str| format!("{scheme}://{}{path}", server.authority);
+        Ok(Address {
+            base: at(&server.target("")),
+            url: at(&template.target.to_string()),
+            headers: template.headers,
+            host: server.host().to_owned(),
+            addrs: server.addrs,
+        })
+    }
+}
+
 fn secret_value(text: &str) -> Result<HeaderValue, DriveError> {
     let mut value = HeaderValue::from_str(text).map_err(|_| DriveError::ApiKey)?;
     value.set_sensitive(true);
@@ -130,7 +161,13 @@ impl Secret {
         Secret(key.into())
     }
 
-    pub(crate) fn header(&self) -> Result<HeaderValue, DriveError> {
+    /// The key itself, for handing it to a process of ours. Never for a log, a file or a command line.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// As a bearer token.
+    pub fn header(&self) -> Result<HeaderValue, DriveError> {
         secret_value(&format!("Bearer {}", self.0))
     }
 

@@ -17,6 +17,15 @@ pub(crate) fn prepare(workload: &Workload) -> Result<(), DriveError> {
         // Twice: a connection may still be draining when its user opens the next.
         Mode::Closed { users, .. } => (requests.min(2 * u64::from(users)), true),
     };
+    raise(sockets, certain)
+}
+
+/// The same for users whose requests are another client's.
+pub fn prepare_users(users: u32) -> Result<(), DriveError> {
+    raise(2 * u64::from(users), true)
+}
+
+fn raise(sockets: u64, certain: bool) -> Result<(), DriveError> {
     let limit = getrlimit(Resource::Nofile);
     let (raise_to, refuse) = decide(sockets + OTHERS, limit.current, limit.maximum);
     if let Some(soft) = raise_to {

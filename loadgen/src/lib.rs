@@ -11,6 +11,7 @@
 //! 3. `protocols`, [`sse`], [`ndjson`], `framing`, `tally`, `answer`: bytes of a response to token events of a record. Pure.
 //! 4. [`endpoint`], `http` (with `counted`), `tls`, `client`, `websocket`: one request over one connection; `control`: questions outside the timed path.
 //! 5. [`driver`] (with `clock`, `pacing`, `client_facts`, `fd_limit`): the wall clock, and the loop around it all.
+//!    `exchange` and `transcript`: the same for a request that another HTTP client carries (`loadgen/journeys`).
 //! 6. [`detect`]: which server answers, and so which protocol to speak. Pure.
 //! 7. [`prometheus`], `scrape`, [`saturation`]: the server's own gauges, and how much load a server can take.
 //! 8. `prompt_fit`, `tokenizer`: text prompts as long as they should be, by the server's own count.
@@ -25,6 +26,7 @@ mod counted;
 pub mod detect;
 pub mod driver;
 pub mod endpoint;
+mod exchange;
 mod fd_limit;
 mod framing;
 mod http;
@@ -45,14 +47,19 @@ mod streams;
 mod tally;
 mod tls;
 mod tokenizer;
+mod transcript;
 mod websocket;
 pub mod workload;
 
 pub use arrivals::Arrivals;
+pub use client::chain;
+pub use client_facts::ClientWatch;
 pub use clock::Clock;
 pub use control::{date, get};
 pub use driver::{DriveError, DriveFacts, DriveOptions, Ended, Observer, Silent, drive, drive_with};
-pub use endpoint::{Endpoint, Protocol, Secret, Timeouts, request_id};
+pub use endpoint::{Address, Endpoint, Protocol, Secret, Timeouts, request_id};
+pub use exchange::Exchange;
+pub use fd_limit::prepare_users;
 pub use issuer::{At, Issuer};
 pub use lengths::{LengthDist, Lengths, TraceRow};
 pub use pacing::Pacer;
@@ -61,7 +68,9 @@ pub use prompt_fit::{Fitted, fit_prompts};
 pub use prompts::PromptStyle;
 pub use scrape::Scrape;
 pub use shard::Shard;
-pub use tls::check_ca_file;
+pub use tally::Failure;
+pub use tls::{check_ca_file, tls_config};
+pub use transcript::{Transcript, Turn};
 pub use workload::{
     Adapter, Adapters, Mode, PlannedRequest, Prefixes, Prompt, RequestShape, Workload, WorkloadConfig,
     WorkloadError, generate, shapes,

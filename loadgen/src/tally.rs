@@ -14,13 +14,13 @@ use crate::workload::{PlannedRequest, Prompt};
 
 /// Why a request did not end well.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub struct Failure {
     pub outcome: Outcome,
     pub words: String,
 }
 
 impl Failure {
-    pub(crate) fn new(outcome: Outcome, words: impl Into<String>) -> Self {
+    pub fn new(outcome: Outcome, words: impl Into<String>) -> Self {
         Failure { outcome, words: words.into() }
     }
 }

@@ -36,7 +36,7 @@ impl Tls {
         let host = server.host();
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| DriveError::url(host, "its host cannot be in a certificate"))?;
-        let connector = TlsConnector::from(Arc::new(client_config(ca_file)?));
+        let connector = TlsConnector::from(Arc::new(tls_config(ca_file)?));
         Ok(Some(Tls { connector, name }))
     }
 
@@ -57,7 +57,8 @@ pub fn check_ca_file(ca_file: &Path) -> Result<(), DriveError> {
     roots(Some(ca_file)).map(drop)
 }
 
-fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, DriveError> {
+/// How this crate speaks TLS, for another HTTP client that is to trust the same.
+pub fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, DriveError> {
     // Named, because the process-wide default would depend on what else is linked in.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::answer::{Answer, MAX_EVENT_BYTES};
-use crate::client::{Client, MAX_RESPONSE_BYTES, first_token_timeout};
+use crate::client::{Client, first_token_timeout, patience, within_limit};
 use crate::endpoint::request_id;
 use crate::http::{Duplex, MAX_IDLE};
 use crate::issuer::At;
@@ -107,8 +107,8 @@ impl Client<'_> {
         let answer = Answer::new(self.endpoint.protocol.wire(), self.observer);
         let mut received_bytes = 0;
         loop {
-            let (deadline, on_expiry) = self.patience(tally);
-            let Ok(message) = tokio::time::timeout_at(deadline, socket.next()).await else {
+            let (until, on_expiry) = patience(self.endpoint.timeouts, &tally.record);
+            let Ok(message) = tokio::time::timeout_at(self.clock.deadline(until), socket.next()).await else {
                 return Err(on_expiry());
             };
             let at = self.clock.now();
@@ -121,10 +121,7 @@ impl Client<'_> {
                         self.sockets.lock().push((at, socket));
                         return Ok(End::Done);
                     }
-                    if received_bytes > MAX_RESPONSE_BYTES {
-                        let words = format!("response is larger than {MAX_RESPONSE_BYTES} bytes");
-                        return Err(Failure::new(Outcome::TooLarge, words));
-                    }
+                    within_limit(received_bytes)?;
                 }
                 Some(Ok(Message::Binary(_))) => {
                     return Err(Failure::new(Outcome::Malformed, "a binary frame instead of text"));

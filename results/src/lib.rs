@@ -2,9 +2,9 @@
 //!
 //! Knows no metric, no server and no clock: times arrive in the records, `now` arrives as a parameter.
 //!
-//! Reading order: [`record`], [`step`], [`server_sample`], [`machine_sample`], [`prompt_fit`] and [`manifest`] are the data; [`journal`] is the line
-//! format that survives a crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole or broken;
-//! [`merge`] makes one run of the shards of a schedule; [`parquet`] exports a run.
+//! Reading order: [`record`], [`step`], [`server_sample`], [`machine_sample`], [`prompt_fit`], [`journey`] and [`manifest`] are the data; [`journal`]
+//! is the line format that survives a crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole
+//! or broken; [`merge`] makes one run of the shards of a schedule; [`parquet`] exports a run.
 //!
 //! ```text
 //! results/runs/20261121-101500-vllm-vs-tgi/
@@ -31,6 +31,7 @@
 //! ```
 
 pub mod journal;
+pub mod journey;
 pub mod machine_sample;
 pub mod manifest;
 pub mod merge;

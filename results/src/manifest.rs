@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::journey::JourneyFacts;
 use crate::prompt_fit::PromptFit;
 
 pub use crate::server_sample::{HistogramSample, ServerSample};
@@ -238,6 +239,9 @@ pub struct TrialFacts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_fit: Option<PromptFit>,
     pub complete: bool,
+    /// Where the trial's requests came from users who take steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journey: Option<JourneyFacts>,
 }
 
 /// What the client knows about itself: the evidence for the trust verdict.

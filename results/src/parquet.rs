@@ -166,6 +166,7 @@ fn schema(table: &'static str, columns_of: fn(&TrialFiles) -> Vec<Column>) -> Re
             client: ClientFacts::default(),
             prompt_fit: None,
             complete: true,
+            journey: None,
         },
         records: Vec::new(),
         steps: Vec::new(),

@@ -5,7 +5,7 @@
 //! servers or clocks: whether a preset or a price exists is for whoever runs the spec. Touches the file system only to
 //! read the scenario, its trace, and to see that a model folder exists.
 //!
-//! Reading order: [`scenario`] (what is typed), [`spec`] (what it resolves to), `resolve` (from one to the other),
+//! Reading order: [`scenario`] (what is typed), [`spec`] (what it resolves to), [`journey`] (both, of users who take steps), `resolve` (from one to the other),
 //! [`knobs`] (the engine keys as one table), [`templates`] (command lines of known servers), [`traffic`] and [`trace`] (where lengths come from), [`fit`] (from a log to traffic), [`units`],
 //! [`error`], [`schema`].
 
@@ -15,6 +15,7 @@ use std::path::Path;
 pub mod client_mix;
 pub mod error;
 pub mod fit;
+pub mod journey;
 pub mod knobs;
 pub mod scenario;
 pub mod schema;

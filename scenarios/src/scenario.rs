@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::journey::JourneyTable;
 use crate::schema;
 use crate::units::DurationText;
 
@@ -30,8 +31,11 @@ pub struct Scenario {
     #[schemars(with = "Option<SearchTable>")]
     pub search: Option<Spanned<SearchTable>>,
     pub model: ModelTable,
-    #[schemars(with = "WorkloadTable")]
-    pub workload: Spanned<WorkloadTable>,
+    #[schemars(with = "Option<WorkloadTable>")]
+    pub workload: Option<Spanned<WorkloadTable>>,
+    /// In place of `workload`: users who take steps, such as logging in and asking.
+    #[schemars(with = "Option<JourneyTable>")]
+    pub journey: Option<Spanned<JourneyTable>>,
     /// What is measured. Every target gets the same prompts at the same times.
     #[serde(default)]
     #[schemars(with = "Vec<TargetTable>", required, length(min = 1))]

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::client_mix;
 use crate::knobs::{Default, KNOBS, Kind, Knob, POLICIES};
-use crate::resolve::{DISTRIBUTIONS, FINDS, POPULARITIES, PROCESSES, PROTOCOLS};
-use crate::scenario::Scenario;
+use crate::resolve::{CONVERSATIONS, DISTRIBUTIONS, FINDS, POPULARITIES, PROCESSES, PROTOCOLS};
+use crate::scenario::{DistributionTable, Scenario};
 use crate::spec::CLAIM_METRICS;
 use crate::templates::TEMPLATES;
 use crate::traffic;
@@ -56,6 +56,13 @@ pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "pattern": DURATION_PATTERN, "examples": ["200ms", "1.5s"] })
 }
 
+/// One duration, or the least and the most.
+pub(crate) fn pause(generator: &mut SchemaGenerator) -> Schema {
+    let pair = two_durations(generator);
+    let one = duration(generator);
+    json_schema!({ "anyOf": [one, pair] })
+}
+
 pub(crate) fn two_durations(generator: &mut SchemaGenerator) -> Schema {
     let one = duration(generator);
     json_schema!({ "type": "array", "items": one, "minItems": 2, "maxItems": 2 })
@@ -69,6 +76,20 @@ pub(crate) fn rate_or_ramp(_: &mut SchemaGenerator) -> Schema {
 pub(crate) fn client_mix(_: &mut SchemaGenerator) -> Schema {
     let names: Vec<String> = client_mix::all().into_iter().map(|mix| mix.name).collect();
     json_schema!({ "type": "string", "enum": names })
+}
+
+pub(crate) fn conversation(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": CONVERSATIONS })
+}
+
+pub(crate) fn anything(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({})
+}
+
+/// A number of tokens, or a distribution.
+pub(crate) fn ask_length(generator: &mut SchemaGenerator) -> Schema {
+    let table = generator.subschema_for::<DistributionTable>();
+    json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, table] })
 }
 
 pub(crate) fn traffic(_: &mut SchemaGenerator) -> Schema {

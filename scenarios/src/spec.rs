@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::client_mix::ClientMix;
+pub use crate::journey::{ActionSpec, BodySpec, FlowSpec, JourneySpec, StepSpec};
 
 /// One run of a scenario: the only one, or one of a sweep.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +43,9 @@ pub struct RunSpec {
     pub seed: u64,
     pub model: ModelChoice,
     pub workload: WorkloadSpec,
+    /// In place of independent requests. The workload then says of the asks how many there are and how long the first is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journey: Option<JourneySpec>,
     /// At least one; names are unique.
     pub targets: Vec<TargetSpec>,
     pub slo: SloSpec,

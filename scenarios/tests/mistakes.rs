@@ -232,3 +232,41 @@ fn endpoints_are_checked_and_a_pasted_key_is_not_repeated() {
     let error = endpoint(r#"url = "http://a", api_key_env = "sk-secret""#).unwrap_err();
     assert!(!error.to_string().contains("sk-secret"), "{error}");
 }
+
+const JOURNEY: &str = r#"name = "test"
+[model]
+source = "synthetic:llama-15m"
+[journey]
+users = 4
+[[journey.flow]]
+name = "chat"
+steps = [
+    { name = "log in", post = "/login", save = { token = "/token" } },
+    { name = "ask", ask = { input = 20, output = 10 }, headers = { authorization = "Bearer {token}" } },
+]
+[[target]]
+name = "vllm"
+engine = { policy = "vllm" }
+"#;
+
+macro_rules! journey_mistake {
+    ($name:ident, $line:expr => $replacement:expr) => {
+        #[test]
+        fn $name() {
+            assert!(JOURNEY.contains($line));
+            insta::assert_snapshot!(error_of(&JOURNEY.replacen($line, $replacement, 1)));
+        }
+    };
+}
+
+journey_mistake!(journey_and_workload, "[journey]\n" => "[workload]\ntraffic = \"azure-2023-conversation\"\nrequests = 3\narrivals = { users = 1 }\n[journey]\n");
+journey_mistake!(journey_that_asks_nothing, "ask = { input = 20, output = 10 }" => "get = \"/v1/models\"");
+journey_mistake!(journey_of_a_simulation, "engine = { policy" => "simulate = { hardware = \"h100-sxm\", policy");
+journey_mistake!(step_of_two_kinds, "post = \"/login\"" => "post = \"/login\", get = \"/\"");
+journey_mistake!(step_with_a_key_of_another_kind, "output = 10 }" => "output = 10 }, expect = 200");
+journey_mistake!(value_that_nothing_saves, "{token}" => "{tokem}");
+journey_mistake!(value_without_a_pointer, "\"/token\"" => "\"token\"");
+journey_mistake!(ask_of_no_length, "input = 20" => "input = 0");
+journey_mistake!(ask_with_a_misspelt_distribution, "input = 20" => "input = { distribution = \"unifrom\", min = 1, max = 2 }");
+journey_mistake!(pause_upside_down, "users = 4" => "users = 4\npause = [\"2s\", \"1s\"]");
+journey_mistake!(flow_without_users, "steps = [" => "weight = 1\nsteps = [\n  { name = \"a\", ask = { input = 1, output = 1 } } ]\n[[journey.flow]]\nname = \"all\"\nweight = 100\nsteps = [");

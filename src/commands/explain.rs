@@ -70,11 +70,16 @@ fn explain_run(plan: &Plan) -> Result<(), Failure> {
             plan.model.max_model_len
         );
     }
-    println!("workload  {}", lengths_in_words(plan));
+    match &plan.spec.journey {
+        Some(journey) => crate::journey::explain(journey),
+        None => println!("workload  {}", lengths_in_words(plan)),
+    }
     if let LengthSpec::Quantiles { source, .. } = &plan.spec.workload.lengths {
         println!("          {source}");
     }
-    println!("          {}", workload_in_words(plan, &workload));
+    if plan.spec.journey.is_none() {
+        println!("          {}", workload_in_words(plan, &workload));
+    }
     println!("arrivals  {}", arrivals_in_words(plan));
     if let Some(ShardPlan { shard, start_at }) = &plan.shard {
         let part = shard.of(&workload).map_err(|error| Failure::bad_input(format!("--shard: {error}")))?;
@@ -132,7 +137,7 @@ fn explain_run(plan: &Plan) -> Result<(), Failure> {
             "expected  about {seconds:.0} s in all, from this machine's roofline; a guess within a factor of two"
         ),
         None if plan.all_simulated() => println!("expected  virtual time: nothing is waited for"),
-        None => println!("expected  duration unknown: it depends on the server"),
+        None => println!("expected  duration unknown: it depends on the server and its users"),
     }
     Ok(())
 }
@@ -161,6 +166,9 @@ fn plan_rate(plan: &Plan) -> Option<f64> {
 
 /// Work divided by what the machine can do, per trial, or the schedule's own length when that is longer.
 fn expected_seconds(plan: &Plan, workload: &Workload) -> Option<f64> {
+    if plan.spec.journey.is_some() {
+        return None;
+    }
     let tokens = (workload.prompt_tokens_total() + workload.output_tokens_total()) as f64;
     let schedule_s = plan_rate(plan).map_or(0.0, |rps| workload.requests.len() as f64 / rps);
     let mut total = 0.0;
@@ -184,6 +192,9 @@ fn compute_seconds(plan: &Plan, target: &PlannedTarget, tokens: f64) -> Option<f
 }
 
 pub fn lengths_in_words(plan: &Plan) -> String {
+    if let Some(journey) = &plan.spec.journey {
+        return crate::journey::in_words(journey);
+    }
     let w = &plan.spec.workload;
     let scaled = if w.scale_input == 1.0 && w.scale_output == 1.0 {
         String::new()
@@ -233,6 +244,9 @@ fn dist(d: &LengthDist) -> String {
 }
 
 pub fn arrivals_in_words(plan: &Plan) -> String {
+    if let Some(journey) = &plan.spec.journey {
+        return crate::journey::arrivals_in_words(journey);
+    }
     let rate = |rate: &RateSpec| match rate {
         RateSpec::PerSecond { rps } => format!("{rps} requests/s"),
         RateSpec::Load { share } => format!("{:.0} % of the lowest measured saturation", share * 100.0),

@@ -8,6 +8,7 @@ mod explain;
 mod fit;
 mod hdr_log;
 mod init;
+mod journey_client;
 mod merge;
 mod mock;
 mod models;
@@ -31,6 +32,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Simulate(args) => simulate::simulate(args),
         Command::Serve(args) => serve::serve(args),
         Command::Supervise(args) => supervise::supervise(args),
+        Command::JourneyClient => journey_client::journey_client(),
         Command::Mock(args) => mock::mock(args),
         Command::Replay(args) => replay::replay(args),
         Command::Models(command) => models::models(command),

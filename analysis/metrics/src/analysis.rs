@@ -1,5 +1,6 @@
 //! What comes out: plain data, one entry per trial, per target and per comparison. [`analyse`] is the data path.
 
+use llmlab_results::journey::JourneyFacts;
 use llmlab_results::manifest::{
     HostRoofline, Manifest, ModelFacts, RunStatus, TargetFacts, TargetKind, TrialFacts, TrialKind,
 };
@@ -130,6 +131,8 @@ pub struct TrialAnalysis {
     pub errors: Vec<ErrorCount>,
     pub token_sources: TokenSources,
     pub trust: TrialTrust,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journey: Option<JourneyFacts>,
 }
 
 /// Everything the reports print. Pure: the same manifest and trials give the same analysis.
@@ -243,6 +246,7 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
         trust: trust(&facts, &latency, records, counts.succeeded, counts.measured, manifest.host.cores)
             .with(shards::causes(shards::parts(manifest))),
         latency,
+        journey: trial.facts.journey.clone(),
     };
     trial_warnings(manifest, trial, &analysis, warnings);
     analysis

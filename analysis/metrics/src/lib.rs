@@ -5,9 +5,9 @@
 //! Each metric is defined in `definitions.md` beside this crate's manifest.
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
-//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`server_view`], [`machine`], [`roofline`], [`cost`],
-//! [`trust`] and [`shards`], [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`search`]
-//! (the highest load that meets the SLO), [`report`], [`claims`] (what is said of a
+//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`journey`], [`engine_log`], [`server_view`], [`machine`], [`roofline`],
+//! [`cost`], [`trust`] and [`shards`], [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`],
+//! [`search`] (the highest load that meets the SLO), [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
 
 pub mod analysis;
@@ -17,6 +17,7 @@ pub mod compat;
 pub mod cost;
 pub mod engine_log;
 pub mod frame;
+pub mod journey;
 pub mod latency;
 pub mod machine;
 pub mod metric;

@@ -42,6 +42,7 @@ pub fn facts(dir: &str, start_monotonic_ns: u64) -> TrialFacts {
         client: ClientFacts::default(),
         prompt_fit: None,
         complete: false,
+        journey: None,
     }
 }
 

@@ -15,6 +15,7 @@ mod claim;
 mod command;
 pub(crate) mod engine;
 mod find;
+mod journey;
 mod processes;
 mod sharing;
 mod slo;
@@ -23,6 +24,7 @@ mod target;
 mod workload;
 
 pub(crate) use find::FINDS;
+pub(crate) use journey::CONVERSATIONS;
 pub(crate) use sharing::POPULARITIES;
 pub(crate) use target::PROTOCOLS;
 pub(crate) use workload::{DISTRIBUTIONS, PROCESSES};
@@ -35,34 +37,69 @@ const NAMED_SOURCES: [(&str, &str); 2] = [("synthetic:", "llama-15m"), ("spec:",
 
 /// `base` is the scenario's folder; paths in a scenario are relative to it. At least one cell.
 pub(crate) fn resolve(scenario: &Scenario, base: &Path) -> Result<Vec<Cell>, Finding> {
-    let Some(table) = &scenario.sweep else {
-        let spec = run_spec(scenario, &scenario.workload, base)?;
-        return Ok(vec![Cell { point: None, spec }]);
+    let workload = match (&scenario.workload, &scenario.journey) {
+        (Some(workload), None) => Some(workload),
+        (None, Some(_)) => None,
+        (Some(_), Some(journey)) => {
+            return Err(Finding::new(journey.span(), "the scenario has a workload and a journey")
+                .label("the second of the two")
+                .help("keep one of them: a journey's asks are its workload"));
+        }
+        (None, None) => {
+            return Err(Finding::new(0..0, "missing field `workload`")
+                .help("[workload] says what is sent and when, [journey] what users do"));
+        }
+    };
+    let (table, workload) = match (&scenario.sweep, workload) {
+        (None, workload) => {
+            let spec = run_spec(scenario, workload, base)?;
+            return Ok(vec![Cell { point: None, spec }]);
+        }
+        (Some(table), Some(workload)) => (table, workload),
+        (Some(table), None) => {
+            return Err(Finding::new(table.span(), "a journey cannot be swept")
+                .help("write a scenario for each journey, or sweep a [workload]"));
+        }
     };
     find::resolve(scenario, &slo::resolve(&scenario.slo)?)?;
     if let Some(claim) = scenario.claim.first() {
         return Err(Finding::new(claim.span(), "a sweep has no one figure to hold a claim against")
             .help("put the claim into a scenario without [sweep]"));
     }
-    let points = sweep::points(table, &scenario.workload)?;
+    let points = sweep::points(table, workload)?;
     points
         .into_iter()
         .map(|(point, workload)| {
-            let spec = run_spec(scenario, &workload, base)?;
+            let spec = run_spec(scenario, Some(&workload), base)?;
             Ok(Cell { point: Some(point), spec })
         })
         .collect()
 }
 
-fn run_spec(scenario: &Scenario, workload: &Spanned<WorkloadTable>, base: &Path) -> Result<RunSpec, Finding> {
+/// Without a workload, of the scenario's journey.
+fn run_spec(
+    scenario: &Scenario,
+    workload: Option<&Spanned<WorkloadTable>>,
+    base: &Path,
+) -> Result<RunSpec, Finding> {
     let targets = target::resolve(&scenario.target, base)?;
     let slo = slo::resolve(&scenario.slo)?;
     let find = find::resolve(scenario, &slo)?;
-    let workload = match find {
-        Some(FindSpec { searched, .. }) => {
-            find::sought(workload::resolve(&find::with_stand_in(workload, searched)?, base)?)
+    let (journey, workload) = match (workload, &scenario.journey) {
+        (Some(workload), _) => {
+            let workload = match find {
+                Some(FindSpec { searched, .. }) => {
+                    find::sought(workload::resolve(&find::with_stand_in(workload, searched)?, base)?)
+                }
+                None => workload::resolve(workload, base)?,
+            };
+            (None, adapted(workload, scenario, &targets)?)
         }
-        None => workload::resolve(workload, base)?,
+        (None, Some(journey)) => {
+            let (journey, workload) = journey::resolve(journey, &targets)?;
+            (Some(journey), workload)
+        }
+        (None, None) => return Err(Finding::new(0..0, "missing field `workload`")),
     };
     let repeats = match &scenario.compare.repeats {
         Some(written) => in_range(written, "repeats", 1, MAX_REPEATS)?,
@@ -74,7 +111,8 @@ fn run_spec(scenario: &Scenario, workload: &Spanned<WorkloadTable>, base: &Path)
         seed: scenario.seed.unwrap_or(DEFAULT_SEED),
         model: model(&scenario.model, base)?,
         claims: claim::resolve(&scenario.claim, &targets)?,
-        workload: adapted(workload, scenario, &targets)?,
+        workload,
+        journey,
         targets,
         slo,
         repeats,

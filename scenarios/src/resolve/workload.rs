@@ -20,12 +20,12 @@ use crate::traffic::{self, NativeArrivals, Traffic};
 use crate::units::DurationText;
 
 pub const DISTRIBUTIONS: [&str; 4] = ["fixed", "uniform", "lognormal", QUANTILES];
-const QUANTILES: &str = "quantiles";
+pub(super) const QUANTILES: &str = "quantiles";
 pub const PROCESSES: [&str; 10] =
     ["poisson", "gamma", "constant", "closed", "trace", "native", "mmpp", "diurnal", "phases", "clients"];
 
 const MAX_REQUESTS: u32 = 10_000_000;
-const MAX_TOKENS: u32 = 10_000_000;
+pub(super) const MAX_TOKENS: u32 = 10_000_000;
 const DEFAULT_RANGE: (u32, u32) = (1, 131_072);
 
 pub(super) fn resolve(table: &Spanned<WorkloadTable>, base: &Path) -> Result<WorkloadSpec, Finding> {
@@ -171,7 +171,7 @@ fn written_keys(table: &DistributionTable) -> [(&'static str, Option<Range<usize
     ]
 }
 
-fn distribution(table: &Spanned<DistributionTable>) -> Result<LengthDist, Finding> {
+pub(super) fn distribution(table: &Spanned<DistributionTable>) -> Result<LengthDist, Finding> {
     let DistributionTable { distribution, tokens, min, max, median, p95, values: _ } = table.get_ref();
     let kind = distribution.get_ref().as_str();
     let accepted: &[&str] = match kind {
@@ -221,7 +221,7 @@ fn token_range(range: &Option<Spanned<(u32, u32)>>, name: &str) -> Result<(u32, 
     Ok((min, max))
 }
 
-fn warmup(warmup: &Option<Spanned<u32>>, requests: u32) -> Result<WarmupSpec, Finding> {
+pub(super) fn warmup(warmup: &Option<Spanned<u32>>, requests: u32) -> Result<WarmupSpec, Finding> {
     let Some(written) = warmup else { return Ok(WarmupSpec::Auto) };
     let count = *written.get_ref();
     if count >= requests {
@@ -330,7 +330,7 @@ fn trace_times(lengths: &LengthSpec, requests: Option<u32>) -> Result<(), String
     Ok(())
 }
 
-fn timeouts(table: &TimeoutsTable) -> Result<TimeoutSpec, Finding> {
+pub(super) fn timeouts(table: &TimeoutsTable) -> Result<TimeoutSpec, Finding> {
     let timeout = |value: &Option<Spanned<DurationText>>, name: &str, default_s: u64| match value {
         None => Ok(Duration::from_secs(default_s)),
         Some(written) if written.get_ref().0.is_zero() => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use llmlab_loadgen::Workload;
 use llmlab_loadgen::saturation::{RampEnd, Saturation};
 use llmlab_results::RunDir;
-use llmlab_results::manifest::{Manifest, RunStatus, SCHEMA_VERSION, Sharding, WorkloadFacts};
+use llmlab_results::manifest::{Manifest, RunStatus, SCHEMA_VERSION, Sharding, TrialFacts, WorkloadFacts};
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{How, Plan};
@@ -83,11 +83,20 @@ fn measure(
             let observer = live.as_ref();
             let facts =
                 trial::measure(plan, index, repeat, workload, &mut fits, dir, live, observer, cancel)?;
+            if facts.journey.is_some() && facts.complete {
+                // Asks behind a step that failed were never sent, and are not missing.
+                manifest.workload.requests = manifest.workload.requests.min(asked(&facts));
+            }
             manifest.trials.push(facts);
             dir.write_manifest(manifest).map_err(Failure::internal)?;
         }
     }
     Ok(())
+}
+
+fn asked(facts: &TrialFacts) -> u64 {
+    let steps = facts.journey.iter().flat_map(|journey| &journey.steps);
+    steps.filter(|step| step.ttft.is_some()).map(|step| step.count).sum()
 }
 
 /// A B, B A, A B, ...: slow drift of the machine falls on both targets alike.
@@ -159,7 +168,7 @@ struct Workloads {
 }
 
 pub(super) fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut Manifest) {
-    manifest.workload.requests = workload.requests.len() as u64;
+    manifest.workload.requests = plan.requests(workload);
     manifest.workload.prompt_tokens_total = workload.prompt_tokens_total();
     manifest.workload.output_tokens_total = workload.output_tokens_total();
     manifest.workload.rate_rps = workload.planned_rate_rps();

@@ -2,6 +2,7 @@
 
 mod execute;
 mod folder;
+mod journey;
 mod plan;
 mod probe;
 mod progress;

@@ -55,6 +55,11 @@ pub enum How {
 }
 
 impl Plan {
+    /// For prompts of words: a byte-level tokenizer spends a token on every letter, common ones about 1.3 on an English word.
+    pub fn tokens_per_word(&self) -> f64 {
+        if (1..=1024).contains(&self.model.vocab_size) { BYTES_PER_WORD } else { TOKENS_PER_WORD }
+    }
+
     fn record_calls(&mut self) -> Result<(), Failure> {
         let mut recorded = false;
         for target in &mut self.targets {
@@ -141,6 +146,11 @@ pub struct SimulateOn {
 }
 
 fn simulate_targets(spec: &mut RunSpec, on: &SimulateOn) -> Result<(), Failure> {
+    if spec.journey.is_some() {
+        return Err(Failure::bad_input(
+            "a journey needs a server that answers and cannot be simulated; use llmlab run, or a scenario with [workload]",
+        ));
+    }
     for target in &mut spec.targets {
         match &mut target.kind {
             TargetChoice::Engine(engine) if engine.executor == "candle" => {
@@ -183,6 +193,11 @@ fn simulate_targets(spec: &mut RunSpec, on: &SimulateOn) -> Result<(), Failure> 
 }
 
 fn apply_overrides(spec: &mut RunSpec, args: &RunArgs) -> Result<(), Failure> {
+    if let (Some(requests), Some(_)) = (args.requests, &spec.journey) {
+        return Err(Failure::bad_input(format!(
+            "--requests {requests}: a journey's requests follow from its users and iterations; change them in the scenario"
+        )));
+    }
     if let Some(requests) = args.requests {
         if requests == 0 {
             return Err(Failure::bad_input("--requests 0: accepted are 1 and above"));
@@ -208,6 +223,7 @@ fn spec_for_url(url: &str) -> RunSpec {
         name: "first-look".into(),
         seed: 1,
         model: ModelChoice { source: REMOTE_MODEL.into(), max_model_len: None },
+        journey: None,
         workload: WorkloadSpec {
             lengths: LengthSpec::Distributions { input: chat(100.0, 400.0), output: chat(64.0, 200.0) },
             scale_input: 1.0,
@@ -247,6 +263,10 @@ fn spec_for_url(url: &str) -> RunSpec {
     }
 }
 
+/// Tokens of one of our words with a byte-level tokenizer, and with a common one.
+const BYTES_PER_WORD: f64 = 5.6;
+const TOKENS_PER_WORD: f64 = 1.3;
+
 /// `model.source` of a run against a server whose model we do not have.
 pub const REMOTE_MODEL: &str = "remote";
 
@@ -268,6 +288,9 @@ fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Fa
         return Err(Failure::bad_input(format!(
             "the smallest target holds {max_tokens_per_request} tokens, too few for any request; raise num_blocks or kv_memory"
         )));
+    }
+    if let Some(journey) = &spec.journey {
+        crate::journey::check(journey, max_tokens_per_request)?;
     }
     let model_facts = match &model {
         Some(model) => wire::model_facts(&spec.model.source, &model.spec, max_model_len(&spec, &model.spec)),
@@ -440,9 +463,8 @@ fn prompt_style(targets: &[PlannedTarget], model: Option<&ModelSpec>) -> PromptS
     let takes_ids = |target: &PlannedTarget| target.protocol().is_ok_and(Protocol::takes_token_ids);
     match model {
         Some(model) if targets.iter().all(takes_ids) => ordinary_ids(model),
-        // A byte-level tokenizer spends a token on every letter; common ones about 1.3 on an English word.
-        Some(model) if model.vocab_size <= 1024 => PromptStyle::Words { tokens_per_word: 5.6 },
-        _ => PromptStyle::Words { tokens_per_word: 1.3 },
+        Some(model) if model.vocab_size <= 1024 => PromptStyle::Words { tokens_per_word: BYTES_PER_WORD },
+        _ => PromptStyle::Words { tokens_per_word: TOKENS_PER_WORD },
     }
 }
 

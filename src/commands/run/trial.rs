@@ -16,7 +16,7 @@ use llmlab_scenarios::spec::EndpointSpec;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{How, Plan, PlannedTarget};
-use super::simulated;
+use super::{journey, simulated};
 use crate::command;
 use crate::exit::Failure;
 use crate::host;
@@ -27,7 +27,7 @@ use crate::tethered::Tethered;
 use crate::text::with_causes;
 
 /// How long requests in flight may finish after the first Ctrl-C.
-const DRAIN: Duration = Duration::from_secs(5);
+pub const DRAIN: Duration = Duration::from_secs(5);
 /// Often enough to see a batch fill and drain, rare enough to cost nothing.
 const SCRAPE_EVERY: Duration = Duration::from_millis(200);
 
@@ -203,6 +203,7 @@ pub fn facts_before(target: &str, repeat: u32, kind: TrialKind) -> TrialFacts {
         client: ClientFacts::default(),
         prompt_fit: None,
         complete: false,
+        journey: None,
     }
 }
 
@@ -253,7 +254,7 @@ pub fn measure(
         None => None,
     };
     live.phase(index, "running", format!("{name}: measuring, repeat {repeat} of {of}"));
-    live.begin_trial(index, workload.requests.len() as u64);
+    live.begin_trial(index, plan.requests(workload));
     let samples = writer.sample_writer();
     let mut on_sample = |sample: &ServerSample| {
         live.server(sample);
@@ -266,8 +267,18 @@ pub fn measure(
     });
     let options = DriveOptions { drain: DRAIN, time_limit: None, scrape, start_monotonic_ns };
     let watch = ready.watch(&writer)?;
-    let driven = drive_with(&ready.endpoint, workload, options, &mut writer, observer, cancel)
-        .map_err(|error| drive_failure(name, error))?;
+    let driven = match &plan.spec.journey {
+        None => drive_with(&ready.endpoint, workload, options, &mut writer, observer, cancel)
+            .map_err(|error| drive_failure(name, error))?,
+        Some(spec) => {
+            let dir = writer.dir().to_path_buf();
+            let (driven, journey) =
+                journey::drive(plan, spec, &ready.endpoint, &dir, &mut writer, observer, cancel)
+                    .map_err(|failure| failure.of_target(name))?;
+            facts.journey = Some(journey);
+            driven
+        }
+    };
     if driven.scrapes == 0 && driven.scrape_failures > 0 {
         live.log(format!("{name}: its metrics page could not be read, so queue and batch are not shown"));
     }

@@ -7,7 +7,7 @@ use llmlab_loadgen::arrivals::clients::ClientMix;
 use llmlab_loadgen::arrivals::mmpp::Mmpp;
 use llmlab_loadgen::arrivals::profile::{Profile, Segment};
 use llmlab_loadgen::{
-    Adapters, Arrivals, LengthDist, Lengths, Popularity, Prefixes, PromptStyle, TraceRow, Workload,
+    Adapters, Arrivals, LengthDist, Lengths, Mode, Popularity, Prefixes, PromptStyle, TraceRow, Workload,
     WorkloadConfig,
 };
 use llmlab_scenarios::spec::{
@@ -56,7 +56,20 @@ impl Plan {
         llmlab_loadgen::generate(&WorkloadConfig { seed, ..config }).map_err(Failure::bad_input)
     }
 
+    /// How many requests a trial has; of a journey, how many asks when no step fails.
+    pub fn requests(&self, workload: &Workload) -> u64 {
+        match &self.spec.journey {
+            Some(journey) => journey.asks(),
+            None => workload.requests.len() as u64,
+        }
+    }
+
+    /// A journey's users draw their asks themselves.
     pub fn workload(&self, load_rps: f64) -> Result<Workload, Failure> {
+        if let Some(journey) = &self.spec.journey {
+            let mode = Mode::Closed { users: journey.users(), think_time: Duration::ZERO };
+            return Ok(Workload { requests: Vec::new(), mode });
+        }
         llmlab_loadgen::generate(&self.workload_config(load_rps)).map_err(Failure::bad_input)
     }
 }

@@ -3,11 +3,13 @@
 //!
 //! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words), [`terminal`], [`series`] (points for
 //! charts), [`svg`] and [`charts`], [`server_side`] and [`timeline`] (the server under the requests), [`composition`] (the batch step by
-//! step), [`page`] (Markdown and HTML), [`sweep`] (the table of a sweep), [`search`] (the edge and the curve of a search).
+//! step), [`page`] (Markdown and HTML), [`journey`] (the steps of users), [`sweep`] (the table of a sweep), [`search`] (the edge and the
+//! curve of a search).
 
 pub mod charts;
 pub mod composition;
 pub mod format;
+pub mod journey;
 pub mod page;
 pub mod search;
 pub mod series;

@@ -2,6 +2,7 @@
 
 use crate::analysis::Analysis;
 use crate::report::format::{cut, plain, wrap};
+use crate::report::journey;
 use crate::report::view::{Cell, Row, View, view};
 
 const NAME_WIDTH: usize = 24;
@@ -48,6 +49,7 @@ pub fn terminal(analysis: &Analysis, color: bool, width: usize) -> String {
         out.push('\n');
     }
     verdicts(&mut out, &v, &paint, width);
+    out.push_str(&journey::terminal(&v.journeys, width));
     out.push('\n');
     for line in &v.trust {
         let text = wrap(&format!("Trust: {}", plain(line)), width, "  ");

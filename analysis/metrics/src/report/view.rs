@@ -9,6 +9,7 @@ use crate::compare::{Difference, Spread, verdict_parts};
 use crate::metric::Metric;
 use crate::rates::outcome_words;
 use crate::report::format::{duration, range, si, value};
+use crate::report::journey::{self, JourneyView, journeys};
 use crate::report::server_side;
 
 #[derive(Debug, Clone, Serialize)]
@@ -31,6 +32,9 @@ pub struct View {
     /// What the server and its machine said of themselves; empty where nothing did.
     pub server_side: Vec<Row>,
     pub errors: Vec<Vec<String>>,
+    pub journeys: Vec<JourneyView>,
+    pub journey_note: &'static str,
+    pub goose_note: &'static str,
     pub roofline: Vec<RooflineView>,
     pub roofline_host: Option<String>,
     pub token_counts: Vec<(String, String)>,
@@ -120,6 +124,9 @@ pub fn view(a: &Analysis) -> View {
         slo: slo_rows(a),
         server_side: server_side::rows(a),
         errors: error_rows(a),
+        journeys: journeys(a),
+        journey_note: journey::NOTE,
+        goose_note: journey::GOOSE_NOTE,
         roofline: roofline_views(a),
         roofline_host: a.setting.roofline.as_ref().map(roofline_host),
         token_counts: token_counts(a),

@@ -70,6 +70,7 @@ pub fn trial(target: &str, repeat: u32, records: Vec<RequestRecord>) -> Trial {
             client: ClientFacts::default(),
             prompt_fit: None,
             complete: true,
+            journey: None,
         },
         records,
         steps: Vec::new(),
