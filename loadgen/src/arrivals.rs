@@ -123,6 +123,6 @@ fn trace_time(rows: &[TraceRow], speed: f64, i: u64) -> Duration {
     seconds(((i / n) as f64 * lap + time(&rows[(i % n) as usize]) - first) / speed)
 }
 
-fn seconds(s: f64) -> Duration {
+pub(crate) fn seconds(s: f64) -> Duration {
     Duration::try_from_secs_f64(s).map_or(LONGEST, |d| d.min(LONGEST))
 }

@@ -1,7 +1,8 @@
 //! What comes out: plain data, one entry per trial, per target and per comparison. [`analyse`] is the data path.
 
 use llmlab_results::manifest::{
-    HostRoofline, Manifest, ModelFacts, RunStatus, TargetFacts, TargetKind, TrialFacts, TrialKind,
+    HostRoofline, Manifest, ModelFacts, RunStatus, SessionFacts, TargetFacts, TargetKind, TrialFacts,
+    TrialKind,
 };
 use llmlab_results::record::Outcome;
 use serde::Serialize;
@@ -12,10 +13,12 @@ use crate::cost::{Cost, cost};
 use crate::engine_log::{EngineLog, ServerView, engine_log, server_view};
 use crate::latency::{Latency, LatencySamples};
 use crate::metric::Metric;
+use crate::prefix_hits::prefix_hit_share;
 use crate::rates::{ErrorCount, Rates, RequestCounts, TokenSources, errors, rates, token_sources};
 use crate::roofline::{Roofline, roofline};
 use crate::slo::{Goodput, SloCheck, check, goodput};
 use crate::trust::{TrialTrust, trust};
+use crate::turns::{TurnGroup, turn_groups};
 use crate::warning::Warning;
 use crate::window::{Window, is_closed_loop, window};
 use crate::{frame, quantile};
@@ -58,6 +61,9 @@ pub struct Setting {
     pub arrivals: String,
     pub rate_rps: Option<f64>,
     pub rate_source: Option<String>,
+    pub sessions: Option<SessionFacts>,
+    /// What a prefix cache of any size would find, where the workload was made for it.
+    pub prefix_hit_rate: Option<f64>,
     pub warmup_requests: u64,
     pub closed_loop: bool,
     /// Most repeats of any target.
@@ -114,7 +120,12 @@ pub struct TrialAnalysis {
     pub rates: Option<Rates>,
     pub goodput: Option<Goodput>,
     pub slo: Vec<SloCheck>,
+    /// By place in a conversation; empty where requests stand alone.
+    pub turns: Vec<TurnGroup>,
     pub engine: Option<EngineLog>,
+    /// Of the prompt tokens of measured requests, those that the engine's prefix cache had; `None` where it found none, because
+    /// the log does not tell that from having no cache.
+    pub prefix_hit_share: Option<f64>,
     pub server: Option<ServerView>,
     pub roofline: Option<Roofline>,
     pub cost: Option<Cost>,
@@ -217,7 +228,9 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
         rates,
         goodput: window.and_then(|w| goodput(&manifest.slo, records, warmup, &w)),
         slo: check(&manifest.slo, &samples),
+        turns: turn_groups(records, warmup),
         engine: window.and_then(|w| engine_log(&steps, &w)),
+        prefix_hit_share: window.and_then(|w| prefix_hit_share(records, &trial.steps, start, &w)),
         server: window.and_then(|w| server_view(&trial.server, &w)),
         roofline: window
             .zip(target)
@@ -436,6 +449,8 @@ fn setting(m: &Manifest, repeats: u64) -> Setting {
         arrivals: m.workload.arrivals.clone(),
         rate_rps: m.workload.rate_rps.filter(|v| v.is_finite()),
         rate_source: m.workload.rate_source.clone(),
+        sessions: m.workload.sessions,
+        prefix_hit_rate: m.workload.prefix_hit_rate.filter(|v| v.is_finite()),
         warmup_requests: m.workload.warmup_requests,
         closed_loop: is_closed_loop(m),
         repeats,

@@ -5,7 +5,7 @@
 //! Each metric is defined in `definitions.md` beside this crate's manifest.
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
-//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`engine_log`], [`roofline`], [`cost`], [`trust`],
+//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`turns`], [`engine_log`], [`prefix_hits`], [`roofline`], [`cost`], [`trust`],
 //! [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`], [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
 
@@ -17,6 +17,7 @@ pub mod engine_log;
 pub mod frame;
 pub mod latency;
 pub mod metric;
+pub mod prefix_hits;
 pub mod quantile;
 pub mod rates;
 pub mod report;
@@ -25,6 +26,7 @@ pub mod slo;
 pub mod stats;
 pub mod sweep;
 pub mod trust;
+pub mod turns;
 pub mod warning;
 pub mod window;
 

@@ -5,9 +5,9 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json};
+use super::{Content, Delta, IdsOrText, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json};
 use crate::framing::Framing;
-use crate::workload::{PlannedRequest, Prompt};
+use crate::workload::PlannedRequest;
 
 pub(super) const WIRE: Wire = Wire {
     name: "llamacpp",
@@ -26,25 +26,15 @@ pub(super) const WIRE: Wire = Wire {
 
 #[derive(Serialize)]
 struct Body<'a> {
-    prompt: WirePrompt<'a>,
+    prompt: IdsOrText<'a>,
     n_predict: u32,
     ignore_eos: bool,
     temperature: f32,
     stream: bool,
 }
 
-#[derive(Serialize)]
-#[serde(untagged)]
-enum WirePrompt<'a> {
-    Ids(&'a [u32]),
-    Text(&'a str),
-}
-
 fn body(_model: &str, request: &PlannedRequest) -> Vec<u8> {
-    let prompt = match &request.prompt {
-        Prompt::Tokens(ids) => WirePrompt::Ids(ids),
-        Prompt::Text(text) => WirePrompt::Text(text),
-    };
+    let prompt = IdsOrText::of(&request.prompt);
     json(&Body { prompt, n_predict: request.max_tokens, ignore_eos: true, temperature: 0.0, stream: true })
 }
 
@@ -67,6 +57,7 @@ fn parse(data: &str) -> Result<StreamEvent, String> {
     Ok(StreamEvent::Delta(Delta {
         has_choice: true,
         text: filled(event.content.as_ref()),
+        content: Content::new(event.content),
         usage: Some(Usage {
             prompt_tokens: event.tokens_evaluated,
             completion_tokens: event.tokens_predicted,

@@ -9,6 +9,7 @@ use crate::error::Finding;
 use crate::scenario::{CostTable, ModelTable, Scenario, WorkloadTable};
 use crate::spec::{Cell, CostSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec};
 
+mod behaviour;
 mod claim;
 mod command;
 pub(crate) mod engine;
@@ -18,6 +19,7 @@ mod sweep;
 mod target;
 mod workload;
 
+pub(crate) use behaviour::{TIME_DISTRIBUTIONS, TURN_DISTRIBUTIONS};
 pub(crate) use sharing::POPULARITIES;
 pub(crate) use target::PROTOCOLS;
 pub(crate) use workload::{DISTRIBUTIONS, PROCESSES};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{beside, in_range, out_of_range, positive, sharing};
+use super::{behaviour, beside, in_range, out_of_range, positive, sharing};
 use crate::error::{Finding, unknown_value};
 use crate::scenario::{
     ArrivalsTable, DistributionTable, LengthsTable, ScaleTable, TimeoutsTable, WorkloadTable,
@@ -31,6 +31,7 @@ pub(super) fn resolve(table: &Spanned<WorkloadTable>, base: &Path) -> Result<Wor
     let workload = table.get_ref();
     let written = workload.requests.as_ref().map(|n| in_range(n, "requests", 1, MAX_REQUESTS)).transpose()?;
     let (lengths, published) = lengths(table, written, base)?;
+    behaviour::fits_lengths(workload, &lengths)?;
     let requests = match (&lengths, written) {
         (_, Some(requests)) => requests,
         (LengthSpec::Trace { rows, .. }, None) => rows.len() as u32,
@@ -57,6 +58,8 @@ pub(super) fn resolve(table: &Spanned<WorkloadTable>, base: &Path) -> Result<Wor
         shared_prefix_tokens: workload.shared_prefix_tokens.unwrap_or(0),
         prefixes: sharing::prefixes(workload)?,
         adapters: sharing::adapters(workload, base)?,
+        sessions: behaviour::sessions(workload)?,
+        abandon: behaviour::abandonment(workload)?,
         timeout: timeouts(&workload.timeouts)?,
         lengths,
     })
@@ -159,7 +162,7 @@ fn written_keys(table: &DistributionTable) -> [(&'static str, Option<Range<usize
     ]
 }
 
-fn distribution(table: &Spanned<DistributionTable>) -> Result<LengthDist, Finding> {
+pub(super) fn distribution(table: &Spanned<DistributionTable>) -> Result<LengthDist, Finding> {
     let DistributionTable { distribution, tokens, min, max, median, p95, values: _ } = table.get_ref();
     let kind = distribution.get_ref().as_str();
     let accepted: &[&str] = match kind {

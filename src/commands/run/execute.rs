@@ -148,6 +148,8 @@ fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut Manifest) 
     manifest.workload.output_tokens_total = workload.output_tokens_total();
     manifest.workload.rate_rps = workload.planned_rate_rps();
     manifest.workload.warmup_requests = plan.warmup_requests;
+    manifest.workload.sessions = workload.sessions;
+    manifest.workload.prefix_hit_rate = workload.prefix_hit_rate;
 }
 
 fn manifest(plan: &Plan) -> Result<Manifest, Failure> {
