@@ -227,7 +227,7 @@ impl Observer for Live {
         let target = state.target();
         target.in_flight = target.in_flight.saturating_sub(u64::from(record.sent_ns.is_some()));
         target.requests_done += 1;
-        if !record.outcome.is_success() {
+        if record.outcome.is_failure() {
             target.requests_failed += 1;
         }
     }

@@ -25,6 +25,8 @@ fn log(dir: &Path, header: &str) {
         prompts: PromptStyle::TokenIds { first: 0, end: 1 },
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     };
     let mut lines: Vec<String> = shapes(&config)
         .unwrap()

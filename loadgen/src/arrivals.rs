@@ -202,6 +202,6 @@ fn trace_time(rows: &[TraceRow], i: u64) -> f64 {
     (i / n) as f64 * lap + time(&rows[(i % n) as usize]) - first
 }
 
-fn seconds(s: f64) -> Duration {
+pub(crate) fn seconds(s: f64) -> Duration {
     Duration::try_from_secs_f64(s).map_or(LONGEST, |d| d.min(LONGEST))
 }

@@ -15,12 +15,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use llmlab_results::record::{Outcome, RequestRecord};
+use llmlab_results::record::{Outcome, RequestRecord, TurnFacts};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::abandon::HangUp;
 use crate::answer::Answer;
 use crate::clock::Clock;
+use crate::conversations::Said;
 use crate::driver::Observer;
 use crate::endpoint::{Endpoint, RequestTemplate, Timeouts, request_id};
 use crate::framing::Framing;
@@ -39,6 +41,20 @@ pub(crate) const MAX_SNIPPET_BYTES: usize = 4096;
 const MAX_REST: Duration = Duration::from_secs(1);
 /// Characters of `RequestRecord::error`.
 const MAX_ERROR_CHARS: usize = 500;
+
+/// A request ready to be sent: its body and, of a turn, the record's words on its prompt with the prompt's length in tokens.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub body: Bytes,
+    pub turn: Option<(TurnFacts, u32)>,
+}
+
+/// A request that ended: its record, and the answer where a later turn needs it.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub record: Box<RequestRecord>,
+    pub said: Option<Said>,
+}
 
 /// What all requests of a trial share.
 pub(crate) struct Client<'a> {
@@ -59,37 +75,47 @@ impl Client<'_> {
         &self,
         request: &PlannedRequest,
         scheduled: At,
-        body: Bytes,
-    ) -> Box<RequestRecord> {
-        let mut tally = Tally::new(request, scheduled, self.endpoint.protocol.wire());
+        Built { body, turn }: Built,
+    ) -> Ended {
+        let mut tally = Tally::new(request, scheduled, self.endpoint.protocol.wire()).with_turn(turn);
         let total = self.endpoint.timeouts.total;
+        let leave_at = match request.hang_up {
+            Some(HangUp::After(time)) => Some(self.clock.deadline(scheduled.saturating_add(time))),
+            Some(HangUp::AfterTokens(_)) | None => None,
+        };
         let end = tokio::select! {
             biased;
-            end = self.either_exchange(&mut tally, body) => end,
+            end = self.either_exchange(&mut tally, body, request.hang_up) => end,
+            () = until(leave_at) => Err(hung_up(request.hang_up)),
             () = self.abandon.cancelled() => Err(Failure::new(Outcome::Cancelled, "run ended while in flight")),
             () = tokio::time::sleep(total) => {
                 Err(Failure::new(Outcome::Timeout, format!("total timeout: not finished within {total:?}")))
             }
         };
-        let mut record = Box::new(tally.finish(end));
+        let (mut record, said) = tally.finish(end);
         record.error = record.error.take().map(|words| presentable(self.endpoint, &words));
-        record
+        Ended { record: Box::new(record), said }
     }
 
-    async fn either_exchange(&self, tally: &mut Tally, body: Bytes) -> Result<(), Failure> {
+    async fn either_exchange(
+        &self,
+        tally: &mut Tally,
+        body: Bytes,
+        hang_up: Option<HangUp>,
+    ) -> Result<(), Failure> {
         match self.endpoint.protocol.wire().framing {
-            Framing::WebSocket => self.converse(tally, &body).await,
-            Framing::Sse | Framing::Ndjson | Framing::Json => self.exchange(tally, body).await,
+            Framing::WebSocket => self.converse(tally, &body, hang_up).await,
+            Framing::Sse | Framing::Ndjson | Framing::Json => self.exchange(tally, body, hang_up).await,
         }
     }
 
-    async fn exchange(&self, tally: &mut Tally, body: Bytes) -> Result<(), Failure> {
+    async fn exchange(&self, tally: &mut Tally, body: Bytes, hang_up: Option<HangUp>) -> Result<(), Failure> {
         let (sender, response) = self.send(tally, body).await?;
         tally.record.headers_ns = Some(ns(self.clock.now()));
         tally.record.http_status = Some(response.status().as_u16());
         let framing = self.endpoint.protocol.wire().framing;
         match not_a_stream(response.status(), response.headers(), framing) {
-            None => self.read_stream(tally, sender, response.into_body()).await,
+            None => self.read_stream(tally, sender, response.into_body(), hang_up).await,
             Some(mut failure) => {
                 let snippet = self.read_snippet(tally, response.into_body()).await;
                 if !snippet.is_empty() {
@@ -159,6 +185,7 @@ impl Client<'_> {
         tally: &mut Tally,
         sender: Sender,
         mut body: Incoming,
+        hang_up: Option<HangUp>,
     ) -> Result<(), Failure> {
         let mut answer = Answer::new(self.endpoint.protocol.wire(), self.observer);
         let mut received_bytes = 0;
@@ -184,6 +211,7 @@ impl Client<'_> {
                 self.recycle(sender, body);
                 return Ok(());
             }
+            had_enough(tally, hang_up)?;
             within_limit(received_bytes)?;
         }
     }
@@ -236,6 +264,18 @@ pub(crate) fn said(body: &[u8]) -> String {
     match serde_json::from_slice::<Value>(body) {
         Ok(json) => error_words(json.get("error").unwrap_or(&json)),
         Err(_) => String::from_utf8_lossy(body).into_owned(),
+    }
+}
+
+fn hung_up(how: Option<HangUp>) -> Failure {
+    Failure::new(Outcome::Abandoned, how.map_or_else(String::new, HangUp::words))
+}
+
+/// Never, without a deadline.
+pub(crate) async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -292,6 +332,14 @@ pub(crate) fn patience(timeouts: Timeouts, record: &RequestRecord) -> (At, impl 
 
 pub(crate) fn first_token_timeout(wait: Duration) -> Failure {
     Failure::new(Outcome::Timeout, format!("first-token timeout: none within {wait:?} of sending"))
+}
+
+/// Leaves where a client has as many tokens as it stays for. Dropping the connection is how the server hears of it.
+pub(crate) fn had_enough(tally: &Tally, hang_up: Option<HangUp>) -> Result<(), Failure> {
+    match hang_up {
+        Some(HangUp::AfterTokens(tokens)) if tally.tokens() >= tokens => Err(hung_up(hang_up)),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn within_limit(received_bytes: u64) -> Result<(), Failure> {

@@ -26,6 +26,7 @@ use crate::tally::ns;
 use crate::tls::Tls;
 use crate::workload::{Prompt, Workload};
 
+mod bodies;
 mod pace_loop;
 
 use pace_loop::PaceLoop;

@@ -3,7 +3,6 @@
 
 use http::{HeaderMap, StatusCode};
 use llmlab_results::record::RequestRecord;
-use serde_json::{Value, json};
 
 use crate::answer::Answer;
 use crate::client::{MAX_SNIPPET_BYTES, not_a_stream, patience, presentable, said, within_limit};
@@ -83,9 +82,9 @@ impl<'a> Exchange<'a> {
 
     /// The record, with how the exchange ended.
     pub fn finish(self, end: Result<(), Failure>) -> Box<RequestRecord> {
-        let mut record = Box::new(self.tally.finish(end));
+        let (mut record, _) = self.tally.finish(end);
         record.error = record.error.take().map(|words| presentable(self.endpoint, &words));
-        record
+        Box::new(record)
     }
 }
 
@@ -93,30 +92,14 @@ impl Endpoint {
     /// The body of a request that ends a conversation: `history` is what was said before, and where the protocol has no
     /// roles, all of it is one text. The request's prompt must be text.
     pub fn conversation_body(&self, request: &PlannedRequest, history: &Transcript) -> Vec<u8> {
-        let whole = |request: &PlannedRequest| self.protocol.body(&self.model, request);
-        if history.turns.is_empty() {
-            return whole(request);
-        }
-        let words = match &request.prompt {
-            Prompt::Text(text) => text.as_str(),
-            Prompt::Tokens(_) => "",
+        let prompt = match &request.prompt {
+            Prompt::Text(words) if self.protocol.takes_messages() => {
+                Prompt::Messages(history.as_messages(words))
+            }
+            Prompt::Text(words) => Prompt::Text(history.as_text(words)),
+            other => other.clone(),
         };
-        let mut body: Value = serde_json::from_slice(&whole(request)).unwrap_or_default();
-        match body.get_mut("messages") {
-            Some(messages) => {
-                let said = |role: &str, text: &str| json!({ "role": role, "content": text });
-                let turns = history
-                    .turns
-                    .iter()
-                    .flat_map(|turn| [said("user", &turn.prompt), said("assistant", &turn.answer)]);
-                *messages = turns.chain([said("user", words)]).collect();
-                body.to_string().into_bytes()
-            }
-            None => {
-                let prompt = Prompt::Text(history.as_text(words));
-                whole(&PlannedRequest { prompt, ..request.clone() })
-            }
-        }
+        self.protocol.body(&self.model, &PlannedRequest { prompt, ..request.clone() })
     }
 
     /// `words` fit for a report: without the key and without control characters, bounded.

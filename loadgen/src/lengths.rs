@@ -65,7 +65,7 @@ pub struct TraceRow {
 }
 
 /// 95th percentile of the standard normal distribution.
-const Z95: f64 = 1.644_853_626_951_472_2;
+pub(crate) const Z95: f64 = 1.644_853_626_951_472_2;
 
 impl Lengths {
     /// Draws (input, output) in tokens, before scaling and clamping. `rng` must be the request's own stream.
@@ -106,6 +106,10 @@ impl Lengths {
 }
 
 impl LengthDist {
+    pub(crate) fn draw(&self, rng: &mut ChaCha8Rng) -> f64 {
+        self.at(StandardNormal.sample(rng))
+    }
+
     /// The length at the standard normal score `z`, i.e. at probability `normal_cdf(z)`.
     fn at(&self, z: f64) -> f64 {
         match self {
@@ -122,7 +126,7 @@ impl LengthDist {
         }
     }
 
-    fn check(&self, side: &'static str) -> Result<(), WorkloadError> {
+    pub(crate) fn check(&self, side: &'static str) -> Result<(), WorkloadError> {
         let bad = |reason: String| Err(WorkloadError::Distribution { side, reason });
         match self {
             LengthDist::Fixed { .. } => Ok(()),

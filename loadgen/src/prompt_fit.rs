@@ -36,13 +36,14 @@ pub struct Fitted {
     pub facts: PromptFit,
 }
 
-/// Blocks until the prompts are fitted; `None` where there is no text. Sends a few requests for one token each.
+/// Blocks until the prompts are fitted; `None` where there is no text, and for conversations, whose prompts hold answers too. Sends a few requests for one token each.
 pub fn fit_prompts(
     endpoint: &Endpoint,
     workload: &Workload,
     cancel: &CancellationToken,
 ) -> Result<Option<Fitted>, DriveError> {
-    if !workload.requests.iter().any(|request| matches!(request.prompt, Prompt::Text(_))) {
+    let is_text = |request: &PlannedRequest| matches!(request.prompt, Prompt::Text(_));
+    if workload.sessions.is_some() || !workload.requests.iter().any(is_text) {
         return Ok(None);
     }
     let longest = workload.requests.iter().map(|request| request.prompt_tokens).max().unwrap_or(1);
@@ -99,9 +100,12 @@ fn preflight(
         prompt_tokens: words,
         max_tokens: 1,
         adapter: None,
+        turn: None,
+        hang_up: None,
     };
     let requests: Vec<PlannedRequest> = sizes.into_iter().zip(0..).map(request).collect();
-    let workload = Workload { requests, mode: Mode::Closed { users: 1, think_time: Duration::ZERO } };
+    let mode = Mode::Closed { users: 1, think_time: Duration::ZERO };
+    let workload = Workload { requests, mode, sessions: None, prefix_hit_rate: None };
     let options =
         DriveOptions { drain: Duration::ZERO, time_limit: Some(PREFLIGHT_TIME), ..DriveOptions::default() };
     let mut records: Vec<RequestRecord> = Vec::new();

@@ -13,6 +13,14 @@ pub enum PromptStyle {
     Words { tokens_per_word: f64 },
 }
 
+/// A beginning that several prompts share, or a part of one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece {
+    pub purpose: Purpose,
+    pub number: u64,
+    pub tokens: u32,
+}
+
 const WORDS: [&str; 64] = [
     "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school",
     "state", "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week",
@@ -35,28 +43,65 @@ impl PromptStyle {
         }
     }
 
-    /// The prompt of request `index`: `tokens` long, the first `shared` of them those of the prefix number `prefix`. At
-    /// least the last token is the request's own, else a prefix cache would have nothing left to compute.
-    pub(crate) fn prompt(&self, seed: u64, index: u64, tokens: u32, prefix: u32, shared: u32) -> Prompt {
-        let prefix = u64::from(prefix);
-        let shared = shared.min(tokens.saturating_sub(1));
+    /// The prompt of request `index`: `tokens` long, `beginning` before what is its own. At least the last token is the
+    /// request's own, else a prefix cache would have nothing left to compute.
+    pub(crate) fn prompt(&self, seed: u64, index: u64, tokens: u32, beginning: &[Piece]) -> Prompt {
         match self {
             PromptStyle::TokenIds { first, end } => {
-                let mut ids = draw(seed, Purpose::SharedPrefix, prefix, shared, end - first);
-                ids.extend(draw(seed, Purpose::Prompt, index, tokens - shared, end - first));
+                let mut ids = drawn(seed, index, tokens, beginning, end - first, |tokens| tokens);
                 ids.iter_mut().for_each(|id| *id += first);
                 Prompt::Tokens(ids)
             }
             PromptStyle::Words { tokens_per_word } => {
                 let words = |tokens: u32| (f64::from(tokens) / tokens_per_word).round() as u32;
                 let total = words(tokens).max(1);
-                let shared = words(shared).min(total - 1);
-                let mut picks = draw(seed, Purpose::SharedPrefix, prefix, shared, WORDS.len() as u32);
-                picks.extend(draw(seed, Purpose::Prompt, index, total - shared, WORDS.len() as u32));
-                Prompt::Text(picks.into_iter().map(|w| WORDS[w as usize]).collect::<Vec<_>>().join(" "))
+                Prompt::Text(words_of(&drawn(seed, index, total, beginning, WORDS.len() as u32, words)))
             }
         }
     }
+
+    /// Something as long as an answer of so many tokens.
+    pub(crate) fn stand_in(&self, seed: u64, index: u64, tokens: u32) -> Prompt {
+        match self {
+            PromptStyle::TokenIds { first, end } => {
+                let ids = draw(seed, Purpose::StandIn, index, tokens, end - first);
+                Prompt::Tokens(ids.into_iter().map(|id| id + first).collect())
+            }
+            PromptStyle::Words { tokens_per_word } => {
+                let words = (f64::from(tokens) / tokens_per_word).round().max(1.0) as u32;
+                Prompt::Text(words_of(&draw(seed, Purpose::StandIn, index, words, WORDS.len() as u32)))
+            }
+        }
+    }
+
+    pub(crate) fn nothing(&self) -> Prompt {
+        match self {
+            PromptStyle::TokenIds { .. } => Prompt::Tokens(Vec::new()),
+            PromptStyle::Words { .. } => Prompt::Text(String::new()),
+        }
+    }
+}
+
+fn words_of(picks: &[u32]) -> String {
+    picks.iter().map(|word| WORDS[*word as usize]).collect::<Vec<_>>().join(" ")
+}
+
+/// `total` draws, those of the beginning first; `size` says how many a piece of so many tokens has.
+fn drawn(
+    seed: u64,
+    index: u64,
+    total: u32,
+    beginning: &[Piece],
+    choices: u32,
+    size: impl Fn(u32) -> u32,
+) -> Vec<u32> {
+    let mut picks = Vec::new();
+    for piece in beginning {
+        let room = total - 1 - picks.len() as u32;
+        picks.extend(draw(seed, piece.purpose, piece.number, size(piece.tokens).min(room), choices));
+    }
+    picks.extend(draw(seed, Purpose::Prompt, index, total - picks.len() as u32, choices));
+    picks
 }
 
 /// Word `place` of what a prompt of words is lengthened with; `other` chooses between lists of them.

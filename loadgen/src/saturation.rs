@@ -9,7 +9,8 @@ use std::time::Duration;
 use llmlab_results::record::RequestRecord;
 
 use crate::arrivals::Arrivals;
-use crate::workload::{WorkloadConfig, requests_within};
+use crate::prefix_tree::PrefixTree;
+use crate::workload::{Prefixes, WorkloadConfig, requests_within};
 
 /// Prompt tokens of one step (64 MiB of token ids). Only long prompts reach it, and those take long to answer, so a
 /// step needs fewer of them.
@@ -140,12 +141,22 @@ pub fn step_workload(config: &WorkloadConfig, users: u32) -> WorkloadConfig {
         seed: config.seed ^ (0x70726f62_65000000 + u64::from(users)),
         requests: 0,
         arrivals: Arrivals::Closed { users, think_time: Duration::ZERO },
+        prefixes: nearest(config.prefixes),
+        // What is sought is a rate of requests answered in full.
+        abandonment: None,
         ..config.clone()
     };
     // All prompts exist before the first is sent, so their number has a price in time and memory.
     step.requests =
         requests_within(&step, per_user(64).max(2048), STEP_PROMPT_TOKENS).max(per_user(8)).max(64);
     step
+}
+
+fn nearest(prefixes: Prefixes) -> Prefixes {
+    match prefixes {
+        Prefixes::Tree(tree) => Prefixes::Tree(PrefixTree { or_nearest: true, ..tree }),
+        each => each,
+    }
 }
 
 impl Throughput {

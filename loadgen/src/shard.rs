@@ -40,6 +40,9 @@ impl Shard {
     /// Open loop: request `i` belongs to shard `i mod total`. Closed loop: user `u` belongs to shard `u mod total` and request
     /// `i` to user `i mod users`, so that a shard with more users has as many more requests and all end together.
     pub fn of(self, whole: &Workload) -> Result<Workload, ShardError> {
+        if whole.sessions.is_some() {
+            return Err(ShardError::Conversations);
+        }
         let total = u64::from(self.total);
         let have = whole.requests.len() as u64;
         // To every shard alike, also to one that would have a request.
@@ -58,7 +61,7 @@ impl Shard {
         };
         let mine = |request: &&PlannedRequest| request.index % turn % total == u64::from(self.index);
         let requests = whole.requests.iter().filter(mine).cloned().collect();
-        Ok(Workload { requests, mode })
+        Ok(Workload { requests, mode, sessions: None, prefix_hit_rate: whole.prefix_hit_rate })
     }
 }
 
@@ -87,6 +90,8 @@ pub enum ShardError {
     Form { typed: String },
     #[error("{have} {what} cannot be dealt out to {total} shards: each needs one at least")]
     TooFew { what: &'static str, have: u64, total: u32 },
+    #[error("conversations are not dealt out to shards: a turn waits for the answer to the one before it")]
+    Conversations,
 }
 
 /// A fingerprint of everything a schedule says: mode, times, lengths, adapters and prompts. Equal for equal schedules.
@@ -110,8 +115,12 @@ pub fn schedule_digest(workload: &Workload) -> String {
         hash.update(&request.prompt_tokens.to_le_bytes());
         hash.update(&request.max_tokens.to_le_bytes());
         text(&mut hash, request.adapter.as_ref().map_or("", |adapter| &adapter.name));
+        if let Some(hang_up) = request.hang_up {
+            text(&mut hash, &hang_up.words());
+        }
         match &request.prompt {
             Prompt::Text(words) => text(&mut hash, words),
+            Prompt::Messages(messages) => messages.iter().for_each(|words| text(&mut hash, words)),
             Prompt::Tokens(ids) => {
                 hash.update(&(ids.len() as u64).to_le_bytes());
                 ids.iter().for_each(|id| hash.update(&id.to_le_bytes()));

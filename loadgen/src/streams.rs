@@ -17,6 +17,13 @@ pub(crate) enum Purpose {
     Client = 21,
     ClientGap = 22,
     Jitter = 23,
+    Turns = 7,
+    ThinkTime = 8,
+    /// What stands for an answer that is not known.
+    StandIn = 9,
+    Abandon = 10,
+    TreeWalk = 11,
+    TreeBlock = 12,
 }
 
 pub(crate) fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha8Rng {

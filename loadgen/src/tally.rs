@@ -5,11 +5,12 @@
 //! one per event with text. The total comes from the server's last count, the sum of what the events said, or the number
 //! of events, in that order.
 
-use llmlab_results::record::{CountSource, Outcome, RequestRecord, TokenEvent};
+use llmlab_results::record::{CountSource, Outcome, RequestRecord, TokenEvent, TurnFacts};
 
+use crate::conversations::Said;
 use crate::framing::Framing;
 use crate::issuer::At;
-use crate::protocols::{Delta, Generates, Wire};
+use crate::protocols::{Content, Delta, Generates, Wire};
 use crate::workload::{PlannedRequest, Prompt};
 
 /// Why a request did not end well.
@@ -41,6 +42,8 @@ pub(crate) struct Tally {
     running: bool,
     /// Every event with tokens so far said how many are in it.
     itemised: bool,
+    /// The answer itself, where a later turn will need it.
+    said: Option<Said>,
 }
 
 pub(crate) fn ns(at: At) -> u64 {
@@ -52,7 +55,7 @@ impl Tally {
         let prompt_tokens_source = match request.prompt {
             Prompt::Tokens(_) => CountSource::TokenIds,
             // Until usage says better, the wanted length: the weakest source there is a name for.
-            Prompt::Text(_) => CountSource::ChunkCount,
+            Prompt::Text(_) | Prompt::Messages(_) => CountSource::ChunkCount,
         };
         let record = RequestRecord {
             index: request.index,
@@ -76,6 +79,7 @@ impl Tally {
             output_tokens: 0,
             output_tokens_source: CountSource::ChunkCount,
             outcome: Outcome::Ok,
+            turn: None,
             http_status: None,
             finish_reason: None,
             error: None,
@@ -89,12 +93,36 @@ impl Tally {
             counted: 0,
             running: true,
             itemised: true,
+            said: request.is_followed().then(Said::default),
         }
     }
 
+    /// Where the request is a turn: what its prompt came to.
+    pub(crate) fn with_turn(mut self, turn: Option<(TurnFacts, u32)>) -> Self {
+        if let Some((facts, prompt_tokens)) = turn {
+            self.record.turn = Some(facts);
+            self.record.prompt_tokens_requested = prompt_tokens;
+            self.record.prompt_tokens = prompt_tokens;
+        }
+        self
+    }
+
+    /// Output tokens so far.
+    pub(crate) fn tokens(&self) -> u32 {
+        self.counted
+    }
+
     /// Takes one event; returns the tokens it carried.
-    pub(crate) fn on_delta(&mut self, at: At, delta: Delta) -> Result<u32, Failure> {
+    pub(crate) fn on_delta(&mut self, at: At, mut delta: Delta) -> Result<u32, Failure> {
         let tokens = self.tokens_in(&delta);
+        if let Some(said) = &mut self.said {
+            said.ids.append(&mut delta.token_ids);
+            match &delta.content {
+                Content::None => {}
+                Content::New(text) => said.text.push_str(text),
+                Content::SoFar(text) => said.text.clone_from(text),
+            }
+        }
         let usage = delta.usage.unwrap_or_default();
         // Zero is how servers say that they did not count.
         self.prompt_tokens = usage.prompt_tokens.filter(|n| *n > 0).or(self.prompt_tokens);
@@ -157,10 +185,11 @@ impl Tally {
         Ok(())
     }
 
-    /// Closes the record with how the exchange ended.
-    pub(crate) fn finish(mut self, end: Result<(), Failure>) -> RequestRecord {
+    /// Closes the record with how the exchange ended, and says what was answered where somebody will ask.
+    pub(crate) fn finish(mut self, end: Result<(), Failure>) -> (RequestRecord, Option<Said>) {
         self.settle_counts();
         let wrong_length = self.wrong_length();
+        let said = self.said.take();
         let mut record = self.record;
         match end {
             Err(failure) => {
@@ -178,7 +207,9 @@ impl Tally {
             }
             Ok(()) => record.outcome = Outcome::Ok,
         }
-        record
+        let abandoned = record.outcome == Outcome::Abandoned;
+        let said = said.map(|said| Said { tokens: record.output_tokens, abandoned, ..said });
+        (record, said)
     }
 
     fn settle_counts(&mut self) {

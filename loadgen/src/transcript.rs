@@ -23,10 +23,15 @@ pub struct Turn {
 }
 
 impl Transcript {
-    /// All of it and then `prompt` as one text, for protocols without roles.
-    pub(crate) fn as_text(&self, prompt: &str) -> String {
+    /// All of it and then `prompt`, for protocols with roles.
+    pub(crate) fn as_messages(&self, prompt: &str) -> Vec<String> {
         let said = self.turns.iter().flat_map(|turn| [turn.prompt.as_str(), turn.answer.as_str()]);
-        said.chain([prompt]).collect::<Vec<_>>().join("\n")
+        said.chain([prompt]).map(str::to_owned).collect()
+    }
+
+    /// The same as one text, for protocols without roles.
+    pub(crate) fn as_text(&self, prompt: &str) -> String {
+        self.as_messages(prompt).join("\n")
     }
 }
 

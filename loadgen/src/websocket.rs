@@ -12,8 +12,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use crate::abandon::HangUp;
 use crate::answer::{Answer, MAX_EVENT_BYTES};
-use crate::client::{Client, first_token_timeout, patience, within_limit};
+use crate::client::{Client, first_token_timeout, had_enough, patience, within_limit};
 use crate::endpoint::request_id;
 use crate::http::{Duplex, MAX_IDLE};
 use crate::issuer::At;
@@ -49,7 +50,12 @@ enum End {
 
 impl Client<'_> {
     /// Sends the request in a frame and reads frames until the stream ends.
-    pub(crate) async fn converse(&self, tally: &mut Tally, body: &Bytes) -> Result<(), Failure> {
+    pub(crate) async fn converse(
+        &self,
+        tally: &mut Tally,
+        body: &Bytes,
+        hang_up: Option<HangUp>,
+    ) -> Result<(), Failure> {
         let mut idle = self.sockets.take(self.clock.now());
         loop {
             let reused = idle.is_some();
@@ -58,7 +64,7 @@ impl Client<'_> {
                 None => self.open_socket(tally).await?,
             };
             tally.record.http_status = Some(101);
-            match self.over(socket, reused, tally, body).await? {
+            match self.over(socket, reused, tally, body, hang_up).await? {
                 End::Done => return Ok(()),
                 End::Stale => tally.record.resends = 1,
             }
@@ -90,6 +96,7 @@ impl Client<'_> {
         reused: bool,
         tally: &mut Tally,
         body: &Bytes,
+        hang_up: Option<HangUp>,
     ) -> Result<End, Failure> {
         let frame = Message::text(self.frame(&tally.record, body));
         let sent = self.clock.now();
@@ -121,6 +128,7 @@ impl Client<'_> {
                         self.sockets.lock().push((at, socket));
                         return Ok(End::Done);
                     }
+                    had_enough(tally, hang_up)?;
                     within_limit(received_bytes)?;
                 }
                 Some(Ok(Message::Binary(_))) => {

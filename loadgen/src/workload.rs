@@ -6,12 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use llmlab_results::manifest::SessionFacts;
 use thiserror::Error;
 
+use crate::abandon::{Abandonment, HangUp};
 use crate::arrivals::{Arrivals, RATE_RANGE_RPS};
 use crate::lengths::Lengths;
 use crate::popularity::{MOST_CHOICES, Popularity, Shares};
-use crate::prompts::PromptStyle;
+use crate::prefix_tree::{PrefixTree, Walks};
+use crate::prompts::{Piece, PromptStyle};
+use crate::sessions::{self, Sessions, Turn};
 use crate::streams::{Purpose, stream};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -30,15 +34,25 @@ pub struct WorkloadConfig {
     pub prefixes: Prefixes,
     /// `None`: every request asks for the served model itself.
     pub adapters: Option<Adapters>,
+    /// Requests are the turns of conversations; lengths are those of what is new in a turn, and arrivals those of sessions.
+    pub sessions: Option<Sessions>,
+    pub abandonment: Option<Abandonment>,
 }
 
-/// Beginnings that prompts share, as system prompts are shared. Part of the drawn length.
+impl WorkloadConfig {
+    pub(crate) fn hang_up(&self, index: u64, max_tokens: u32) -> Option<HangUp> {
+        self.abandonment.as_ref()?.draw(self.seed, index, max_tokens)
+    }
+}
+
+/// Beginnings that prompts share, as system prompts are shared. Part of the drawn length; where requests are turns, before
+/// the first turn's own.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prefixes {
-    /// Different ones; each request takes one of them.
-    pub count: u32,
-    pub tokens: u32,
-    pub popularity: Popularity,
+pub enum Prefixes {
+    /// Each request takes one of `count` different ones.
+    Each { count: u32, tokens: u32, popularity: Popularity },
+    /// Not for sessions, whose turns begin alike by themselves.
+    Tree(PrefixTree),
 }
 
 impl Prefixes {
@@ -46,7 +60,7 @@ impl Prefixes {
 
     /// The same for all requests.
     pub const fn one(tokens: u32) -> Prefixes {
-        Prefixes { count: 1, tokens, popularity: Popularity::Uniform }
+        Prefixes::Each { count: 1, tokens, popularity: Popularity::Uniform }
     }
 }
 
@@ -59,31 +73,47 @@ pub struct Adapters {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workload {
-    /// In order of arrival; `requests[i].index` is unique.
+    /// In order of arrival, the turns of a session together and in order; `requests[i].index` is unique.
     pub requests: Vec<PlannedRequest>,
     pub mode: Mode,
+    pub sessions: Option<SessionFacts>,
+    /// Share of the prompt tokens that a prefix cache of any size would find, where prompts begin with blocks of a tree.
+    pub prefix_hit_rate: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Every request is sent at its own time, whatever the server does.
     Open,
-    /// Each user sends the next request `think_time` after its last one finished.
+    /// Each user sends the next request, or begins the next session, `think_time` after its last one finished.
     Closed { users: u32, think_time: Duration },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedRequest {
     pub index: u64,
-    /// Since the start of the trial; zero in a closed loop.
+    /// Since the start of the trial; zero in a closed loop. Of a turn, when its session begins.
     pub at: Duration,
+    /// Of a turn, what is new in it.
     pub prompt: Prompt,
-    /// Length of `prompt` in tokens: exact for token ids, the wanted length for text.
+    /// Length of the prompt in tokens: exact for token ids, the wanted length for text. Of a turn, with all that was said
+    /// before it, at most.
     pub prompt_tokens: u32,
     /// The forced output length.
     pub max_tokens: u32,
     /// Named as the model in the request, where there is one.
     pub adapter: Option<Adapter>,
+    /// `None` for a request that stands alone.
+    pub turn: Option<Turn>,
+    /// `None` for a client that stays to the end.
+    pub hang_up: Option<HangUp>,
+}
+
+impl PlannedRequest {
+    /// The turn after this one needs what is said in it.
+    pub fn is_followed(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| !turn.last)
+    }
 }
 
 /// One of [`Adapters`].
@@ -98,6 +128,8 @@ pub struct Adapter {
 pub enum Prompt {
     Tokens(Vec<u32>),
     Text(String),
+    /// Messages of users and assistant in turn, beginning and ending with the user's.
+    Messages(Vec<String>),
 }
 
 impl Workload {
@@ -116,8 +148,12 @@ impl Workload {
         self.requests.iter().map(|r| u64::from(r.max_tokens)).sum()
     }
 
-    /// Arrivals per second over the planned span of an open loop; `None` when there is no span to divide by.
+    /// Arrivals per second over the planned span of an open loop; `None` when there is no span to divide by, or when later
+    /// turns come when they may.
     pub fn planned_rate_rps(&self) -> Option<f64> {
+        if self.sessions.is_some() {
+            return None;
+        }
         let span = self.requests.last()?.at.as_secs_f64();
         (self.mode == Mode::Open && span > 0.0).then(|| (self.requests.len() - 1) as f64 / span)
     }
@@ -161,19 +197,52 @@ pub enum WorkloadError {
     Exponent { value: f64 },
     #[error("tokens per word must be between 0.1 and 100, got {value}")]
     TokensPerWord { value: f64 },
+    #[error("{what}: {reason}")]
+    Time { what: &'static str, reason: String },
+    #[error("turns of a session: {reason}")]
+    Turns { reason: String },
+    #[error("arrivals from a trace are those of requests, not of sessions")]
+    SessionsFromTrace,
+    #[error(
+        "turns of a session begin alike by themselves; a tree of prefixes is for requests that stand alone"
+    )]
+    SessionsInTree,
+    #[error("tree of prefixes: {reason}")]
+    Tree { reason: String },
+    #[error(
+        "prefixes.hit_rate {wanted} cannot be reached: these requests find {most:.3} of their prompt tokens at most; \
+         take smaller blocks, fewer branches or more depth, or send more requests"
+    )]
+    HitRate { wanted: f64, most: f64 },
+    #[error("the share of abandoned requests must be between 0 and 1, got {value}")]
+    Share { value: f64 },
 }
 
 /// Materialises the workload. Pure: no clock, no unseeded randomness.
 pub fn generate(config: &WorkloadConfig) -> Result<Workload, WorkloadError> {
     check(config)?;
     let choices = Choices::of(config)?;
-    let times = config.arrivals.times(config.seed, &config.lengths, config.requests);
-    let requests = times.into_iter().zip(0..).map(|(at, index)| plan(config, &choices, index, at)).collect();
+    let times = |n| config.arrivals.times(config.seed, &config.lengths, n);
+    let (requests, sessions) = match &config.sessions {
+        None => {
+            let times = times(config.requests).into_iter().zip(0..);
+            (times.map(|(at, index)| plan(config, &choices, index, at)).collect(), None)
+        }
+        Some(sessions) => {
+            let (mut requests, facts) = sessions::plan(config, sessions, &choices);
+            let times = times(facts.sessions);
+            for request in &mut requests {
+                let session = request.turn.as_ref().map_or(0, |turn| turn.session);
+                request.at = times[session as usize];
+            }
+            (requests, Some(facts))
+        }
+    };
     let mode = match config.arrivals {
         Arrivals::Closed { users, think_time } => Mode::Closed { users, think_time },
         _ => Mode::Open,
     };
-    Ok(Workload { requests, mode })
+    Ok(Workload { requests, mode, sessions, prefix_hit_rate: choices.beginnings.hit_rate() })
 }
 
 /// A request without its prompt.
@@ -196,29 +265,71 @@ pub fn shapes(config: &WorkloadConfig) -> Result<Vec<RequestShape>, WorkloadErro
 }
 
 /// What requests choose between, and how often each is chosen.
-struct Choices {
-    prefixes: Shares,
+pub(crate) struct Choices {
+    beginnings: Beginnings,
     adapters: Vec<Arc<str>>,
     adapter_shares: Option<Shares>,
 }
 
+enum Beginnings {
+    Each { shares: Shares, tokens: u32 },
+    Tree { walks: Walks, block_tokens: u32 },
+}
+
+impl Beginnings {
+    fn of(config: &WorkloadConfig) -> Result<Beginnings, WorkloadError> {
+        Ok(match config.prefixes {
+            Prefixes::Each { count, tokens, popularity } => {
+                Beginnings::Each { shares: Shares::new(count, popularity)?, tokens }
+            }
+            Prefixes::Tree(tree) => {
+                Beginnings::Tree { walks: Walks::solve(config, tree)?, block_tokens: tree.block_tokens }
+            }
+        })
+    }
+
+    fn hit_rate(&self) -> Option<f64> {
+        match self {
+            Beginnings::Each { .. } => None,
+            Beginnings::Tree { walks, .. } => Some(walks.hit_rate),
+        }
+    }
+}
+
 impl Choices {
     fn of(config: &WorkloadConfig) -> Result<Choices, WorkloadError> {
-        let Prefixes { count, popularity, .. } = config.prefixes;
         let adapters = config.adapters.as_ref();
         let number = |a: &Adapters| u32::try_from(a.names.len()).unwrap_or(u32::MAX);
         Ok(Choices {
-            prefixes: Shares::new(count, popularity)?,
+            beginnings: Beginnings::of(config)?,
             adapters: adapters.into_iter().flat_map(|a| &a.names).map(|name| name.as_str().into()).collect(),
             adapter_shares: adapters.map(|a| Shares::new(number(a), a.popularity)).transpose()?,
         })
     }
 
-    fn prefix(&self, seed: u64, request: u64) -> u32 {
-        self.prefixes.draw(&mut stream(seed, Purpose::PrefixChoice, request))
+    /// What the prompt of a request of so many tokens begins with, or that of the session of this number.
+    pub(crate) fn beginning(&self, seed: u64, number: u64, tokens: u32) -> Vec<Piece> {
+        match &self.beginnings {
+            Beginnings::Each { shares, tokens } => {
+                let choice = shares.draw(&mut stream(seed, Purpose::PrefixChoice, number));
+                vec![Piece { purpose: Purpose::SharedPrefix, number: u64::from(choice), tokens: *tokens }]
+            }
+            Beginnings::Tree { walks, block_tokens } => {
+                let piece = |number| Piece { purpose: Purpose::TreeBlock, number, tokens: *block_tokens };
+                walks.blocks(seed, number, tokens).into_iter().map(piece).collect()
+            }
+        }
     }
 
-    fn adapter(&self, seed: u64, request: u64) -> Option<Adapter> {
+    /// Tokens that every session begins with.
+    pub(crate) fn session_beginning(&self) -> u32 {
+        match self.beginnings {
+            Beginnings::Each { tokens, .. } => tokens,
+            Beginnings::Tree { .. } => 0,
+        }
+    }
+
+    pub(crate) fn adapter(&self, seed: u64, request: u64) -> Option<Adapter> {
         let index = self.adapter_shares.as_ref()?.draw(&mut stream(seed, Purpose::Adapter, request));
         Some(Adapter { index, name: self.adapters[index as usize].clone() })
     }
@@ -226,14 +337,15 @@ impl Choices {
 
 fn plan(config: &WorkloadConfig, choices: &Choices, index: u64, at: Duration) -> PlannedRequest {
     let (prompt_tokens, max_tokens) = lengths(config, index);
-    let prefix = choices.prefix(config.seed, index);
-    let prompt = config.prompts.prompt(config.seed, index, prompt_tokens, prefix, config.prefixes.tokens);
+    let beginning = choices.beginning(config.seed, index, prompt_tokens);
+    let prompt = config.prompts.prompt(config.seed, index, prompt_tokens, &beginning);
     let adapter = choices.adapter(config.seed, index);
-    PlannedRequest { index, at, prompt, prompt_tokens, max_tokens, adapter }
+    let hang_up = config.hang_up(index, max_tokens);
+    PlannedRequest { index, at, prompt, prompt_tokens, max_tokens, adapter, turn: None, hang_up }
 }
 
 /// Tokens in and out of request `index`.
-fn lengths(config: &WorkloadConfig, index: u64) -> (u32, u32) {
+pub(crate) fn lengths(config: &WorkloadConfig, index: u64) -> (u32, u32) {
     let mut rng = stream(config.seed, Purpose::Lengths, index);
     let (input, output) = config.lengths.draw(index, &mut rng);
     (
@@ -275,6 +387,16 @@ fn check(config: &WorkloadConfig) -> Result<(), WorkloadError> {
         }
     }
     config.lengths.check()?;
+    if let Some(sessions) = &config.sessions {
+        sessions.check()?;
+        if matches!(config.arrivals, Arrivals::Trace { .. }) {
+            return Err(WorkloadError::SessionsFromTrace);
+        }
+        if matches!(config.prefixes, Prefixes::Tree(_)) {
+            return Err(WorkloadError::SessionsInTree);
+        }
+    }
+    config.abandonment.as_ref().map_or(Ok(()), Abandonment::check)?;
     config.arrivals.check(&config.lengths)?;
     config.prompts.check()
 }

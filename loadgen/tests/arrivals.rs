@@ -25,6 +25,8 @@ fn times(arrivals: Arrivals, lengths: Option<Lengths>, requests: u64, seed: u64)
         prompts: PromptStyle::TokenIds { first: 0, end: 2 },
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     };
     shapes(&config).unwrap().into_iter().map(|shape| shape.at.as_secs_f64()).collect()
 }

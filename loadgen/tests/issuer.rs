@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llmlab_loadgen::{Issuer, Mode, PlannedRequest, Prompt, Workload};
+use llmlab_loadgen::{Issuer, Mode, PlannedRequest, Prompt, Turn, Workload};
 use proptest::prelude::*;
 
 fn workload(gaps_ms: &[u64], mode: Mode) -> Workload {
@@ -16,9 +16,11 @@ fn workload(gaps_ms: &[u64], mode: Mode) -> Workload {
             prompt_tokens: 1,
             max_tokens: 1,
             adapter: None,
+            turn: None,
+            hang_up: None,
         }
     });
-    Workload { requests: requests.collect(), mode }
+    Workload { requests: requests.collect(), mode, sessions: None, prefix_hit_rate: None }
 }
 
 /// Drives the issuer on a clock of its own. Every step either issues what is due or finishes one of those in flight,
@@ -82,6 +84,106 @@ proptest! {
             prop_assert!(index >= u64::from(users) || scheduled == Duration::ZERO, "users start at once");
         }
     }
+}
+
+/// Requests as turns: session `s` has `turns[s]` of them, with think times that tell the turns apart.
+fn in_sessions(turns: &[u32], gap_ms: u64, mode: Mode) -> Workload {
+    let mut requests = Vec::new();
+    for (session, &count) in (0..).zip(turns) {
+        for turn in 0..count {
+            requests.push(PlannedRequest {
+                index: requests.len() as u64,
+                at: Duration::from_millis(session * gap_ms),
+                prompt: Prompt::Tokens(vec![1]),
+                prompt_tokens: 1,
+                max_tokens: 1,
+                adapter: None,
+                turn: Some(Turn {
+                    session,
+                    turn,
+                    last: turn + 1 == count,
+                    new_tokens: 1,
+                    think_time: Duration::from_millis(u64::from(turn) * 7),
+                    stand_in: Prompt::Tokens(vec![1]),
+                }),
+                hang_up: None,
+            });
+        }
+    }
+    Workload { requests, mode, sessions: None, prefix_hit_rate: None }
+}
+
+proptest! {
+    #[test]
+    fn turns_wait_for_the_turn_before(
+        turns in prop::collection::vec(1u32..6, 0..20), gap in 0u64..60, users in prop::option::of(1u32..8), choices in choices()
+    ) {
+        let think_time = Duration::from_millis(5);
+        let mode = users.map_or(Mode::Open, |users| Mode::Closed { users, think_time });
+        let workload = in_sessions(&turns, gap, mode);
+        let mut issuer = Issuer::new(&workload);
+        let (mut now, mut in_flight, mut last) = (Duration::ZERO, Vec::<u64>::new(), Duration::ZERO);
+        let mut finished_at = vec![None; workload.requests.len()];
+        let mut issued = vec![false; workload.requests.len()];
+        let mut openings = Vec::new();
+        let mut choices = choices.iter().cycle();
+        while issuer.next_due().is_some() || !in_flight.is_empty() {
+            let (pick, pass_ms) = *choices.next().unwrap();
+            now += Duration::from_millis(pass_ms);
+            if !in_flight.is_empty() && (pick % 2 == 0 || issuer.next_due().is_none()) {
+                let index = in_flight.swap_remove(pick as usize % in_flight.len());
+                issuer.on_finished(now, index);
+                finished_at[index as usize] = Some(now);
+                continue;
+            }
+            now = now.max(issuer.next_due().unwrap());
+            let (scheduled, request) = issuer.issue().unwrap();
+            let (place, turn) = (request.index as usize, request.turn.as_ref().unwrap());
+            prop_assert!(!std::mem::replace(&mut issued[place], true), "issued twice");
+            prop_assert!(last <= scheduled && scheduled <= now);
+            last = scheduled;
+            match turn.turn {
+                0 => openings.push(turn.session),
+                _ => {
+                    let before = finished_at[place - 1].expect("the turn before is over");
+                    // Turns are due exactly then, unless something else was already scheduled for later.
+                    prop_assert!(scheduled >= before + turn.think_time);
+                }
+            }
+            in_flight.push(request.index);
+            prop_assert!(users.is_none_or(|users| in_flight.len() <= users as usize));
+        }
+        prop_assert!(issued.iter().all(|issued| *issued), "each once");
+        prop_assert!(openings.is_sorted(), "sessions begin in order");
+        prop_assert_eq!((issuer.remaining(), issuer.issued()), (0, workload.requests.len()));
+    }
+}
+
+#[test]
+fn a_turn_is_due_when_its_user_has_thought_and_another_session_need_not_wait() {
+    let workload = in_sessions(&[2, 1], 100, Mode::Open);
+    let mut issuer = Issuer::new(&workload);
+    let ms = Duration::from_millis;
+    assert_eq!(issuer.issue().unwrap().1.index, 0);
+    assert_eq!(issuer.next_due(), Some(ms(100)), "the second session");
+    issuer.on_finished(ms(40), 0);
+    assert_eq!(issuer.next_due(), Some(ms(47)), "the second turn of the first");
+    assert_eq!(issuer.issue().unwrap().1.index, 1);
+    assert_eq!(issuer.issue().unwrap().1.index, 2);
+    assert_eq!(issuer.next_due(), None);
+}
+
+#[test]
+fn a_user_begins_a_session_after_the_last_turn_of_another() {
+    let workload = in_sessions(&[2, 1], 0, Mode::Closed { users: 1, think_time: Duration::from_millis(10) });
+    let mut issuer = Issuer::new(&workload);
+    let ms = Duration::from_millis;
+    issuer.issue();
+    assert_eq!(issuer.next_due(), None, "the user is busy");
+    issuer.on_finished(ms(1), 0);
+    assert_eq!(issuer.issue().unwrap().0, ms(8));
+    issuer.on_finished(ms(20), 1);
+    assert_eq!(issuer.next_due(), Some(ms(30)));
 }
 
 #[test]

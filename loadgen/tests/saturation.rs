@@ -87,6 +87,7 @@ fn record(outcome: Outcome, tokens: u32) -> RequestRecord {
         output_tokens: tokens,
         output_tokens_source: CountSource::Usage,
         outcome,
+        turn: None,
         http_status: None,
         finish_reason: None,
         error: None,
@@ -152,7 +153,7 @@ fn a_step_has_other_prompts_than_the_measured_run() {
     let prompts = |config: &WorkloadConfig| {
         generate(config).unwrap().requests.into_iter().map(|r| match r.prompt {
             Prompt::Tokens(ids) => ids,
-            Prompt::Text(text) => panic!("asked for token ids, got {text}"),
+            other => panic!("asked for token ids, got {other:?}"),
         })
     };
     let four: HashSet<Vec<u32>> = prompts(&step_workload(&measured, 4)).collect();
@@ -175,5 +176,7 @@ fn measured(tokens: u32) -> WorkloadConfig {
         prompts: PromptStyle::TokenIds { first: 0, end: 1000 },
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     }
 }

@@ -23,8 +23,10 @@ fn config(seed: u64, requests: u64, arrivals: Arrivals) -> WorkloadConfig {
         output_range: (1, 50),
         arrivals,
         prompts: PromptStyle::TokenIds { first: 5, end: 505 },
-        prefixes: Prefixes { count: 3, tokens: 8, popularity: Popularity::Zipf { exponent: 1.0 } },
+        prefixes: Prefixes::Each { count: 3, tokens: 8, popularity: Popularity::Zipf { exponent: 1.0 } },
         adapters: Some(Adapters { names: vec!["a".into(), "b".into()], popularity: Popularity::Uniform }),
+        sessions: None,
+        abandonment: None,
     }
 }
 
@@ -49,7 +51,7 @@ proptest! {
             prop_assert!(part.requests.iter().all(|r| r.index % u64::from(total) == shard as u64));
         }
         // What is put together again has the fingerprint of the whole.
-        let again = Workload { requests: union(&parts), mode: whole.mode };
+        let again = Workload { requests: union(&parts), ..whole.clone() };
         prop_assert_eq!(schedule_digest(&again), schedule_digest(&whole));
     }
 

@@ -26,13 +26,15 @@ fn base() -> WorkloadConfig {
         prompts: PromptStyle::TokenIds { first: 5, end: 505 },
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     }
 }
 
 fn ids(prompt: &Prompt) -> &[u32] {
     match prompt {
         Prompt::Tokens(ids) => ids,
-        Prompt::Text(text) => panic!("text prompt {text:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -164,7 +166,7 @@ fn the_shared_prefix_is_all_that_is_shared() {
 
 #[test]
 fn each_prompt_begins_with_one_of_the_prefixes() {
-    let prefixes = Prefixes { count: 4, tokens: 30, popularity: Popularity::Zipf { exponent: 1.0 } };
+    let prefixes = Prefixes::Each { count: 4, tokens: 30, popularity: Popularity::Zipf { exponent: 1.0 } };
     let config = WorkloadConfig { prefixes, requests: 2000, input_range: (40, 60), ..base() };
     let workload = generate(&config).unwrap();
     let mut counts = std::collections::HashMap::<&[u32], u32>::new();

@@ -151,6 +151,19 @@ pub struct WorkloadFacts {
     pub rate_rps: Option<f64>,
     /// How the rate was found, in words, when it was not given.
     pub rate_source: Option<String>,
+    #[serde(default)]
+    pub sessions: Option<SessionFacts>,
+    /// Share of the prompt tokens that a prefix cache of any size would find, where the workload was made for one; 0..=1.
+    #[serde(default)]
+    pub prefix_hit_rate: Option<f64>,
+}
+
+/// The conversations of a workload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionFacts {
+    pub sessions: u64,
+    /// Those that end because their next turn would not have fitted into the context.
+    pub ended_early: u64,
 }
 
 /// Limits in nanoseconds. Percentile limits judge a run; `*_each` limits judge a request and define goodput.

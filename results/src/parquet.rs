@@ -63,6 +63,7 @@ fn request_columns(trial: &TrialFiles) -> Vec<Column> {
     u64s("first_token_ns", |r| r.first_token_ns());
     u64s("last_token_ns", |r| r.last_token_ns());
     u64s("done_ns", |r| r.done_ns);
+    u64s("session", |r| r.turn.map(|t| t.session));
     let mut u32s = |name, get: fn(&RequestRecord) -> Option<u32>| {
         columns.push(Column { name, cells: Cells::U32(rows.iter().map(get).collect()) });
     };
@@ -71,6 +72,9 @@ fn request_columns(trial: &TrialFiles) -> Vec<Column> {
     u32s("output_tokens_requested", |r| Some(r.output_tokens_requested));
     u32s("output_tokens", |r| Some(r.output_tokens));
     u32s("resends", |r| Some(r.resends));
+    u32s("turn", |r| r.turn.map(|t| t.turn));
+    u32s("context_tokens", |r| r.turn.map(|t| t.context_tokens));
+    u32s("stand_ins", |r| r.turn.map(|t| t.stand_ins));
     u32s("http_status", |r| r.http_status.map(u32::from));
     let mut texts = |name, get: fn(&RequestRecord) -> Option<String>| {
         columns.push(Column { name, cells: Cells::Text(rows.iter().map(get).collect()) });

@@ -29,6 +29,20 @@ pub enum CountSource {
     ChunkCount,
 }
 
+/// The place of a request in a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnFacts {
+    /// Counted from 0 in order of arrival.
+    pub session: u64,
+    /// Counted from 0.
+    pub turn: u32,
+    /// Tokens of the prompt that come from earlier turns and their answers, as far as the client can count them.
+    pub context_tokens: u32,
+    /// Answers in the prompt that are not what the server said but planned tokens of the same number: its ids or its text
+    /// were not known, or there was no answer.
+    pub stand_ins: u32,
+}
+
 /// How a request ended, seen from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,6 +68,8 @@ pub enum Outcome {
     TooLarge,
     /// The run was interrupted while the request was in flight.
     Cancelled,
+    /// The client hung up before the end because the workload wanted it so.
+    Abandoned,
     /// The client itself failed (out of file descriptors or ports). Makes the trial invalid.
     Client,
 }
@@ -62,6 +78,11 @@ impl Outcome {
     /// True for requests whose latency is meaningful.
     pub fn is_success(self) -> bool {
         matches!(self, Outcome::Ok | Outcome::WrongLength)
+    }
+
+    /// True where the answer did not come and nobody but the server or the client program is to blame.
+    pub fn is_failure(self) -> bool {
+        !self.is_success() && !matches!(self, Outcome::Cancelled | Outcome::Abandoned)
     }
 }
 
@@ -95,6 +116,9 @@ pub struct RequestRecord {
     pub output_tokens: u32,
     pub output_tokens_source: CountSource,
     pub outcome: Outcome,
+    /// `None` for a request that stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<TurnFacts>,
     pub http_status: Option<u16>,
     pub finish_reason: Option<String>,
     /// Plain words, capped at 500 characters; never holds a secret.

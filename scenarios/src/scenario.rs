@@ -107,20 +107,111 @@ pub struct WorkloadTable {
     /// LoRA adapters that requests ask for by name, in place of the model. Exactly one of count and folders.
     #[schemars(with = "Option<AdaptersTable>")]
     pub adapters: Option<Spanned<AdaptersTable>>,
+    /// Requests are the turns of conversations. Lengths are then those of what is new in a turn and of its answer, `requests`
+    /// counts turns, and arrivals are those of sessions.
+    #[schemars(with = "Option<SessionsTable>")]
+    pub sessions: Option<Spanned<SessionsTable>>,
+    /// Clients that hang up before their answer is complete.
+    #[schemars(with = "Option<AbandonTable>")]
+    pub abandon: Option<Spanned<AbandonTable>>,
     #[serde(default)]
     pub timeouts: TimeoutsTable,
 }
 
-/// Beginnings that prompts share.
+/// Conversations: the prompt of a turn is all that was said before it, and something new.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionsTable {
+    /// Turns of a session. It ends earlier where the next turn might not fit into the context.
+    #[schemars(with = "TurnsTable")]
+    pub turns: Spanned<TurnsTable>,
+    /// From an answer to the next turn. Default none.
+    #[schemars(with = "Option<TimeTable>")]
+    pub think_time: Option<Spanned<TimeTable>>,
+}
+
+/// fixed (count), uniform (min, max) or geometric (mean).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TurnsTable {
+    #[schemars(schema_with = "schema::turn_distribution")]
+    pub distribution: Spanned<String>,
+    /// Of every session (fixed).
+    #[schemars(with = "Option<u32>", range(min = 1, max = 10_000))]
+    pub count: Option<Spanned<u32>>,
+    /// Fewest (uniform).
+    #[schemars(with = "Option<u32>", range(min = 1, max = 10_000))]
+    pub min: Option<Spanned<u32>>,
+    /// Most (uniform).
+    #[schemars(with = "Option<u32>", range(min = 1, max = 10_000))]
+    pub max: Option<Spanned<u32>>,
+    /// On average (geometric): after each turn the session goes on with the same probability.
+    #[schemars(with = "Option<f64>", range(min = 1, max = 10_000))]
+    pub mean: Option<Spanned<f64>>,
+}
+
+/// fixed (time), exponential (mean) or lognormal (median, p95).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimeTable {
+    #[schemars(schema_with = "schema::time_distribution")]
+    pub distribution: Spanned<String>,
+    /// Always the same (fixed).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::duration")]
+    pub time: Option<Spanned<DurationText>>,
+    /// On average (exponential).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::duration")]
+    pub mean: Option<Spanned<DurationText>>,
+    /// Half are shorter (lognormal).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::duration")]
+    pub median: Option<Spanned<DurationText>>,
+    /// 95 % are shorter (lognormal).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::duration")]
+    pub p95: Option<Spanned<DurationText>>,
+}
+
+/// A share of the requests, and exactly one of after_tokens and after.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AbandonTable {
+    /// Of all requests, 0 to 1.
+    #[schemars(with = "f64", range(min = 0, max = 1))]
+    pub share: Spanned<f64>,
+    /// Output tokens that the client takes; at most all but one of those asked for.
+    #[schemars(with = "Option<DistributionTable>")]
+    pub after_tokens: Option<Spanned<DistributionTable>>,
+    /// From the time at which the request was due. A client whose answer is complete by then stays.
+    #[schemars(with = "Option<TimeTable>")]
+    pub after: Option<Spanned<TimeTable>>,
+}
+
+/// Beginnings that prompts share: `count` of `tokens` each, or a tree of blocks (`block_tokens`, `depth`, `branching`).
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrefixesTable {
     /// Different ones.
-    #[schemars(with = "u32", range(min = 1, max = 100_000))]
-    pub count: Spanned<u32>,
-    /// Tokens of each, part of the drawn prompt length. At least the last token of a prompt is the request's own.
-    #[schemars(with = "u32", range(min = 1))]
-    pub tokens: Spanned<u32>,
+    #[schemars(with = "Option<u32>", range(min = 1, max = 100_000))]
+    pub count: Option<Spanned<u32>>,
+    /// Tokens of each, part of the drawn prompt length; with `sessions` before what is drawn for the first turn. At least the last token of a prompt is the request's own.
+    #[schemars(with = "Option<u32>", range(min = 1))]
+    pub tokens: Option<Spanned<u32>>,
+    /// Tokens of a block of the tree. A multiple of the server's block size, else its cache finds less.
+    #[schemars(with = "Option<u32>", range(min = 1))]
+    pub block_tokens: Option<Spanned<u32>>,
+    /// Blocks from the root of the tree to a leaf; a prompt begins with as many as fit into it.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 40))]
+    pub depth: Option<Spanned<u32>>,
+    /// Different blocks that may follow a block of the tree.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 100_000))]
+    pub branching: Option<Spanned<u32>>,
+    /// Share of all prompt tokens that a prefix cache of any size would find; how far prompts follow the tree is solved for.
+    /// Default: as far as it goes.
+    #[schemars(with = "Option<f64>", range(min = 0, max = 1))]
+    pub hit_rate: Option<Spanned<f64>>,
     /// How often each is chosen: uniform, or zipf (the k-th k^-exponent times as often as the first). Default uniform.
     #[serde(default)]
     #[schemars(schema_with = "schema::popularity")]
@@ -235,7 +326,7 @@ pub struct ArrivalsTable {
     #[serde(default)]
     #[schemars(schema_with = "schema::process")]
     pub process: Option<Spanned<String>>,
-    /// Requests per second.
+    /// Requests per second, or sessions per second where the workload has them.
     #[schemars(with = "Option<f64>")]
     pub rate: Option<Spanned<f64>>,
     /// Share of the lowest saturation measured among the targets, e.g. 0.7.
@@ -293,7 +384,7 @@ pub struct ArrivalsTable {
     /// Users with one request in flight each (closed).
     #[schemars(with = "Option<u32>")]
     pub users: Option<Spanned<u32>>,
-    /// Pause between an answer and the user's next request (closed). Default "0s".
+    /// Pause between an answer and the user's next request, or between sessions (closed). Default "0s".
     #[serde(default)]
     #[schemars(schema_with = "schema::duration")]
     pub think_time: Option<Spanned<DurationText>>,

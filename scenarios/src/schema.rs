@@ -5,7 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::client_mix;
 use crate::knobs::{Default, KNOBS, Kind, Knob, POLICIES};
-use crate::resolve::{CONVERSATIONS, DISTRIBUTIONS, FINDS, POPULARITIES, PROCESSES, PROTOCOLS};
+use crate::resolve::{
+    CONVERSATIONS, DISTRIBUTIONS, FINDS, POPULARITIES, PROCESSES, PROTOCOLS, TIME_DISTRIBUTIONS,
+    TURN_DISTRIBUTIONS,
+};
 use crate::scenario::{DistributionTable, Scenario};
 use crate::spec::CLAIM_METRICS;
 use crate::templates::TEMPLATES;
@@ -98,6 +101,14 @@ pub(crate) fn traffic(_: &mut SchemaGenerator) -> Schema {
 
 pub(crate) fn distribution(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": DISTRIBUTIONS })
+}
+
+pub(crate) fn turn_distribution(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": TURN_DISTRIBUTIONS })
+}
+
+pub(crate) fn time_distribution(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": TIME_DISTRIBUTIONS })
 }
 
 pub(crate) fn popularity(_: &mut SchemaGenerator) -> Schema {

@@ -114,15 +114,72 @@ pub struct WorkloadSpec {
     /// Never together with `shared_prefix_tokens`.
     pub prefixes: Option<PrefixSpec>,
     pub adapters: Option<AdapterSpec>,
+    #[serde(default)]
+    pub sessions: Option<SessionSpec>,
+    #[serde(default)]
+    pub abandon: Option<AbandonSpec>,
     pub timeout: TimeoutSpec,
+}
+
+/// Conversations. Requests are their turns; arrivals are those of sessions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionSpec {
+    pub turns: TurnCount,
+    /// From an answer to the next turn.
+    pub think_time: TimeDist,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum TurnCount {
+    Fixed { turns: u32 },
+    Uniform { min: u32, max: u32 },
+    Geometric { mean: f64 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum TimeDist {
+    Fixed { time: Duration },
+    Exponential { mean: Duration },
+    Lognormal { median: Duration, p95: Duration },
+}
+
+/// Requests whose clients hang up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AbandonSpec {
+    /// 0..=1
+    pub share: f64,
+    pub patience: PatienceSpec,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "of")]
+pub enum PatienceSpec {
+    /// Output tokens.
+    Tokens { tokens: LengthDist },
+    /// From when the request was due.
+    Time { time: TimeDist },
 }
 
 /// Several beginnings, of which each prompt has one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PrefixSpec {
-    pub count: u32,
-    pub tokens: u32,
-    pub popularity: PopularitySpec,
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum PrefixSpec {
+    Each {
+        count: u32,
+        tokens: u32,
+        popularity: PopularitySpec,
+    },
+    /// Blocks of a tree, followed from the root on.
+    Tree {
+        block_tokens: u32,
+        depth: u32,
+        branching: u32,
+        /// Share of the prompt tokens that a prefix cache of any size would find, 0..=1.
+        hit_rate: Option<f64>,
+        popularity: PopularitySpec,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

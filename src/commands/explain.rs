@@ -1,9 +1,10 @@
 //! `llmlab run --explain`: the resolved plan in words and numbers, without running it.
 
 use llmlab_loadgen::Workload;
+use llmlab_results::manifest::SessionFacts;
 use llmlab_scenarios::spec::{
-    ArrivalSpec, CommandSpec, DayCurve, DwellSpec, LengthDist, LengthSpec, PhaseSpec, PopularitySpec,
-    RateSpec, SweepPoint, WorkloadSpec,
+    ArrivalSpec, CommandSpec, DayCurve, DwellSpec, LengthDist, LengthSpec, PatienceSpec, PhaseSpec,
+    PopularitySpec, PrefixSpec, RateSpec, SweepPoint, TimeDist, TurnCount, WorkloadSpec,
 };
 
 use super::run::{How, Plan, Planned, PlannedTarget, ShardPlan};
@@ -47,13 +48,21 @@ fn explain_sweep(name: &str, cells: &[(SweepPoint, Plan)]) -> Result<(), Failure
 }
 
 fn workload_in_words(plan: &Plan, workload: &Workload) -> String {
-    format!(
+    let mut words = format!(
         "{} requests a trial, the first {} warm-up; {} prompt + {} output tokens",
         workload.requests.len(),
         plan.warmup_requests,
         count(workload.prompt_tokens_total() as f64),
         count(workload.output_tokens_total() as f64)
-    )
+    );
+    if let Some(SessionFacts { sessions, ended_early }) = workload.sessions {
+        words.push_str(&format!("; {sessions} sessions, {ended_early} of them cut short by the context"));
+    }
+    if let Some(share) = workload.prefix_hit_rate {
+        let share = share * 100.0;
+        words.push_str(&format!("; a prefix cache of any size would find {share:.1} % of the prompt tokens"));
+    }
+    words
 }
 
 fn explain_run(plan: &Plan) -> Result<(), Failure> {
@@ -217,14 +226,19 @@ fn shared_in_words(workload: &WorkloadSpec) -> String {
         PopularitySpec::Uniform => "uniform".to_string(),
         PopularitySpec::Zipf { exponent } => format!("zipf {exponent}"),
     };
-    let mut words = String::new();
+    let mut words = behaviour_in_words(workload);
     match (&workload.prefixes, workload.shared_prefix_tokens) {
-        (Some(p), _) => words.push_str(&format!(
-            ", each with one of {} prefixes of {} tokens ({})",
-            p.count,
-            p.tokens,
-            popularity(&p.popularity)
+        (Some(PrefixSpec::Each { count, tokens, popularity: shares }), _) => words.push_str(&format!(
+            ", each with one of {count} prefixes of {tokens} tokens ({})",
+            popularity(shares)
         )),
+        (Some(PrefixSpec::Tree { block_tokens, depth, branching, hit_rate, popularity: shares }), _) => {
+            let rate = hit_rate.map_or(String::new(), |rate| format!(" for a hit rate of {rate}"));
+            words.push_str(&format!(
+                ", on a tree of {block_tokens}-token blocks, {branching} branches, {depth} deep ({}){rate}",
+                popularity(shares)
+            ));
+        }
         (None, 0) => {}
         (None, tokens) => words.push_str(&format!(", the first {tokens} tokens shared by all")),
     }
@@ -233,6 +247,38 @@ fn shared_in_words(workload: &WorkloadSpec) -> String {
         words.push_str(&format!(", for one of {count} adapters ({shares})"));
     }
     words
+}
+
+/// ", in sessions of 4 turns with 2s between, 10 % abandoned after 3s".
+fn behaviour_in_words(workload: &WorkloadSpec) -> String {
+    let mut words = String::new();
+    if let Some(sessions) = &workload.sessions {
+        let turns = match sessions.turns {
+            TurnCount::Fixed { turns } => format!("{turns} turns"),
+            TurnCount::Uniform { min, max } => format!("{min} to {max} turns"),
+            TurnCount::Geometric { mean } => format!("{mean} turns on average"),
+        };
+        words.push_str(&format!(
+            " per turn, in sessions of {turns}, think time {}",
+            time_in_words(sessions.think_time)
+        ));
+    }
+    if let Some(abandon) = &workload.abandon {
+        let patience = match &abandon.patience {
+            PatienceSpec::Tokens { tokens } => dist(tokens),
+            PatienceSpec::Time { time } => time_in_words(*time),
+        };
+        words.push_str(&format!(", {:.0} % abandoned after {patience}", abandon.share * 100.0));
+    }
+    words
+}
+
+fn time_in_words(time: TimeDist) -> String {
+    match time {
+        TimeDist::Fixed { time } => format!("{time:?}"),
+        TimeDist::Exponential { mean } => format!("exponential with mean {mean:?}"),
+        TimeDist::Lognormal { median, p95 } => format!("lognormal, median {median:?} and p95 {p95:?}"),
+    }
 }
 
 fn dist(d: &LengthDist) -> String {
@@ -247,8 +293,9 @@ pub fn arrivals_in_words(plan: &Plan) -> String {
     if let Some(journey) = &plan.spec.journey {
         return crate::journey::arrivals_in_words(journey);
     }
+    let what = if plan.spec.workload.sessions.is_some() { "sessions" } else { "requests" };
     let rate = |rate: &RateSpec| match rate {
-        RateSpec::PerSecond { rps } => format!("{rps} requests/s"),
+        RateSpec::PerSecond { rps } => format!("{rps} {what}/s"),
         RateSpec::Load { share } => format!("{:.0} % of the lowest measured saturation", share * 100.0),
         RateSpec::Sought => "the rate that is searched".into(),
     };
@@ -262,7 +309,7 @@ pub fn arrivals_in_words(plan: &Plan) -> String {
                 None => format!("{users} users"),
             };
             let pause = if think_time.is_zero() { "no pause".into() } else { format!("{think_time:?}") };
-            format!("closed loop, {users}, {pause} between requests")
+            format!("closed loop, {users}, {pause} between {what}")
         }
         ArrivalSpec::Trace { speed, jitter } if jitter.is_zero() => {
             format!("as in the trace, {speed} x faster")

@@ -2,7 +2,8 @@
 
 use llmlab_results::journey::JourneyFacts;
 use llmlab_results::manifest::{
-    HostRoofline, Manifest, ModelFacts, RunStatus, TargetFacts, TargetKind, TrialFacts, TrialKind,
+    HostRoofline, Manifest, ModelFacts, RunStatus, SessionFacts, TargetFacts, TargetKind, TrialFacts,
+    TrialKind,
 };
 use llmlab_results::prompt_fit::PromptFit;
 use llmlab_results::record::Outcome;
@@ -15,6 +16,7 @@ use crate::engine_log::{EngineLog, engine_log};
 use crate::latency::{Latency, LatencySamples};
 use crate::machine::{MachineView, machine_view};
 use crate::metric::Metric;
+use crate::prefix_hits::prefix_hit_share;
 use crate::rates::{
     ErrorCount, PromptLengths, Rates, RequestCounts, TokenSources, errors, prompt_lengths, rates,
     token_sources,
@@ -23,6 +25,7 @@ use crate::roofline::{Roofline, roofline};
 use crate::server_view::{ServerView, server_view};
 use crate::slo::{Goodput, SloCheck, check, goodput};
 use crate::trust::{TrialTrust, trust};
+use crate::turns::{TurnGroup, turn_groups};
 use crate::warning::Warning;
 use crate::window::{Window, is_closed_loop, window};
 use crate::{frame, quantile, shards};
@@ -65,6 +68,9 @@ pub struct Setting {
     pub arrivals: String,
     pub rate_rps: Option<f64>,
     pub rate_source: Option<String>,
+    pub sessions: Option<SessionFacts>,
+    /// What a prefix cache of any size would find, where the workload was made for it.
+    pub prefix_hit_rate: Option<f64>,
     pub warmup_requests: u64,
     pub closed_loop: bool,
     /// Most repeats of any target.
@@ -123,7 +129,12 @@ pub struct TrialAnalysis {
     pub rates: Option<Rates>,
     pub goodput: Option<Goodput>,
     pub slo: Vec<SloCheck>,
+    /// By place in a conversation; empty where requests stand alone.
+    pub turns: Vec<TurnGroup>,
     pub engine: Option<EngineLog>,
+    /// Of the prompt tokens of measured requests, those that the engine's prefix cache had; `None` where it found none, because
+    /// the log does not tell that from having no cache.
+    pub prefix_hit_share: Option<f64>,
     pub server: Option<ServerView>,
     pub machine: Option<MachineView>,
     pub roofline: Option<Roofline>,
@@ -232,7 +243,9 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
         rates,
         goodput: window.and_then(|w| goodput(&manifest.slo, records, warmup, &w)),
         slo: check(&manifest.slo, &samples),
+        turns: turn_groups(records, warmup),
         engine: window.and_then(|w| engine_log(&steps, &w)),
+        prefix_hit_share: window.and_then(|w| prefix_hit_share(records, &trial.steps, start, &w)),
         server: window.and_then(|w| server_view(&trial.server, &w)),
         machine: window.and_then(|w| machine_view(&trial.machine, start, &w, rates.as_ref())),
         roofline: window
@@ -484,6 +497,8 @@ fn setting(m: &Manifest, repeats: u64) -> Setting {
         arrivals: m.workload.arrivals.clone(),
         rate_rps: m.workload.rate_rps.filter(|v| v.is_finite()),
         rate_source: m.workload.rate_source.clone(),
+        sessions: m.workload.sessions,
+        prefix_hit_rate: m.workload.prefix_hit_rate.filter(|v| v.is_finite()),
         warmup_requests: m.workload.warmup_requests,
         closed_loop: is_closed_loop(m),
         repeats,

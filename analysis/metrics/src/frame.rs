@@ -8,10 +8,11 @@ use llmlab_results::record::{Outcome, RequestRecord};
 use llmlab_results::step::{StepRow, StepSeq};
 use polars::prelude::{BooleanChunked, Column, DataFrame};
 
-/// One row per record. Columns: `index`, `measured`, `success`, `failure`, `scheduled_ns`, `completed_ns`, `ttft_ns`, `tpot_ns`,
+/// One row per record. Columns: `index`, `measured`, `success`, `failure`, `abandoned`, `scheduled_ns`, `completed_ns`, `ttft_ns`, `tpot_ns`,
 /// `e2e_last_ns`, `e2e_done_ns`, `send_lag_ns`, `undelivered`.
 ///
-/// `failure` is false for a request cancelled because the run was interrupted: the server never had its chance.
+/// `failure` is false for a request cancelled because the run was interrupted, or abandoned by its client: the server never
+/// had its chance.
 /// `undelivered` is the number of token gaps a failed request owes (for adjusted inter-token latency).
 pub fn requests(records: &[RequestRecord], warmup: u64) -> DataFrame {
     let bools = |name: &str, f: &dyn Fn(&RequestRecord) -> bool| {
@@ -24,7 +25,8 @@ pub fn requests(records: &[RequestRecord], warmup: u64) -> DataFrame {
         Column::new("index".into(), records.iter().map(|r| r.index).collect::<Vec<u64>>()),
         bools("measured", &|r| r.index >= warmup),
         bools("success", &|r| r.outcome.is_success()),
-        bools("failure", &|r| !r.outcome.is_success() && r.outcome != Outcome::Cancelled),
+        bools("failure", &|r| r.outcome.is_failure()),
+        bools("abandoned", &|r| r.outcome == Outcome::Abandoned),
         floats("scheduled_ns", &|r| Some(r.scheduled_ns as f64)),
         floats("completed_ns", &|r| completed_ns(r).map(|t| t as f64)),
         floats("ttft_ns", &ttft_ns),

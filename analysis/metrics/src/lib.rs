@@ -5,9 +5,9 @@
 //! Each metric is defined in `definitions.md` beside this crate's manifest.
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
-//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`journey`], [`engine_log`], [`server_view`], [`machine`], [`roofline`],
-//! [`cost`], [`trust`] and [`shards`], [`metric`] (the list every table is made from), [`stats`] and [`compare`], [`warning`], [`sweep`],
-//! [`search`] (the highest load that meets the SLO), [`report`], [`claims`] (what is said of a
+//! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`journey`], [`turns`], [`engine_log`], [`prefix_hits`], [`server_view`],
+//! [`machine`], [`roofline`], [`cost`], [`trust`] and [`shards`], [`metric`] (the list every table is made from), [`stats`] and [`compare`],
+//! [`warning`], [`sweep`], [`search`] (the highest load that meets the SLO), [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
 
 pub mod analysis;
@@ -21,6 +21,7 @@ pub mod journey;
 pub mod latency;
 pub mod machine;
 pub mod metric;
+pub mod prefix_hits;
 pub mod quantile;
 pub mod rates;
 pub mod report;
@@ -32,6 +33,7 @@ pub mod slo;
 pub mod stats;
 pub mod sweep;
 pub mod trust;
+pub mod turns;
 pub mod warning;
 pub mod window;
 

@@ -30,6 +30,7 @@ pub enum Metric {
     Goodput,
     SloShare,
     FailedShare,
+    AbandonedShare,
     BatchMean,
     WaitingMean,
     WaitingMax,
@@ -39,6 +40,7 @@ pub enum Metric {
     PaddingShare,
     Preemptions,
     RecomputedShare,
+    PrefixHitShare,
     DraftAcceptanceRate,
     AcceptanceLength,
     RooflineShare,
@@ -89,7 +91,7 @@ impl Value {
 }
 
 impl Metric {
-    pub const ALL: [Metric; 35] = [
+    pub const ALL: [Metric; 37] = [
         Metric::TtftP50,
         Metric::TtftP95,
         Metric::TtftP99,
@@ -111,6 +113,7 @@ impl Metric {
         Metric::Goodput,
         Metric::SloShare,
         Metric::FailedShare,
+        Metric::AbandonedShare,
         Metric::BatchMean,
         Metric::WaitingMean,
         Metric::WaitingMax,
@@ -120,6 +123,7 @@ impl Metric {
         Metric::PaddingShare,
         Metric::Preemptions,
         Metric::RecomputedShare,
+        Metric::PrefixHitShare,
         Metric::DraftAcceptanceRate,
         Metric::AcceptanceLength,
         Metric::RooflineShare,
@@ -174,6 +178,7 @@ impl Metric {
             Metric::Goodput => "goodput req/s",
             Metric::SloShare => "within SLO",
             Metric::FailedShare => "failed",
+            Metric::AbandonedShare => "abandoned",
             Metric::BatchMean => "batch size, mean",
             Metric::WaitingMean => "waiting, mean",
             Metric::WaitingMax => "waiting, max",
@@ -183,6 +188,7 @@ impl Metric {
             Metric::PaddingShare => "padding",
             Metric::Preemptions => "preemptions",
             Metric::RecomputedShare => "recomputed",
+            Metric::PrefixHitShare => "prefix cache hits",
             Metric::DraftAcceptanceRate => "drafts accepted",
             Metric::AcceptanceLength => "acceptance length",
             Metric::RooflineShare => "of roofline",
@@ -200,6 +206,8 @@ impl Metric {
             | Metric::Goodput => Unit::PerSecond,
             Metric::SloShare
             | Metric::FailedShare
+            | Metric::AbandonedShare
+            | Metric::PrefixHitShare
             | Metric::KvUseMean
             | Metric::InternalFragmentation
             | Metric::ExternalFragmentation
@@ -225,12 +233,15 @@ impl Metric {
             | Metric::TotalTokensPerS
             | Metric::Goodput
             | Metric::SloShare
+            | Metric::PrefixHitShare
             | Metric::DraftAcceptanceRate
             | Metric::AcceptanceLength
             | Metric::RooflineShare => Better::Higher,
-            Metric::BatchMean | Metric::WaitingMean | Metric::WaitingMax | Metric::KvUseMean => {
-                Better::Neither
-            }
+            Metric::AbandonedShare
+            | Metric::BatchMean
+            | Metric::WaitingMean
+            | Metric::WaitingMax
+            | Metric::KvUseMean => Better::Neither,
             _ => Better::Lower,
         }
     }
@@ -268,6 +279,11 @@ impl Metric {
                 let judged = t.requests.succeeded + t.requests.failed;
                 Value::of((judged > 0).then(|| t.requests.failed as f64 / judged as f64))
             }
+            Metric::AbandonedShare => {
+                let (abandoned, measured) = (t.requests.abandoned, t.requests.measured);
+                Value::of((abandoned > 0).then(|| abandoned as f64 / measured as f64))
+            }
+            Metric::PrefixHitShare => Value::of(t.prefix_hit_share),
             Metric::BatchMean => Value::of(
                 t.engine.as_ref().map(|e| e.batch_mean).or(t.server.as_ref().and_then(|s| s.running_mean)),
             ),

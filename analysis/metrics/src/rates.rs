@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::frame;
 use crate::window::Window;
 
-/// How many requests ended how. `measured = succeeded + failed + cancelled`.
+/// How many requests ended how. `measured = succeeded + failed + abandoned + cancelled`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RequestCounts {
     pub recorded: u64,
@@ -17,6 +17,8 @@ pub struct RequestCounts {
     pub measured: u64,
     pub succeeded: u64,
     pub failed: u64,
+    /// Their clients hung up, as the workload wanted it: neither success nor failure.
+    pub abandoned: u64,
     /// In flight when the run was interrupted: neither success nor failure.
     pub cancelled: u64,
 }
@@ -26,6 +28,7 @@ impl RequestCounts {
         let measured = frame::count_where(requests, &["measured"]);
         let succeeded = frame::count_where(requests, &["measured", "success"]);
         let failed = frame::count_where(requests, &["measured", "failure"]);
+        let abandoned = frame::count_where(requests, &["measured", "abandoned"]);
         let recorded = requests.height() as u64;
         RequestCounts {
             recorded,
@@ -33,7 +36,8 @@ impl RequestCounts {
             measured,
             succeeded,
             failed,
-            cancelled: measured - succeeded - failed,
+            abandoned,
+            cancelled: measured - succeeded - failed - abandoned,
         }
     }
 }
@@ -136,10 +140,11 @@ pub struct ErrorCount {
     pub example: Option<String>,
 }
 
-/// Everything that is not plain `Ok`, most frequent first.
+/// Everything that is neither plain `Ok` nor planned, most frequent first.
 pub fn errors(records: &[RequestRecord], warmup: u64) -> Vec<ErrorCount> {
     let mut classes: BTreeMap<(Outcome, Option<u16>), (u64, Option<String>)> = BTreeMap::new();
-    for r in records.iter().filter(|r| r.index >= warmup && r.outcome != Outcome::Ok) {
+    let went_wrong = |r: &&RequestRecord| !matches!(r.outcome, Outcome::Ok | Outcome::Abandoned);
+    for r in records.iter().filter(|r| r.index >= warmup).filter(went_wrong) {
         let status = if r.outcome == Outcome::Http { r.http_status } else { None };
         let class = classes.entry((r.outcome, status)).or_default();
         class.0 += 1;
@@ -169,6 +174,7 @@ pub fn outcome_words(outcome: Outcome) -> &'static str {
         Outcome::Malformed => "answer was not the protocol",
         Outcome::TooLarge => "answer was too large",
         Outcome::Cancelled => "cancelled when the run was interrupted",
+        Outcome::Abandoned => "the client hung up as planned",
         Outcome::Client => "the client itself failed",
     }
 }

@@ -1,7 +1,7 @@
 //! Service-level objectives: does the run meet each percentile limit, and how many requests per second meet all of them.
 
 use llmlab_results::manifest::Slo;
-use llmlab_results::record::{Outcome, RequestRecord};
+use llmlab_results::record::RequestRecord;
 use serde::Serialize;
 
 use crate::frame;
@@ -83,7 +83,7 @@ pub fn goodput(slo: &Slo, records: &[RequestRecord], warmup: u64, window: &Windo
     }
     let (mut good, mut good_inside, mut judged) = (0_u64, 0_u64, 0_u64);
     for r in records.iter().filter(|r| r.index >= warmup) {
-        if r.outcome == Outcome::Cancelled {
+        if !r.outcome.is_success() && !r.outcome.is_failure() {
             continue;
         }
         judged += 1;

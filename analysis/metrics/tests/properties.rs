@@ -10,7 +10,7 @@ use llmlab_results::record::{CountSource, Outcome, RequestRecord, TokenEvent};
 use llmlab_results::step::{StepRow, StepSeq};
 use proptest::prelude::*;
 
-const OUTCOMES: [Outcome; 12] = [
+const OUTCOMES: [Outcome; 13] = [
     Outcome::Ok,
     Outcome::WrongLength,
     Outcome::Connect,
@@ -23,6 +23,7 @@ const OUTCOMES: [Outcome; 12] = [
     Outcome::TooLarge,
     Outcome::Cancelled,
     Outcome::Client,
+    Outcome::Abandoned,
 ];
 
 /// Stages in order of time; every stage but the schedule may be absent.
@@ -160,7 +161,7 @@ proptest! {
         for t in &a.trials {
             let r = &t.requests;
             prop_assert_eq!(r.recorded, r.warmup + r.measured);
-            prop_assert_eq!(r.measured, r.succeeded + r.failed + r.cancelled);
+            prop_assert_eq!(r.measured, r.succeeded + r.failed + r.abandoned + r.cancelled);
             let l = &t.latency;
             for d in [&l.ttft, &l.tpot, &l.itl, &l.icl, &l.e2e_last, &l.e2e_done, &l.queue, &l.send_lag] {
                 prop_assert!(d.as_ref().is_none_or(consistent), "{:?}", d);

@@ -72,6 +72,8 @@ fn workload(seed: u64) -> Workload {
         prompts: PromptStyle::TokenIds { first: 0, end: 100_000 },
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     })
     .expect("the configuration is valid")
 }

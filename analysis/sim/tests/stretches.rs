@@ -13,7 +13,8 @@ use llmlab_core::executor::{Executor, ExecutorError};
 use llmlab_core::stats::Stats;
 use llmlab_core::step::{BlockId, StepOutcome, StepPlan};
 use llmlab_loadgen::{
-    Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Silent, Timeouts, Workload, WorkloadConfig,
+    Abandonment, Arrivals, LengthDist, Lengths, Patience, Prefixes, PromptStyle, Sessions, Silent, TimeDist,
+    Timeouts, TurnCount, Workload, WorkloadConfig,
 };
 use llmlab_models::{WeightFormat, catalogue};
 use llmlab_sim::cost_model::layers::Layers;
@@ -82,6 +83,8 @@ struct Case {
     timeouts: Timeouts,
     max_queue: usize,
     time_limit: Option<Duration>,
+    sessions: Option<Sessions>,
+    abandonment: Option<Abandonment>,
 }
 
 impl Case {
@@ -101,6 +104,8 @@ impl Case {
             prompts: PromptStyle::TokenIds { first: 0, end: 1000 },
             prefixes: Prefixes::one(self.shared_prefix_tokens),
             adapters: None,
+            sessions: self.sessions.clone(),
+            abandonment: self.abandonment.clone(),
         })
         .unwrap()
     }
@@ -138,6 +143,20 @@ fn engine_config() -> impl Strategy<Value = EngineConfig> {
     )
 }
 
+/// In sessions or not, with clients that hang up or not.
+fn people() -> impl Strategy<Value = (Option<Sessions>, Option<Abandonment>)> {
+    let sessions = (1.0..6.0f64, 0..80u64).prop_map(|(mean, think_ms)| {
+        let think_time = TimeDist::Exponential { mean: Duration::from_millis(think_ms) };
+        Sessions { turns: TurnCount::Geometric { mean }, think_time, max_context_tokens: 480 }
+    });
+    let patience = prop_oneof![
+        (1..60u32).prop_map(|max| Patience::Tokens(LengthDist::Uniform { min: 1, max })),
+        (1..800u64).prop_map(|ms| Patience::Time(TimeDist::Exponential { mean: Duration::from_millis(ms) })),
+    ];
+    let abandonment = (0.1..1.0f64, patience).prop_map(|(share, patience)| Abandonment { share, patience });
+    (prop::option::of(sessions), prop::option::of(abandonment))
+}
+
 fn case() -> impl Strategy<Value = Case> {
     let arrivals = prop_oneof![
         (1.0..200.0f64).prop_map(|rate_rps| Arrivals::Poisson { rate_rps }),
@@ -153,18 +172,31 @@ fn case() -> impl Strategy<Value = Case> {
     let limit =
         prop_oneof![3 => Just(None), 1 => (50..2000u64).prop_map(|ms| Some(Duration::from_millis(ms)))];
     let shared = prop_oneof![Just(0u32), Just(32)];
-    (engine_config(), arrivals, shared, any::<u64>(), overhead, timeouts, limit, any::<bool>()).prop_map(
-        |(config, arrivals, shared_prefix_tokens, seed, overhead, timeouts, time_limit, short)| Case {
-            config,
-            arrivals,
-            shared_prefix_tokens,
-            seed,
-            overhead,
-            timeouts,
-            max_queue: if short { 3 } else { usize::MAX },
-            time_limit,
-        },
-    )
+    (engine_config(), arrivals, shared, any::<u64>(), overhead, timeouts, limit, any::<bool>(), people())
+        .prop_map(
+            |(
+                config,
+                arrivals,
+                shared_prefix_tokens,
+                seed,
+                overhead,
+                timeouts,
+                time_limit,
+                short,
+                people,
+            )| Case {
+                sessions: people.0,
+                abandonment: people.1,
+                config,
+                arrivals,
+                shared_prefix_tokens,
+                seed,
+                overhead,
+                timeouts,
+                max_queue: if short { 3 } else { usize::MAX },
+                time_limit,
+            },
+        )
 }
 
 proptest! {
@@ -200,6 +232,8 @@ fn most_steps_need_no_plan() {
         timeouts: Timeouts { connect: long, first_token: long, inter_token: long, total: long },
         max_queue: usize::MAX,
         time_limit: None,
+        sessions: None,
+        abandonment: None,
     };
     let (run, plans) = run(&case, false);
     assert!(plans * 5 < run.facts.steps, "{plans} of {} steps were planned", run.facts.steps);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    Arrivals, Exchange, Failure, LengthDist, Lengths, PlannedRequest, Prefixes, Prompt, PromptStyle, Turn,
-    WorkloadConfig, chain, generate, request_id,
+    Arrivals, Exchange, Failure, LengthDist, Lengths, PlannedRequest, Prefixes, Prompt, PromptStyle,
+    SaidTurn, WorkloadConfig, chain, generate, request_id,
 };
 use llmlab_results::record::{Outcome, RequestRecord};
 use reqwest::header::{HeaderName, HeaderValue};
@@ -51,6 +51,8 @@ pub(crate) fn planned(
         prompts: PromptStyle::Words { tokens_per_word: plan.tokens_per_word },
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     };
     let mut workload = generate(&config).map_err(|error| error.to_string())?;
     let request = workload.requests.pop().ok_or("no request was drawn")?;
@@ -102,7 +104,7 @@ pub(crate) async fn ask(
     let record = exchange.finish(end);
     if let (true, Prompt::Text(prompt)) = (record.outcome.is_success(), &request.prompt) {
         let answer = printable(&shared.endpoint.protocol.answer_text(&body));
-        session.conversation.turns.push(Turn { prompt: prompt.clone(), answer });
+        session.conversation.turns.push(SaidTurn { prompt: prompt.clone(), answer });
     }
     record
 }

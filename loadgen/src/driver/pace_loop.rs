@@ -1,28 +1,23 @@
 //! The loop on the client thread: issue what is due, read what arrives, stop when told.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use llmlab_results::record::RequestRecord;
 use tokio_util::sync::CancellationToken;
 
+use super::bodies::Bodies;
 use super::{Ended, Report, Session, report_finished};
-use crate::client::Client;
+use crate::client::{self, Client, until};
 use crate::clock::Clock;
 use crate::endpoint::RequestTemplate;
 use crate::http::Pool;
 use crate::issuer::{At, Issuer};
 use crate::pacing::Pacer;
 use crate::websocket::Sockets;
-use crate::workload::PlannedRequest;
 
-/// Request bodies built ahead of their time: serialising thousands of token ids takes longer than a send may be late.
-const BODIES_AHEAD: usize = 32;
 /// Bodies are built while at least this much time is left.
 const TIME_TO_BUILD: Duration = Duration::from_millis(1);
 
@@ -32,7 +27,7 @@ pub(super) struct PaceLoop<'s> {
     clock: Clock,
     pacer: Pacer,
     issuer: Issuer<'s>,
-    bodies: VecDeque<Bytes>,
+    bodies: Bodies<'s>,
     reports: mpsc::Sender<Report>,
     /// Why issuing stopped, and when requests in flight are given up.
     stopped: Option<(Ended, At)>,
@@ -47,7 +42,7 @@ pub(super) struct Paced {
 enum Next {
     Due,
     Build,
-    Finished(Box<RequestRecord>),
+    Finished(client::Ended),
     Stop(Ended),
     DrainOver,
 }
@@ -77,7 +72,7 @@ impl<'s> PaceLoop<'s> {
             clock,
             pacer,
             issuer,
-            bodies: VecDeque::new(),
+            bodies: Bodies::new(session.endpoint, session.workload),
             reports,
             stopped: None,
         })
@@ -86,24 +81,22 @@ impl<'s> PaceLoop<'s> {
     pub(super) async fn run(self) -> Paced {
         let PaceLoop { session, client, clock, mut pacer, mut issuer, mut bodies, reports, mut stopped } =
             self;
-        let mut in_flight: FuturesUnordered<LocalBoxFuture<'_, Box<RequestRecord>>> = FuturesUnordered::new();
+        let mut in_flight: FuturesUnordered<LocalBoxFuture<'_, client::Ended>> = FuturesUnordered::new();
         let limit = session.time_limit.map(|limit| clock.deadline(limit));
         loop {
             let due = if stopped.is_some() { None } else { issuer.next_due() };
             if due.is_none() && in_flight.is_empty() {
                 break;
             }
-            let spare = stopped.is_none()
-                && spare_time(due, clock.now())
-                && bodies.len() < BODIES_AHEAD.min(issuer.remaining());
+            let spare = stopped.is_none() && bodies.wants_more() && spare_time(due, clock.now());
             // In this order: reading what arrived comes before sending more, because a late timestamp is an error in a
             // result and a late send is a number in it (the records hold both times).
             let next = tokio::select! {
                 biased;
-                Some(record) = in_flight.next(), if !in_flight.is_empty() => Next::Finished(record),
+                Some(ended) = in_flight.next(), if !in_flight.is_empty() => Next::Finished(ended),
                 () = session.stop.cancelled(), if stopped.is_none() => Next::Stop(Ended::Cancelled),
-                () = wait(limit), if stopped.is_none() => Next::Stop(Ended::TimeLimit),
-                () = wait(stopped.map(|(_, until)| clock.deadline(until))), if !client.abandon.is_cancelled() => Next::DrainOver,
+                () = until(limit), if stopped.is_none() => Next::Stop(Ended::TimeLimit),
+                () = until(stopped.map(|(_, until)| clock.deadline(until))), if !client.abandon.is_cancelled() => Next::DrainOver,
                 () = pacer.until(due.unwrap_or_default()), if due.is_some() => Next::Due,
                 // Yields first: what was just handed to a connection is written before time goes into the next body.
                 () = tokio::task::yield_now(), if spare => Next::Build,
@@ -111,19 +104,15 @@ impl<'s> PaceLoop<'s> {
             match next {
                 Next::Due => {
                     if let Some((scheduled, request)) = issuer.issue() {
-                        let body = bodies.pop_front().unwrap_or_else(|| build(session, request));
-                        in_flight.push(Box::pin(client.run(request, scheduled, body)));
+                        in_flight.push(Box::pin(client.run(request, scheduled, bodies.take(request))));
                     }
                 }
-                Next::Finished(record) => {
+                Next::Finished(client::Ended { record, said }) => {
                     issuer.on_finished(clock.now(), record.index);
+                    bodies.answered(record.index, said);
                     report_finished(&reports, record);
                 }
-                Next::Build => {
-                    if let Some(request) = session.workload.requests.get(issuer.issued() + bodies.len()) {
-                        bodies.push_back(build(session, request));
-                    }
-                }
+                Next::Build => bodies.build_ahead(),
                 Next::Stop(why) => stopped = Some((why, clock.now().saturating_add(session.drain))),
                 Next::DrainOver => client.abandon.cancel(),
             }
@@ -135,18 +124,6 @@ impl<'s> PaceLoop<'s> {
         };
         Paced { elapsed: clock.now(), issued: issuer.issued() as u64, ended }
     }
-}
-
-/// Never, without a deadline.
-async fn wait(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn build(session: &Session<'_>, request: &PlannedRequest) -> Bytes {
-    Bytes::from(session.endpoint.protocol.body(&session.endpoint.model, request))
 }
 
 /// Nothing is about to be due.

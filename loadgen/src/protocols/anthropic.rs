@@ -5,7 +5,10 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_words, filled, json, text};
+use super::{
+    Content, Delta, Generates, KeyHeader, Message, StreamEvent, Usage, Wire, error_words, filled, json,
+    messages,
+};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -28,19 +31,13 @@ pub(super) const WIRE: Wire = Wire {
 struct Body<'a> {
     model: &'a str,
     max_tokens: u32,
-    messages: [Message<'a>; 1],
+    messages: Vec<Message<'a>>,
     temperature: f32,
     stream: bool,
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
 fn body(model: &str, request: &PlannedRequest) -> Vec<u8> {
-    let messages = [Message { role: "user", content: text(&request.prompt) }];
+    let messages = messages(&request.prompt);
     json(&Body { model, max_tokens: request.max_tokens, messages, temperature: 0.0, stream: true })
 }
 
@@ -111,7 +108,7 @@ fn parse(data: &str) -> Result<StreamEvent, String> {
             let wire = event.delta.unwrap_or_default();
             let reasoning = filled(wire.thinking.as_ref());
             let text = reasoning || filled(wire.text.as_ref()) || filled(wire.partial_json.as_ref());
-            Delta { has_choice: true, reasoning, text, ..Delta::default() }
+            Delta { has_choice: true, reasoning, text, content: Content::new(wire.text), ..Delta::default() }
         }
         "message_delta" => Delta {
             usage: usage

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, WirePrompt, error_in, json, text};
+use super::{Delta, Generates, IdsOrText, KeyHeader, StreamEvent, Usage, Wire, error_in, json, text};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -51,12 +51,12 @@ pub(super) const OLLAMA: Wire = Wire {
 #[derive(Serialize)]
 struct OpenAiBody<'a> {
     model: &'a str,
-    input: WirePrompt<'a>,
+    input: IdsOrText<'a>,
     encoding_format: &'static str,
 }
 
 fn openai_body(model: &str, request: &PlannedRequest) -> Vec<u8> {
-    json(&OpenAiBody { model, input: WirePrompt::of(&request.prompt), encoding_format: "float" })
+    json(&OpenAiBody { model, input: IdsOrText::of(&request.prompt), encoding_format: "float" })
 }
 
 #[derive(Serialize)]

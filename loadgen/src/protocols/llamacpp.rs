@@ -5,7 +5,9 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, WirePrompt, error_in, filled, json};
+use super::{
+    Content, Delta, Generates, IdsOrText, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json,
+};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -27,7 +29,7 @@ pub(super) const WIRE: Wire = Wire {
 
 #[derive(Serialize)]
 struct Body<'a> {
-    prompt: WirePrompt<'a>,
+    prompt: IdsOrText<'a>,
     n_predict: u32,
     ignore_eos: bool,
     temperature: f32,
@@ -35,7 +37,7 @@ struct Body<'a> {
 }
 
 fn body(_model: &str, request: &PlannedRequest) -> Vec<u8> {
-    let prompt = WirePrompt::of(&request.prompt);
+    let prompt = IdsOrText::of(&request.prompt);
     json(&Body { prompt, n_predict: request.max_tokens, ignore_eos: true, temperature: 0.0, stream: true })
 }
 
@@ -58,6 +60,7 @@ fn parse(data: &str) -> Result<StreamEvent, String> {
     Ok(StreamEvent::Delta(Delta {
         has_choice: true,
         text: filled(event.content.as_ref()),
+        content: Content::new(event.content),
         usage: Some(Usage {
             prompt_tokens: event.tokens_evaluated,
             completion_tokens: event.tokens_predicted,

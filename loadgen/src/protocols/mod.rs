@@ -20,7 +20,6 @@ mod triton;
 mod websocket;
 
 use llmlab_results::record::CountSource;
-use serde::Serialize;
 use serde_json::Value;
 
 pub(crate) use openai_common::error_words;
@@ -90,8 +89,12 @@ pub(crate) struct Delta {
     pub reasoning: bool,
     /// Non-empty text in any channel (content, reasoning, tool call).
     pub text: bool,
+    /// The text of the answer itself, without reasoning and tool calls.
+    pub content: Content,
     /// Tokens in this very event, where the server says: their ids, or a number.
     pub tokens: Option<u32>,
+    /// Their ids, where the server names them.
+    pub token_ids: Vec<u32>,
     /// Counts of the whole request so far, where the event carries them.
     pub usage: Option<Usage>,
     /// False for an event that is not about output: ping, final usage.
@@ -100,6 +103,22 @@ pub(crate) struct Delta {
     pub finish_reason: Option<String>,
     /// The event is also the terminator.
     pub last: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Content {
+    #[default]
+    None,
+    /// What is new.
+    New(String),
+    /// All of it so far.
+    SoFar(String),
+}
+
+impl Content {
+    fn new(text: Option<String>) -> Content {
+        text.map_or(Content::None, Content::New)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -128,6 +147,11 @@ impl Protocol {
         }
     }
 
+    /// A conversation is a list of messages; else it is one prompt.
+    pub(crate) fn takes_messages(self) -> bool {
+        matches!(self, Protocol::OpenAiChat | Protocol::OllamaChat | Protocol::Anthropic)
+    }
+
     /// `model` is asked for unless the request has an adapter, which servers offer as a model of its own.
     pub(crate) fn body(self, model: &str, request: &PlannedRequest) -> Vec<u8> {
         let model = request.adapter.as_ref().map_or(model, |adapter| &adapter.name);
@@ -136,28 +160,45 @@ impl Protocol {
 }
 
 /// The prompt in words. One of token ids cannot be said in a protocol that takes text only and becomes empty; `drive`
-/// refuses it beforehand.
+/// refuses it beforehand. Messages are made for protocols that take them.
 fn text(prompt: &Prompt) -> &str {
     match prompt {
         Prompt::Text(text) => text,
-        Prompt::Tokens(_) => "",
+        Prompt::Tokens(_) | Prompt::Messages(_) => "",
     }
 }
 
-/// A prompt as servers take it that know both kinds.
-#[derive(Serialize)]
+/// Ids where the prompt has them, else its text.
+#[derive(serde::Serialize)]
 #[serde(untagged)]
-enum WirePrompt<'a> {
+enum IdsOrText<'a> {
     Ids(&'a [u32]),
     Text(&'a str),
 }
 
-impl<'a> WirePrompt<'a> {
-    fn of(prompt: &'a Prompt) -> WirePrompt<'a> {
+impl<'a> IdsOrText<'a> {
+    fn of(prompt: &'a Prompt) -> Self {
         match prompt {
-            Prompt::Tokens(ids) => WirePrompt::Ids(ids),
-            Prompt::Text(text) => WirePrompt::Text(text),
+            Prompt::Tokens(ids) => IdsOrText::Ids(ids),
+            other => IdsOrText::Text(text(other)),
         }
+    }
+}
+
+/// As chat protocols have it.
+#[derive(serde::Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+fn messages(prompt: &Prompt) -> Vec<Message<'_>> {
+    match prompt {
+        Prompt::Messages(texts) => {
+            let roles = ["user", "assistant"].into_iter().cycle();
+            texts.iter().zip(roles).map(|(text, role)| Message { role, content: text }).collect()
+        }
+        other => vec![Message { role: "user", content: text(other) }],
     }
 }
 

@@ -5,7 +5,10 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
+use super::{
+    Content, Delta, Generates, KeyHeader, Message, StreamEvent, Usage, Wire, error_in, filled, json,
+    messages, text,
+};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -38,15 +41,9 @@ struct GenerateBody<'a> {
 #[derive(Serialize)]
 struct ChatBody<'a> {
     model: &'a str,
-    messages: [Message<'a>; 1],
+    messages: Vec<Message<'a>>,
     #[serde(flatten)]
     common: Common,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
 }
 
 #[derive(Serialize)]
@@ -78,7 +75,7 @@ fn generate_body(model: &str, request: &PlannedRequest) -> Vec<u8> {
 }
 
 fn chat_body(model: &str, request: &PlannedRequest) -> Vec<u8> {
-    let messages = [Message { role: "user", content: text(&request.prompt) }];
+    let messages = messages(&request.prompt);
     json(&ChatBody { model, messages, common: Common::new(request.max_tokens) })
 }
 
@@ -112,13 +109,14 @@ fn parse(data: &str) -> Result<StreamEvent, String> {
     let text = reasoning
         || filled(line.response.as_ref())
         || filled(message.content.as_ref())
-        || message.tool_calls.is_some_and(|calls| !calls.is_empty());
+        || message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
     let usage = Usage { prompt_tokens: line.prompt_eval_count, completion_tokens: line.eval_count };
     Ok(StreamEvent::Delta(Delta {
         // The last line is about the whole request; without text it carries no token of its own.
         has_choice: text,
         text,
         reasoning,
+        content: Content::new(line.response.or(message.content)),
         usage: last.then_some(usage),
         finish_reason: line.done_reason,
         last,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
-use super::{Delta, Generates, KeyHeader, StreamEvent, Wire, filled, json, text};
+use super::{Content, Delta, Generates, KeyHeader, Message, StreamEvent, Wire, filled, json, messages};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -28,20 +28,13 @@ pub(super) const WIRE: Wire = Wire {
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    messages: [Message<'a>; 1],
+    messages: Vec<Message<'a>>,
     #[serde(flatten)]
     forced: Forced,
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
 fn body(model: &str, request: &PlannedRequest) -> Vec<u8> {
-    let messages = [Message { role: "user", content: text(&request.prompt) }];
-    json(&Body { model, messages, forced: Forced::new(request.max_tokens) })
+    json(&Body { model, messages: messages(&request.prompt), forced: Forced::new(request.max_tokens) })
 }
 
 #[derive(Deserialize)]
@@ -110,6 +103,7 @@ fn parse(data: &str) -> Result<StreamEvent, String> {
             || filled(wire.refusal.as_ref())
             || wire.tool_calls.is_some_and(|calls| calls.iter().any(ToolCall::is_generated));
         delta.role_only = wire.role.is_some() && !delta.text;
+        delta.content = Content::new(wire.content);
         delta.tokens = choice.token_ids.map(|ids| ids.len() as u32);
         delta.finish_reason = choice.finish_reason;
     }

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
-use super::{Delta, Generates, KeyHeader, StreamEvent, Wire, WirePrompt, filled, json};
+use super::{Content, Delta, Generates, IdsOrText, KeyHeader, StreamEvent, Wire, filled, json};
 use crate::framing::Framing;
-use crate::workload::PlannedRequest;
+use crate::workload::{PlannedRequest, Prompt};
 
 pub(super) const WIRE: Wire = Wire {
     name: "openai-completions",
@@ -28,14 +28,18 @@ pub(super) const WIRE: Wire = Wire {
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    prompt: WirePrompt<'a>,
+    prompt: IdsOrText<'a>,
     #[serde(flatten)]
     forced: Forced,
+    /// vLLM's extension: the answer's ids too, for the next turn of a session.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    return_token_ids: bool,
 }
 
 fn body(model: &str, request: &PlannedRequest) -> Vec<u8> {
-    let prompt = WirePrompt::of(&request.prompt);
-    json(&Body { model, prompt, forced: Forced::new(request.max_tokens) })
+    let return_token_ids = request.is_followed() && matches!(request.prompt, Prompt::Tokens(_));
+    let forced = Forced::new(request.max_tokens);
+    json(&Body { model, prompt: IdsOrText::of(&request.prompt), forced, return_token_ids })
 }
 
 #[derive(Deserialize)]
@@ -70,7 +74,9 @@ fn parse(data: &str) -> Result<StreamEvent, String> {
     if let Some(choice) = chunk.choices.and_then(|c| c.into_iter().next()) {
         delta.has_choice = true;
         delta.text = filled(choice.text.as_ref());
-        delta.tokens = choice.token_ids.map(|ids| ids.len() as u32);
+        delta.content = Content::new(choice.text);
+        delta.tokens = choice.token_ids.as_ref().map(|ids| ids.len() as u32);
+        delta.token_ids = choice.token_ids.unwrap_or_default();
         delta.finish_reason = choice.finish_reason;
     }
     Ok(StreamEvent::Delta(delta))

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::DONE;
-use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json};
+use super::{Content, Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
 use crate::framing::Framing;
 use crate::workload::{PlannedRequest, Prompt};
 
@@ -53,7 +53,7 @@ struct SamplingParams {
 fn body(_model: &str, request: &PlannedRequest) -> Vec<u8> {
     let prompt = match &request.prompt {
         Prompt::Tokens(ids) => WirePrompt::InputIds(ids),
-        Prompt::Text(text) => WirePrompt::Text(text),
+        other => WirePrompt::Text(text(other)),
     };
     let tokens = request.max_tokens;
     let sampling_params =
@@ -99,6 +99,7 @@ fn parse(data: &str) -> Result<StreamEvent, String> {
     Ok(StreamEvent::Delta(Delta {
         has_choice: true,
         text: filled(event.text.as_ref()),
+        content: event.text.map_or(Content::None, Content::SoFar),
         usage: Some(Usage {
             prompt_tokens: meta.prompt_tokens,
             completion_tokens: Some(meta.completion_tokens),

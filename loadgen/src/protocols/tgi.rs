@@ -5,7 +5,7 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, json, text};
+use super::{Content, Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, json, text};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -77,6 +77,7 @@ fn parse(data: &str) -> Result<StreamEvent, String> {
         has_choice: event.token.is_some(),
         // Also the end-of-sequence token, which has no text of its own but was generated and is counted.
         text: event.token.is_some(),
+        content: Content::new(event.token.as_ref().and_then(|t| Some(t.get("text")?.as_str()?.to_owned()))),
         tokens: event.token.is_some().then_some(1),
         usage: details
             .map(|d| Usage { prompt_tokens: d.input_length, completion_tokens: d.generated_tokens }),

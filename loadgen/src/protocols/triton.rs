@@ -7,7 +7,7 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
+use super::{Content, Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -98,12 +98,14 @@ fn parse(data: &str) -> Result<StreamEvent, String> {
         return Err("neither text_output nor error in the event".into());
     };
     let prompt_tokens = event.num_input_tokens.and_then(Numbers::first);
+    let text = match text_output {
+        Strings::One(text) => Some(text),
+        Strings::Many(texts) => texts.into_iter().next(),
+    };
     Ok(StreamEvent::Delta(Delta {
         has_choice: true,
-        text: match &text_output {
-            Strings::One(text) => filled(Some(text)),
-            Strings::Many(texts) => filled(texts.first()),
-        },
+        text: filled(text.as_ref()),
+        content: Content::new(text),
         tokens: event.num_output_tokens.and_then(Numbers::first),
         usage: Some(Usage { prompt_tokens, completion_tokens: None }),
         ..Delta::default()

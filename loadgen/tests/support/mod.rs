@@ -234,6 +234,8 @@ pub fn config(requests: u64, output: u32, arrivals: Arrivals) -> WorkloadConfig 
         prompts: PromptStyle::TokenIds { first: 3, end: 500 },
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     }
 }
 

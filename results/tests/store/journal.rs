@@ -28,6 +28,7 @@ fn record() -> impl Strategy<Value = RequestRecord> {
             output_tokens: 3,
             output_tokens_source: CountSource::TokenIds,
             outcome: if error.is_some() { Outcome::Malformed } else { Outcome::Ok },
+            turn: None,
             http_status,
             finish_reason: None,
             error,

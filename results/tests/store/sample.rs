@@ -69,6 +69,7 @@ pub fn record(index: u64) -> RequestRecord {
         output_tokens: if failed { 0 } else { 12 },
         output_tokens_source: CountSource::Usage,
         outcome: if failed { Outcome::Http } else { Outcome::Ok },
+        turn: None,
         http_status: Some(if failed { 503 } else { 200 }),
         finish_reason: (!failed).then(|| "length".into()),
         error: failed.then(|| "queue is full".into()),

@@ -99,6 +99,8 @@ pub(super) fn resolve(
         shared_prefix_tokens: 0,
         prefixes: None,
         adapters: None,
+        sessions: None,
+        abandon: None,
         timeout: timeouts(&journey.timeouts)?,
     };
     Ok((spec, workload))

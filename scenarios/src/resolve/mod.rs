@@ -11,6 +11,7 @@ use crate::spec::{
     Cell, CostSpec, FindSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec,
 };
 
+mod behaviour;
 mod claim;
 mod command;
 pub(crate) mod engine;
@@ -23,6 +24,7 @@ mod sweep;
 mod target;
 mod workload;
 
+pub(crate) use behaviour::{TIME_DISTRIBUTIONS, TURN_DISTRIBUTIONS};
 pub(crate) use find::FINDS;
 pub(crate) use journey::CONVERSATIONS;
 pub(crate) use sharing::POPULARITIES;

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use toml::Spanned;
 
-use super::{beside, in_range};
+use super::workload::{need, only};
+use super::{beside, in_range, out_of_range};
 use crate::error::{Finding, unknown_value};
 use crate::scenario::{AdaptersTable, PrefixesTable, WorkloadTable};
 use crate::spec::{AdapterModule, AdapterSource, AdapterSpec, PopularitySpec, PrefixSpec};
@@ -12,6 +13,8 @@ use crate::spec::{AdapterModule, AdapterSource, AdapterSpec, PopularitySpec, Pre
 pub const POPULARITIES: [&str; 2] = ["uniform", "zipf"];
 
 const MAX_PREFIXES: u32 = 100_000;
+const MAX_DEPTH: u32 = 40;
+const MAX_LEAVES: f64 = 1e12;
 const MAX_ADAPTERS: usize = 1000;
 /// vLLM's largest `max_lora_rank`.
 const MAX_RANK: u32 = 512;
@@ -28,11 +31,48 @@ pub(super) fn prefixes(workload: &WorkloadTable) -> Result<Option<PrefixSpec>, F
             .label("the second of the two")
             .help("shared_prefix_tokens = n is the same as prefixes = { count = 1, tokens = n }"));
     }
-    let PrefixesTable { count, tokens, popularity, exponent } = written.get_ref();
-    Ok(Some(PrefixSpec {
-        count: in_range(count, "prefixes.count", 1, MAX_PREFIXES)?,
-        tokens: in_range(tokens, "prefixes.tokens", 1, MAX_TOKENS)?,
-        popularity: self::popularity(popularity, exponent)?,
+    let PrefixesTable { count, tokens, block_tokens, depth, branching, hit_rate, popularity, exponent } =
+        written.get_ref();
+    let of_tree = [
+        ("block_tokens", block_tokens.as_ref().map(Spanned::span)),
+        ("depth", depth.as_ref().map(Spanned::span)),
+        ("branching", branching.as_ref().map(Spanned::span)),
+        ("hit_rate", hit_rate.as_ref().map(Spanned::span)),
+    ];
+    let key = |value: &Option<Spanned<u32>>, name: &str, max| {
+        in_range(need(value, written.span(), name)?, &format!("prefixes.{name}"), 1, max)
+    };
+    let popularity = self::popularity(popularity, exponent)?;
+    if of_tree.iter().all(|(_, span)| span.is_none()) {
+        let count = key(count, "count", MAX_PREFIXES)?;
+        return Ok(Some(PrefixSpec::Each { count, tokens: key(tokens, "tokens", MAX_TOKENS)?, popularity }));
+    }
+    let of_each =
+        [("count", count.as_ref().map(Spanned::span)), ("tokens", tokens.as_ref().map(Spanned::span))];
+    only(&of_each, &["block_tokens", "depth", "branching", "hit_rate"], "a tree of prefixes")?;
+    if workload.sessions.is_some() {
+        return Err(Finding::new(written.span(), "a tree of prefixes is for requests that stand alone")
+            .label("not with `sessions`, whose turns begin with the turns before them")
+            .help("a system prompt for all sessions is prefixes = { count = 1, tokens = 64 }"));
+    }
+    let (depth_value, branches) =
+        (key(depth, "depth", MAX_DEPTH)?, key(branching, "branching", MAX_PREFIXES)?);
+    if f64::from(branches).powf(f64::from(depth_value)) > MAX_LEAVES {
+        let message = format!("{branches} branches to a depth of {depth_value} are too many");
+        return Err(Finding::new(written.span(), message).label("at most 10^12 leaves"));
+    }
+    if let Some(rate) = hit_rate
+        && !(0.0..=1.0).contains(rate.get_ref())
+    {
+        let range = "must be from 0 to 1".into();
+        return Err(out_of_range(rate.span(), "prefixes.hit_rate", *rate.get_ref(), range));
+    }
+    Ok(Some(PrefixSpec::Tree {
+        block_tokens: key(block_tokens, "block_tokens", MAX_TOKENS)?,
+        depth: depth_value,
+        branching: branches,
+        hit_rate: hit_rate.as_ref().map(|rate| *rate.get_ref()),
+        popularity,
     }))
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{beside, in_range, out_of_range, positive, processes, sharing};
+use super::{behaviour, beside, in_range, out_of_range, positive, processes, sharing};
 use crate::error::{Finding, unknown_value};
 use crate::scenario::{
     ArrivalsTable, DistributionTable, LengthsTable, ScaleTable, TimeoutsTable, WorkloadTable,
@@ -32,6 +32,7 @@ pub(super) fn resolve(table: &Spanned<WorkloadTable>, base: &Path) -> Result<Wor
     let workload = table.get_ref();
     let written = workload.requests.as_ref().map(|n| in_range(n, "requests", 1, MAX_REQUESTS)).transpose()?;
     let (lengths, published) = lengths(table, written, base)?;
+    behaviour::fits_lengths(workload, &lengths)?;
     let arrivals = arrivals(&workload.arrivals, &lengths, published.as_ref(), written)?;
     let requests = match (&lengths, written, processes::requests_of_phases(&arrivals)) {
         (_, Some(requests), _) => requests,
@@ -69,6 +70,8 @@ pub(super) fn resolve(table: &Spanned<WorkloadTable>, base: &Path) -> Result<Wor
         shared_prefix_tokens: workload.shared_prefix_tokens.unwrap_or(0),
         prefixes: sharing::prefixes(workload)?,
         adapters: sharing::adapters(workload, base)?,
+        sessions: behaviour::sessions(workload)?,
+        abandon: behaviour::abandonment(workload)?,
         timeout: timeouts(&workload.timeouts)?,
         lengths,
     })

@@ -103,6 +103,8 @@ fn part(
         prompts: PromptStyle::TokenIds { first: 4, end: 256 },
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     })
     .map_err(Failure::internal)?;
     let mut records = Vec::new();

@@ -142,6 +142,8 @@ fn workload(rate_rps: f64, requests: u64) -> Result<Workload, Failure> {
         prompts: PromptStyle::TokenIds { first: 3, end: 500 },
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     })
     .map_err(Failure::internal)
 }

@@ -173,6 +173,8 @@ pub(super) fn describe_workload(plan: &Plan, workload: &Workload, manifest: &mut
     manifest.workload.output_tokens_total = workload.output_tokens_total();
     manifest.workload.rate_rps = workload.planned_rate_rps();
     manifest.workload.warmup_requests = plan.warmup_requests;
+    manifest.workload.sessions = workload.sessions;
+    manifest.workload.prefix_hit_rate = workload.prefix_hit_rate;
 }
 
 pub(super) fn manifest(plan: &Plan) -> Result<Manifest, Failure> {

@@ -236,6 +236,8 @@ fn spec_for_url(url: &str) -> RunSpec {
             shared_prefix_tokens: 0,
             prefixes: None,
             adapters: None,
+            sessions: None,
+            abandon: None,
             timeout: TimeoutSpec {
                 connect: Duration::from_secs(5),
                 first_token: Duration::from_secs(120),

@@ -125,6 +125,12 @@ pub fn can_be_shared(spec: &RunSpec) -> Result<(), String> {
             target.name
         ));
     }
+    if spec.workload.sessions.is_some() {
+        return Err(
+            "the workload has conversations, whose turns wait for each other; accepted are single requests"
+                .into(),
+        );
+    }
     if spec.repeats != 1 {
         return Err(format!(
             "{} repeats, but shards can agree on one start only; use repeats = 1, and run again for each repeat",

@@ -7,12 +7,13 @@ use llmlab_loadgen::arrivals::clients::ClientMix;
 use llmlab_loadgen::arrivals::mmpp::Mmpp;
 use llmlab_loadgen::arrivals::profile::{Profile, Segment};
 use llmlab_loadgen::{
-    Adapters, Arrivals, LengthDist, Lengths, Mode, Popularity, Prefixes, PromptStyle, TraceRow, Workload,
-    WorkloadConfig,
+    Abandonment, Adapters, Arrivals, LengthDist, Lengths, Mode, Patience, Popularity, PrefixTree, Prefixes,
+    PromptStyle, Sessions, TimeDist, TraceRow, TurnCount, Workload, WorkloadConfig,
 };
 use llmlab_scenarios::spec::{
-    AdapterSpec, ArrivalSpec, DayCurve, DwellSpec, LengthDist as SpecDist, LengthSpec, PhaseSpec,
-    PopularitySpec, RateSpec, RunSpec, TargetChoice, WorkloadSpec,
+    AbandonSpec, AdapterSpec, ArrivalSpec, DayCurve, DwellSpec, LengthDist as SpecDist, LengthSpec,
+    PatienceSpec, PhaseSpec, PopularitySpec, PrefixSpec, RateSpec, RunSpec, SessionSpec, TargetChoice,
+    TimeDist as SpecTime, TurnCount as SpecTurns, WorkloadSpec,
 };
 
 use super::plan::{Plan, PlannedTarget};
@@ -68,7 +69,7 @@ impl Plan {
     pub fn workload(&self, load_rps: f64) -> Result<Workload, Failure> {
         if let Some(journey) = &self.spec.journey {
             let mode = Mode::Closed { users: journey.users(), think_time: Duration::ZERO };
-            return Ok(Workload { requests: Vec::new(), mode });
+            return Ok(Workload { requests: Vec::new(), mode, sessions: None, prefix_hit_rate: None });
         }
         llmlab_loadgen::generate(&self.workload_config(load_rps)).map_err(Failure::bad_input)
     }
@@ -101,6 +102,8 @@ pub fn workload_config(spec: &RunSpec, limit: u32, prompts: PromptStyle, load_rp
         prompts,
         prefixes: prefixes(w, input_max),
         adapters: w.adapters.as_ref().map(adapters),
+        sessions: w.sessions.as_ref().map(|spec| sessions(spec, limit)),
+        abandonment: w.abandon.as_ref().map(abandonment),
     }
 }
 
@@ -165,17 +168,52 @@ fn day(curve: &DayCurve) -> Profile {
 fn prefixes(workload: &WorkloadSpec, longest_prompt: u32) -> Prefixes {
     match &workload.prefixes {
         None => Prefixes::one(workload.shared_prefix_tokens.min(longest_prompt)),
-        Some(spec) => Prefixes {
-            count: spec.count,
-            tokens: spec.tokens.min(longest_prompt),
-            popularity: popularity(spec.popularity),
+        Some(PrefixSpec::Each { count, tokens, popularity: shares }) => Prefixes::Each {
+            count: *count,
+            tokens: (*tokens).min(longest_prompt),
+            popularity: popularity(*shares),
         },
+        Some(PrefixSpec::Tree { block_tokens, depth, branching, hit_rate, popularity: shares }) => {
+            Prefixes::Tree(PrefixTree {
+                block_tokens: *block_tokens,
+                depth: *depth,
+                branching: *branching,
+                popularity: popularity(*shares),
+                hit_rate: *hit_rate,
+                or_nearest: false,
+            })
+        }
     }
 }
 
 fn adapters(spec: &AdapterSpec) -> Adapters {
     let names = spec.modules.iter().map(|module| module.name.clone()).collect();
     Adapters { names, popularity: popularity(spec.popularity) }
+}
+
+fn sessions(spec: &SessionSpec, limit: u32) -> Sessions {
+    let turns = match spec.turns {
+        SpecTurns::Fixed { turns } => TurnCount::Fixed { turns },
+        SpecTurns::Uniform { min, max } => TurnCount::Uniform { min, max },
+        SpecTurns::Geometric { mean } => TurnCount::Geometric { mean },
+    };
+    Sessions { turns, think_time: time_dist(spec.think_time), max_context_tokens: limit }
+}
+
+fn abandonment(spec: &AbandonSpec) -> Abandonment {
+    let patience = match &spec.patience {
+        PatienceSpec::Tokens { tokens } => Patience::Tokens(length_dist(tokens)),
+        PatienceSpec::Time { time } => Patience::Time(time_dist(*time)),
+    };
+    Abandonment { share: spec.share, patience }
+}
+
+fn time_dist(spec: SpecTime) -> TimeDist {
+    match spec {
+        SpecTime::Fixed { time } => TimeDist::Fixed { time },
+        SpecTime::Exponential { mean } => TimeDist::Exponential { mean },
+        SpecTime::Lognormal { median, p95 } => TimeDist::Lognormal { median, p95 },
+    }
 }
 
 fn popularity(spec: PopularitySpec) -> Popularity {

@@ -1,7 +1,7 @@
 //! Reports: functions from an analysis to text. They compute nothing that the analysis does not hold, and escape everything
 //! that came from outside (target names, error messages, host names) for the medium they write.
 //!
-//! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words), [`terminal`], [`series`] (points for
+//! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words) with [`turns`], [`terminal`], [`series`] (points for
 //! charts), [`svg`] and [`charts`], [`server_side`] and [`timeline`] (the server under the requests), [`composition`] (the batch step by
 //! step), [`page`] (Markdown and HTML), [`journey`] (the steps of users), [`sweep`] (the table of a sweep), [`search`] (the edge and the
 //! curve of a search).
@@ -18,6 +18,7 @@ pub mod svg;
 pub mod sweep;
 pub mod terminal;
 pub mod timeline;
+pub mod turns;
 pub mod view;
 
 pub use charts::svgs;

@@ -32,9 +32,9 @@ pub fn terminal(analysis: &Analysis, color: bool, width: usize) -> String {
     let mut out = String::new();
     let badge = paint.code(if v.trusted { "1;32" } else { "1;31" }, v.badge);
     out.push_str(&format!("{}  {badge}\n", paint.code("1", &cut(&plain(&v.name), width - 12))));
-    for (key, value) in
-        v.facts.iter().filter(|(k, _)| matches!(k.as_str(), "Model" | "Workload" | "Rate" | "Host"))
-    {
+    for (key, value) in v.facts.iter().filter(|(k, _)| {
+        matches!(k.as_str(), "Model" | "Workload" | "Rate" | "Sessions" | "Prefixes" | "Host")
+    }) {
         out.push_str(&paint.code("2", &wrap(&format!("{key}: {}", plain(value)), width, "  ")));
         out.push('\n');
     }
@@ -113,7 +113,7 @@ fn verdicts(out: &mut String, v: &View, paint: &Paint, width: usize) {
 
 /// Targets side by side; what does not fit goes into further tables that repeat the baseline.
 fn tables(out: &mut String, v: &View, paint: &Paint, width: usize) {
-    let rows: Vec<&Row> = v.table.iter().chain(&v.slo).filter(|r| r.brief).collect();
+    let rows: Vec<&Row> = v.table.iter().chain(&v.turns).chain(&v.slo).filter(|r| r.brief).collect();
     if rows.is_empty() || v.targets.is_empty() {
         return;
     }

@@ -1,6 +1,6 @@
 //! The analysis as words and table cells, shared by terminal, Markdown and HTML. Text here is not yet escaped.
 
-use llmlab_results::manifest::{HostRoofline, RunStatus, TargetKind};
+use llmlab_results::manifest::{HostRoofline, RunStatus, SessionFacts, TargetKind};
 use llmlab_results::prompt_fit::PromptFitMethod;
 use serde::Serialize;
 
@@ -8,9 +8,10 @@ use crate::analysis::{Analysis, TargetAnalysis};
 use crate::compare::{Difference, Spread, verdict_parts};
 use crate::metric::Metric;
 use crate::rates::outcome_words;
-use crate::report::format::{duration, range, si, value};
+use crate::report::format::{duration, percent, range, si, value};
 use crate::report::journey::{self, JourneyView, journeys};
 use crate::report::server_side;
+use crate::report::turns::turn_rows;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct View {
@@ -26,6 +27,8 @@ pub struct View {
     /// What the intervals in the verdict are.
     pub verdict_note: String,
     pub table: Vec<Row>,
+    /// By place in a conversation.
+    pub turns: Vec<Row>,
     /// Some percentile holds failed requests at infinity.
     pub has_failures: bool,
     pub slo: Vec<Row>,
@@ -91,6 +94,13 @@ pub struct Cell {
     pub tone: &'static str,
 }
 
+impl Cell {
+    /// Neither good nor bad.
+    pub fn even() -> Cell {
+        Cell { tone: "even", ..Cell::default() }
+    }
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct RooflineView {
     pub target: String,
@@ -120,6 +130,7 @@ pub fn view(a: &Analysis) -> View {
             Some(n) => format!("{n} paired repeats, 95 % intervals"),
         },
         table: table(a),
+        turns: turn_rows(a),
         has_failures: a.trials.iter().any(|t| t.requests.failed > 0),
         slo: slo_rows(a),
         server_side: server_side::rows(a),
@@ -235,12 +246,33 @@ fn facts(a: &Analysis) -> Vec<(String, String)> {
         let source = s.rate_source.as_ref().map(|s| format!(" ({s})")).unwrap_or_default();
         add("Rate", format!("{} requests/s{source}", crate::report::format::significant(rate)));
     }
+    if let Some(sessions) = &s.sessions {
+        add("Sessions", sessions_in_words(a, sessions));
+    }
+    if let Some(share) = s.prefix_hit_rate {
+        add("Prefixes", format!("a cache of any size would find {} % of the prompt tokens", percent(share)));
+    }
     add("Host", s.host.clone());
     add("Started", s.started_at.clone());
     if let Some(price) = &s.price {
         add("Price", price.clone());
     }
     facts
+}
+
+/// "40, 2 of them cut short by the context; of the answers in later prompts 12 are stand-ins".
+fn sessions_in_words(a: &Analysis, sessions: &SessionFacts) -> String {
+    let mut words = sessions.sessions.to_string();
+    if sessions.ended_early > 0 {
+        words.push_str(&format!(", {} of them cut short by the context", sessions.ended_early));
+    }
+    let stand_ins: u64 = a.trials.iter().flat_map(|trial| &trial.turns).map(|group| group.stand_ins).sum();
+    if stand_ins > 0 {
+        words.push_str(&format!(
+            "; {stand_ins} answers in later prompts are stand-ins, not what was answered"
+        ));
+    }
+    words
 }
 
 fn tone(favourable: Option<bool>) -> &'static str {
@@ -282,7 +314,8 @@ fn table(a: &Analysis) -> Vec<Row> {
         | Metric::TotalTokensPerS
         | Metric::Goodput
         | Metric::SloShare
-        | Metric::FailedShare => 5,
+        | Metric::FailedShare
+        | Metric::AbandonedShare => 5,
         Metric::CostOutput | Metric::CostTotal => 7,
         _ => 6,
     };
@@ -299,7 +332,9 @@ fn table(a: &Analysis) -> Vec<Row> {
         // These are the exception, and the whole story where they happen.
         let exception = matches!(
             metric,
-            Metric::PaddingShare
+            Metric::AbandonedShare
+                | Metric::PrefixHitShare
+                | Metric::PaddingShare
                 | Metric::InternalFragmentation
                 | Metric::ExternalFragmentation
                 | Metric::RecomputedShare

@@ -39,6 +39,7 @@ pub fn chunked(index: u64, scheduled_ms: u64, events: &[(u64, u32)]) -> RequestR
         output_tokens: output,
         output_tokens_source: CountSource::Usage,
         outcome: Outcome::Ok,
+        turn: None,
         http_status: Some(200),
         finish_reason: Some("length".into()),
         error: None,
@@ -146,6 +147,7 @@ pub fn manifest(targets: &[&str]) -> Manifest {
             warmup_requests: 0,
             rate_rps: Some(9.5),
             rate_source: Some("70 % of the lower saturation, 13.6 requests/s".into()),
+            ..WorkloadFacts::default()
         },
         slo: Slo::default(),
         cost: None,

@@ -1,22 +1,26 @@
 //! The clients of a simulation: what each has sent, seen and still waits for, and its record in the end.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::time::Duration;
 
-use llmlab_core::request::{At, FinishReason};
+use llmlab_core::request::{At, FinishReason, TokenId};
 use llmlab_loadgen::workload::PlannedRequest;
-use llmlab_loadgen::{Issuer, Observer, Timeouts};
+use llmlab_loadgen::{Conversations, HangUp, Issuer, Observer, Said, Timeouts};
 use llmlab_results::record::{CountSource, Outcome, RecordSink, RequestRecord, TokenEvent};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(super) struct Clients<'w, 's> {
     issuer: Issuer<'w>,
+    conversations: Conversations,
     timeouts: Timeouts,
     sink: &'s mut dyn RecordSink,
     observer: &'s dyn Observer,
-    waiting: FxHashMap<u64, Client>,
+    waiting: FxHashMap<u64, Client<'w>>,
+    /// Those of them that hang up after a number of tokens.
+    counting: FxHashSet<u64>,
     /// One entry a client. It may be early, because tokens move a deadline; then it is set again.
     deadlines: BinaryHeap<Reverse<(At, u64)>>,
     last_end: At,
@@ -25,8 +29,11 @@ pub(super) struct Clients<'w, 's> {
 /// Events that a record has memory for from the start.
 const MOST_RESERVED: usize = 1024;
 
-struct Client {
+struct Client<'w> {
+    planned: &'w PlannedRequest,
     record: RequestRecord,
+    /// The answer, where a turn follows.
+    said: Option<Vec<TokenId>>,
     /// At the scheduler and not scheduled yet.
     queued: bool,
 }
@@ -50,10 +57,12 @@ impl<'w, 's> Clients<'w, 's> {
     ) -> Self {
         Clients {
             issuer,
+            conversations: Conversations::new(false),
             timeouts,
             sink,
             observer,
             waiting: FxHashMap::default(),
+            counting: FxHashSet::default(),
             deadlines: BinaryHeap::new(),
             last_end: At::ZERO,
         }
@@ -77,12 +86,20 @@ impl<'w, 's> Clients<'w, 's> {
     }
 
     /// Sends the next request, exactly when it is due: a virtual client is never late.
-    pub fn issue(&mut self) -> Option<&'w PlannedRequest> {
-        let (due, request) = self.issuer.issue()?;
-        let mut client = Client { record: new_record(request, due), queued: false };
+    pub fn issue(&mut self) -> Option<Cow<'w, PlannedRequest>> {
+        let (due, planned) = self.issuer.issue()?;
+        let composed = self.conversations.compose(planned);
+        let turn = composed.as_ref().map(|(_, facts)| *facts);
+        let request = composed.map_or(Cow::Borrowed(planned), |(request, _)| Cow::Owned(request));
+        let record = RequestRecord { turn, ..new_record(&request, due) };
+        let said = planned.is_followed().then(Vec::new);
+        let mut client = Client { planned, record, said, queued: false };
         client.record.events.reserve((request.max_tokens as usize).min(MOST_RESERVED));
-        let deadline = self.deadline(&client.record);
+        let deadline = self.deadline(&client);
         self.deadlines.push(Reverse((deadline, request.index)));
+        if matches!(planned.hang_up, Some(HangUp::AfterTokens(_))) {
+            self.counting.insert(request.index);
+        }
         self.waiting.insert(request.index, client);
         self.observer.sent(request.index);
         Some(request)
@@ -107,14 +124,19 @@ impl<'w, 's> Clients<'w, 's> {
     }
 
     pub fn refused(&mut self, id: u64, at: At, status: u16, words: String) -> io::Result<()> {
-        let Some(mut client) = self.waiting.remove(&id) else { return Ok(()) };
+        let Some(mut client) = self.take(id) else { return Ok(()) };
         client.record.headers_ns = Some(ns(at));
         client.record.http_status = Some(status);
-        self.end(client.record, at, Outcome::Http, Some(words))
+        self.end(client, at, Outcome::Http, Some(words))
     }
 
-    pub fn token(&mut self, id: u64, at: At) {
-        let Some(client) = self.waiting.get_mut(&id) else { return };
+    /// A token arrives. Says whether the client has enough and hangs up.
+    pub fn token(&mut self, id: u64, at: At, token: TokenId) -> bool {
+        let Some(client) = self.waiting.get_mut(&id) else { return false };
+        if let Some(said) = &mut client.said {
+            said.push(token);
+        }
+        let enough = client.planned.hang_up;
         let record = &mut client.record;
         if record.events.is_empty() {
             record.first_byte_ns = Some(ns(at));
@@ -122,12 +144,16 @@ impl<'w, 's> Clients<'w, 's> {
         }
         record.events.push(TokenEvent { at_ns: ns(at), tokens: 1 });
         record.output_tokens += 1;
+        matches!(enough, Some(HangUp::AfterTokens(tokens)) if record.output_tokens >= tokens)
     }
 
-    /// A token at each of these times, after its first.
-    pub fn tokens(&mut self, id: u64, at_ns: &[u64]) {
+    /// A token at each of these times, after its first; `token` says which, counted from 0.
+    pub fn tokens(&mut self, id: u64, at_ns: &[u64], token: impl Fn(u32) -> TokenId) {
         let Some(client) = self.waiting.get_mut(&id) else { return };
         let record = &mut client.record;
+        if let Some(said) = &mut client.said {
+            said.extend((record.output_tokens..).take(at_ns.len()).map(token));
+        }
         record.events.extend(at_ns.iter().map(|&at_ns| TokenEvent { at_ns, tokens: 1 }));
         record.output_tokens += at_ns.len() as u32;
     }
@@ -137,8 +163,29 @@ impl<'w, 's> Clients<'w, 's> {
         self.observer.tokens(tokens as u32);
     }
 
+    /// Who has enough hangs up.
+    pub fn hang_up(&mut self, id: u64, at: At) -> io::Result<()> {
+        let Some(client) = self.take(id) else { return Ok(()) };
+        let words = client.planned.hang_up.map(HangUp::words);
+        self.end(client, at, Outcome::Abandoned, words)
+    }
+
+    /// Decode steps after which nobody has enough yet.
+    pub fn steps_before_hang_up(&self) -> usize {
+        let left = self.counting.iter().filter_map(|id| {
+            let client = self.waiting.get(id)?;
+            match client.planned.hang_up {
+                Some(HangUp::AfterTokens(tokens)) => {
+                    Some(tokens.saturating_sub(client.record.output_tokens + 1))
+                }
+                Some(HangUp::After(_)) | None => None,
+            }
+        });
+        left.min().map_or(usize::MAX, |steps| steps as usize)
+    }
+
     pub fn finished(&mut self, id: u64, at: At, reason: FinishReason) -> io::Result<()> {
-        let Some(mut client) = self.waiting.remove(&id) else { return Ok(()) };
+        let Some(mut client) = self.take(id) else { return Ok(()) };
         let record = &mut client.record;
         record.done_ns = Some(ns(at));
         let reason = match reason {
@@ -149,13 +196,13 @@ impl<'w, 's> Clients<'w, 's> {
         };
         record.finish_reason = Some(reason.into());
         if record.output_tokens == record.output_tokens_requested {
-            return self.end(client.record, at, Outcome::Ok, None);
+            return self.end(client, at, Outcome::Ok, None);
         }
         let words = format!(
             "{} output tokens instead of {} (finish_reason {reason})",
             record.output_tokens, record.output_tokens_requested
         );
-        self.end(client.record, at, Outcome::WrongLength, Some(words))
+        self.end(client, at, Outcome::WrongLength, Some(words))
     }
 
     /// The next moment at which somebody may give up.
@@ -177,15 +224,20 @@ impl<'w, 's> Clients<'w, 's> {
             }
             self.deadlines.pop();
             let Some(client) = self.waiting.get(&id) else { continue };
-            let deadline = self.deadline(&client.record);
+            let deadline = self.deadline(client);
             if deadline > now {
                 self.deadlines.push(Reverse((deadline, id)));
                 continue;
             }
-            let words = self.reason(&client.record, deadline);
-            let Some(client) = self.waiting.remove(&id) else { continue };
+            let (outcome, words) = match client.planned.hang_up {
+                Some(how) if hangs_up_at(client).is_some_and(|at| at <= deadline) => {
+                    (Outcome::Abandoned, how.words())
+                }
+                _ => (Outcome::Timeout, self.reason(&client.record, deadline)),
+            };
+            let Some(client) = self.take(id) else { continue };
             let left = Left { id, was_queued: client.queued };
-            self.end(client.record, deadline, Outcome::Timeout, Some(words))?;
+            self.end(client, deadline, outcome, Some(words))?;
             return Ok(Some(left));
         }
         Ok(None)
@@ -193,19 +245,27 @@ impl<'w, 's> Clients<'w, 's> {
 
     /// Everybody still waiting is cut off.
     pub fn cancel_all(&mut self, at: At) -> io::Result<()> {
-        let mut left: Vec<RequestRecord> = self.waiting.drain().map(|(_, client)| client.record).collect();
+        let mut left: Vec<Client<'w>> = self.waiting.drain().map(|(_, client)| client).collect();
         // Maps have no order, records must have one.
-        left.sort_by_key(|record| record.index);
-        for record in left {
-            self.end(record, at, Outcome::Cancelled, Some("run ended while in flight".into()))?;
+        left.sort_by_key(|client| client.record.index);
+        for client in left {
+            self.end(client, at, Outcome::Cancelled, Some("run ended while in flight".into()))?;
         }
         Ok(())
     }
 
-    /// The same limits as a live client's: for the first token, between tokens, and in all.
-    fn deadline(&self, record: &RequestRecord) -> At {
+    fn take(&mut self, id: u64) -> Option<Client<'w>> {
+        self.counting.remove(&id);
+        self.waiting.remove(&id)
+    }
+
+    /// The same limits as a live client's: for the first token, between tokens, and in all; and the time at which it planned
+    /// to hang up.
+    fn deadline(&self, client: &Client<'_>) -> At {
+        let record = &client.record;
         let in_all = Duration::from_nanos(record.scheduled_ns).saturating_add(self.timeouts.total);
-        in_all.min(self.token_deadline(record))
+        let deadline = in_all.min(self.token_deadline(record));
+        hangs_up_at(client).map_or(deadline, |at| at.min(deadline))
     }
 
     fn token_deadline(&self, record: &RequestRecord) -> At {
@@ -227,13 +287,13 @@ impl<'w, 's> Clients<'w, 's> {
         }
     }
 
-    fn end(
-        &mut self,
-        mut record: RequestRecord,
-        at: At,
-        outcome: Outcome,
-        error: Option<String>,
-    ) -> io::Result<()> {
+    fn end(&mut self, client: Client<'w>, at: At, outcome: Outcome, error: Option<String>) -> io::Result<()> {
+        let Client { planned, mut record, said, queued: _ } = client;
+        if let Some(ids) = said {
+            let abandoned = outcome == Outcome::Abandoned;
+            let said = Said { tokens: record.output_tokens, ids, text: String::new(), abandoned };
+            self.conversations.answered(planned, said);
+        }
         record.outcome = outcome;
         record.error = error;
         self.issuer.on_finished(at, record.index);
@@ -241,6 +301,13 @@ impl<'w, 's> Clients<'w, 's> {
         self.sink.record(&record)?;
         self.observer.finished(&record);
         Ok(())
+    }
+}
+
+fn hangs_up_at(client: &Client<'_>) -> Option<At> {
+    match client.planned.hang_up? {
+        HangUp::After(time) => Some(Duration::from_nanos(client.record.scheduled_ns).saturating_add(time)),
+        HangUp::AfterTokens(_) => None,
     }
 }
 
@@ -264,6 +331,7 @@ fn new_record(request: &PlannedRequest, due: At) -> RequestRecord {
         output_tokens: 0,
         output_tokens_source: CountSource::Usage,
         outcome: Outcome::Ok,
+        turn: None,
         http_status: None,
         finish_reason: None,
         error: None,

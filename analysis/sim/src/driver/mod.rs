@@ -5,9 +5,11 @@
 //! Nothing finished is kept: a record goes to the sink and is gone.
 
 mod clients;
+mod ids;
 mod steps;
 mod stretches;
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
@@ -85,7 +87,8 @@ pub fn simulate<E: Executor>(
     stop: &dyn Fn() -> bool,
 ) -> Result<Facts, SimulationError> {
     let horizon = options.time_limit.map(|limit| limit.saturating_add(options.drain));
-    let clients = Clients::new(Issuer::new(workload), options.timeouts, sink, observer);
+    let workload = ids::of_turns(workload);
+    let clients = Clients::new(Issuer::new(&workload), options.timeouts, sink, observer);
     let run = Run {
         engine,
         clients,
@@ -129,7 +132,7 @@ struct Run<'a, 'w, 's, 'o, E> {
 #[derive(Debug, PartialEq, Eq)]
 struct Travelling<'w> {
     arrives: At,
-    request: &'w PlannedRequest,
+    request: Cow<'w, PlannedRequest>,
 }
 
 impl PartialOrd for Travelling<'_> {
@@ -207,7 +210,7 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
                 break;
             }
             if let Some(Reverse(Travelling { arrives, request })) = self.travelling.pop() {
-                self.enqueue(arrives, request)?;
+                self.enqueue(arrives, &request)?;
             }
         }
         Ok(())
@@ -283,9 +286,12 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
         let mut tokens = 0;
         for event in events.drain(..) {
             match event {
-                Event::Token { id, .. } => {
+                Event::Token { id, token, .. } => {
                     tokens += 1;
-                    self.clients.token(id.0, delivered);
+                    if self.clients.token(id.0, delivered, token) {
+                        self.clients.hang_up(id.0, delivered)?;
+                        self.engine.scheduler.abort(self.now, id);
+                    }
                 }
                 Event::Finished { id, reason } => self.clients.finished(id.0, delivered, reason)?,
             }
@@ -312,11 +318,7 @@ fn next_sent_or_there(
 fn request(planned: &PlannedRequest) -> Request {
     let prompt: Arc<[u32]> = match &planned.prompt {
         Prompt::Tokens(tokens) => Arc::from(tokens.as_slice()),
-        // Text has only a length here. Ids of its own keep the prefix cache from finding what is not there.
-        Prompt::Text(_) => {
-            let first = (planned.index as u32).wrapping_mul(0x9e37_79b9);
-            (0..planned.prompt_tokens).map(|position| first.wrapping_add(position)).collect()
-        }
+        Prompt::Text(_) | Prompt::Messages(_) => ids::of_text(planned.index, planned.prompt_tokens).collect(),
     };
     let stop = StopRules {
         max_tokens: planned.max_tokens,

@@ -24,7 +24,8 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
         let mut tokens = 0;
         // Nobody gives up before; somebody may later than that, who is then looked at on the long way.
         let patience = self.clients.next_deadline().unwrap_or(Duration::MAX);
-        while delivered.len() < MAX_STEPS && stretch.goes_on() {
+        let most = MAX_STEPS.min(self.clients.steps_before_hang_up());
+        while delivered.len() < most && stretch.goes_on() {
             let sequences = stretch.sequences();
             let Some(elapsed) = foresight.decode_time(sequences, stretch.keys()) else { break };
             let end = self.now + elapsed;
@@ -37,7 +38,7 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
             tokens += sequences;
             self.now = end + self.overhead.between_steps(sequences);
             for over in ended.drain(..) {
-                self.clients.tokens(over.id.0, &delivered);
+                self.clients.tokens(over.id.0, &delivered, |index| foresight.token(over.id, index));
                 self.clients.finished(over.id.0, told, over.reason)?;
             }
             let next = next_sent_or_there(&self.clients, &self.travelling, self.time_limit);
@@ -47,7 +48,7 @@ impl<E: Executor> Run<'_, '_, '_, '_, E> {
         }
         stretch.close(foresight);
         for id in self.engine.scheduler.running() {
-            self.clients.tokens(id.0, &delivered);
+            self.clients.tokens(id.0, &delivered, |index| foresight.token(*id, index));
         }
         self.steps += delivered.len() as u64;
         if tokens > 0 {

@@ -54,6 +54,8 @@ fn config(requests: u64, arrivals: Arrivals, lengths: Lengths) -> Workload {
         prompts: PromptStyle::TokenIds { first: 4, end: 500 },
         prefixes: Prefixes::one(16),
         adapters: None,
+        sessions: None,
+        abandonment: None,
     })
     .unwrap()
 }

@@ -38,6 +38,8 @@ pub fn workload_of(requests: u64, tokens: u32, arrivals: Arrivals, prompts: Prom
         prompts,
         prefixes: Prefixes::NONE,
         adapters: None,
+        sessions: None,
+        abandonment: None,
     })
     .unwrap()
 }

@@ -45,7 +45,16 @@ fn ok(events: &[u32], output_tokens: u32, finish_reason: &'static str) -> Told<'
 }
 
 fn request(prompt: Prompt, max_tokens: u32) -> PlannedRequest {
-    PlannedRequest { index: 0, at: Duration::ZERO, prompt, prompt_tokens: 3, max_tokens, adapter: None }
+    PlannedRequest {
+        index: 0,
+        at: Duration::ZERO,
+        prompt,
+        prompt_tokens: 3,
+        max_tokens,
+        adapter: None,
+        turn: None,
+        hang_up: None,
+    }
 }
 
 /// Reads `body` in pieces that end at `cuts`. Times are the number of bytes that had arrived.
@@ -58,12 +67,12 @@ fn read(protocol: Protocol, body: &[u8], cuts: &[usize], max_tokens: u32) -> Req
         let at = Duration::from_nanos(cut as u64);
         match answer.push(&mut tally, at, &body[start..cut]) {
             Ok(false) => start = cut,
-            Ok(true) => return tally.finish(Ok(())),
-            Err(failure) => return tally.finish(Err(failure)),
+            Ok(true) => return tally.finish(Ok(())).0,
+            Err(failure) => return tally.finish(Err(failure)).0,
         }
     }
     let end = answer.finish(&mut tally, Duration::from_nanos(body.len() as u64));
-    tally.finish(end)
+    tally.finish(end).0
 }
 
 fn without_times(mut record: RequestRecord) -> RequestRecord {
