@@ -95,7 +95,7 @@ fn a_server_is_started_driven_and_stopped_for_each_trial() {
 fn a_killed_run_leaves_no_server_that_it_started() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
-    scenario(dir.path(), 100_000, &format!(r#"run = {}, url = "http://127.0.0.1:{port}""#, serve(port)));
+    scenario(dir.path(), 20_000, &format!(r#"run = {}, url = "http://127.0.0.1:{port}""#, serve(port)));
     let mut child = llmlab(dir.path())
         .args(["run", "started.toml"])
         .stdout(Stdio::null())
@@ -113,7 +113,7 @@ fn a_killed_run_leaves_no_server_that_it_started() {
 fn ctrl_c_stops_the_server_too() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
-    scenario(dir.path(), 100_000, &format!(r#"run = {}, url = "http://127.0.0.1:{port}""#, serve(port)));
+    scenario(dir.path(), 20_000, &format!(r#"run = {}, url = "http://127.0.0.1:{port}""#, serve(port)));
     let child = llmlab(dir.path())
         .args(["run", "started.toml"])
         .stdout(Stdio::null())

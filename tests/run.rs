@@ -50,7 +50,7 @@ fn a_scenario_runs_to_a_comparison_and_a_report() {
 #[test]
 fn a_killed_run_keeps_every_finished_request_and_leaves_no_server() {
     let dir = tempfile::tempdir().unwrap();
-    tiny_scenario(dir.path(), 100_000);
+    tiny_scenario(dir.path(), 20_000);
     let mut child = llmlab(dir.path())
         .args(["run", "tiny.toml"])
         .stdout(Stdio::null())
@@ -97,7 +97,7 @@ fn an_engine_that_dies_fails_the_run() {
 #[test]
 fn ctrl_c_saves_what_finished_and_exits_130() {
     let dir = tempfile::tempdir().unwrap();
-    tiny_scenario(dir.path(), 100_000);
+    tiny_scenario(dir.path(), 20_000);
     let child = llmlab(dir.path())
         .args(["run", "tiny.toml"])
         .stdout(Stdio::piped())
