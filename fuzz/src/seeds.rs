@@ -37,11 +37,13 @@ fn main() {
 }
 
 /// Target, file, bytes. The first byte of a stream says where it is cut.
-const STREAMS: [(&str, &str, &[u8]); 4] = [
+const STREAMS: [(&str, &str, &[u8]); 6] = [
     ("sse_read", "openai", b"\x05data: {\"choices\":[{\"text\":\"a\"}]}\n\ndata: [DONE]\n\n"),
     ("sse_read", "fields", b"\x02\xef\xbb\xbf: ping\r\nevent: error\r\nid: 1\r\ndata:a\r\ndata: b\r\rdata"),
     ("ndjson_read", "ollama", b"\x07{\"response\":\"a\",\"done\":false}\n{\"done\":true}\r\n\n"),
     ("ndjson_read", "unended", b"\x01{}\n \xff{}"),
+    ("prometheus_read", "text", b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{engine=\"0\",a=\"x\\\"\\n\"} 3.0 1700000000000\n"),
+    ("prometheus_read", "openmetrics", b"vllm:time_to_first_token_seconds_bucket{le=\"0.1\"} 2 # {a=\"b\"} 1 2\nvllm:time_to_first_token_seconds_bucket{le=\"+Inf\"} 4\nvllm:time_to_first_token_seconds_sum 1.5\nvllm:time_to_first_token_seconds_count 4\n# EOF\n"),
 ];
 
 /// A model of a few kilobytes with the vocabulary of another file.
