@@ -30,7 +30,8 @@ pub struct Scenario {
     /// How `find` searches.
     #[schemars(with = "Option<SearchTable>")]
     pub search: Option<Spanned<SearchTable>>,
-    pub model: ModelTable,
+    /// May be left out where every target is a server that has its own.
+    pub model: Option<ModelTable>,
     #[schemars(with = "Option<WorkloadTable>")]
     pub workload: Option<Spanned<WorkloadTable>>,
     /// In place of `workload`: users who take steps, such as logging in and asking.

@@ -90,9 +90,12 @@ pub struct FindSpec {
     pub highest: Option<f64>,
 }
 
+/// In place of a model's source where only servers are driven that have their own.
+pub const REMOTE_MODEL: &str = "remote";
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelChoice {
-    /// `synthetic:<preset>`, a Hugging Face folder, a `.gguf` file, or `spec:<name>` for simulations.
+    /// `synthetic:<preset>`, a Hugging Face folder, a `.gguf` file, `spec:<name>` for simulations, or [`REMOTE_MODEL`].
     pub source: String,
     pub max_model_len: Option<u32>,
 }

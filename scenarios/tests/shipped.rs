@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use llmlab_scenarios::spec::{
-    ArrivalSpec, KnobValue, LengthSpec, PolicySpec, RateSpec, RunSpec, TargetChoice, WarmupSpec,
+    ArrivalSpec, KnobValue, LengthSpec, PolicySpec, REMOTE_MODEL, RateSpec, RunSpec, TargetChoice, WarmupSpec,
 };
 use serde_json::Value;
 
@@ -159,6 +159,20 @@ const DESIGN_EXAMPLE: &str = r#"
     [compare]
     repeats = 3                              # interleaved A B B A, identical prompts and arrival times
 "#;
+
+#[test]
+fn only_our_own_engine_needs_a_model() {
+    let model = "[model]\n    source = \"synthetic:llama-15m\"          # or a Hugging Face folder, or a .gguf file\n";
+    let without = DESIGN_EXAMPLE.replace(model, "");
+    assert_ne!(without, DESIGN_EXAMPLE);
+    let said = llmlab_scenarios::parse(&without, "example.toml").unwrap_err().to_string();
+    assert!(said.contains("missing field `model`, and target vllm runs our own engine"), "{said}");
+    let endpoint = |policy: &str| format!("endpoint = {{ url = \"http://127.0.0.1/{policy}\" }}\n#");
+    let live = without
+        .replace("engine = { policy = \"vllm\"", &endpoint("vllm"))
+        .replace("engine = { policy = \"tgi\"", &endpoint("tgi"));
+    assert_eq!(llmlab_scenarios::parse(&live, "example.toml").unwrap().model.source, REMOTE_MODEL);
+}
 
 #[test]
 fn the_design_example_resolves_to_what_it_says() {

@@ -8,7 +8,8 @@ use toml::Spanned;
 use crate::error::Finding;
 use crate::scenario::{CostTable, ModelTable, Scenario, WorkloadTable};
 use crate::spec::{
-    Cell, CostSpec, FindSpec, ModelChoice, PolicySpec, RunSpec, TargetChoice, TargetSpec, WorkloadSpec,
+    Cell, CostSpec, FindSpec, ModelChoice, PolicySpec, REMOTE_MODEL, RunSpec, TargetChoice, TargetSpec,
+    WorkloadSpec,
 };
 
 mod behaviour;
@@ -111,7 +112,7 @@ fn run_spec(
     Ok(RunSpec {
         name: run_name(&scenario.name)?,
         seed: scenario.seed.unwrap_or(DEFAULT_SEED),
-        model: model(&scenario.model, base)?,
+        model: chosen_model(scenario, &targets, base)?,
         claims: claim::resolve(&scenario.claim, &targets)?,
         workload,
         journey,
@@ -159,6 +160,20 @@ fn run_name(name: &Spanned<String>) -> Result<String, Finding> {
             .label(format!("must be 1 to {MAX_NAME_CHARS} printable characters")));
     }
     Ok(text.clone())
+}
+
+/// A server that somebody else wrote has its model already; what it is called is the target's business.
+fn chosen_model(scenario: &Scenario, targets: &[TargetSpec], base: &Path) -> Result<ModelChoice, Finding> {
+    let needs =
+        |target: &&TargetSpec| matches!(target.kind, TargetChoice::Engine(_) | TargetChoice::Simulate(_));
+    match (&scenario.model, targets.iter().find(needs)) {
+        (Some(table), _) => model(table, base),
+        (None, None) => Ok(ModelChoice { source: REMOTE_MODEL.into(), max_model_len: None }),
+        (None, Some(target)) => {
+            let message = format!("missing field `model`, and target {} runs our own engine", target.name);
+            Err(Finding::new(0..0, message).help("e.g. [model] with source = \"synthetic:llama-15m\""))
+        }
+    }
 }
 
 fn model(table: &ModelTable, base: &Path) -> Result<ModelChoice, Finding> {

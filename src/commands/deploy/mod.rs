@@ -3,11 +3,11 @@
 
 mod manifests;
 
-use llmlab_scenarios::spec::{ArrivalSpec, Cell, LengthSpec, RunSpec, TargetChoice};
+use llmlab_scenarios::spec::{ArrivalSpec, Cell, LengthSpec, REMOTE_MODEL, RunSpec, TargetChoice};
 use time::OffsetDateTime;
 
 use crate::cli::{DeployCommand, DeployLoadgenArgs};
-use crate::commands::run::{REMOTE_MODEL, can_be_shared};
+use crate::commands::run::can_be_shared;
 use crate::exit::{Code, Failure};
 use crate::{host, text};
 

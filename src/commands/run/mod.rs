@@ -24,7 +24,7 @@ use llmlab_scenarios::spec::ClaimSpec;
 use llmlab_tui::Leave;
 use tokio_util::sync::CancellationToken;
 
-pub use plan::{How, Plan, Planned, PlannedTarget, REMOTE_MODEL, SimulateOn};
+pub use plan::{How, Plan, Planned, PlannedTarget, SimulateOn};
 pub use shard::{ShardPlan, can_be_shared};
 pub use workload::workload_config;
 

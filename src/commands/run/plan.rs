@@ -9,8 +9,8 @@ use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{CostFacts, ModelFacts, TargetFacts, TargetKind};
 use llmlab_scenarios::spec::{
     AUTO, ArrivalSpec, Cell, CommandSpec, EndpointSpec, LengthDist as SpecDist, LengthSpec, ModelChoice,
-    RunSpec, SimulateSpec, SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec, WarmupSpec,
-    WorkloadSpec,
+    REMOTE_MODEL, RunSpec, SimulateSpec, SloSpec, SweepPoint, TargetChoice, TargetSpec, TimeoutSpec,
+    WarmupSpec, WorkloadSpec,
 };
 
 use super::shard::ShardPlan;
@@ -268,9 +268,6 @@ fn spec_for_url(url: &str) -> RunSpec {
 /// Tokens of one of our words with a byte-level tokenizer, and with a common one.
 const BYTES_PER_WORD: f64 = 5.6;
 const TOKENS_PER_WORD: f64 = 1.3;
-
-/// `model.source` of a run against a server whose model we do not have.
-pub const REMOTE_MODEL: &str = "remote";
 
 fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Failure> {
     let model = match spec.model.source.as_str() {
