@@ -41,6 +41,7 @@ pub struct Manifest {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "a manifest has one")]
 pub enum Sharding {
     Shard(ShardFacts),
     /// By index, all of them.
