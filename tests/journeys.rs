@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -15,7 +14,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use common::{children_in, llmlab, only_run, processes_gone, signal, stderr, stdout, wait_for_records};
+use common::{Mock, children_in, llmlab, only_run, processes_gone, signal, stderr, stdout, wait_for_records};
 
 /// What the test's server was told, in order.
 #[derive(Default)]
@@ -90,35 +89,6 @@ fn serve(seen: Shared) -> String {
         });
     });
     format!("http://{}", told.recv().unwrap())
-}
-
-/// A mock that ends when this is dropped.
-struct Mock {
-    child: Child,
-    url: String,
-}
-
-impl Mock {
-    fn start(dir: &Path, args: &[&str]) -> Mock {
-        let mut child = llmlab(dir)
-            .args(["mock", "--port", "0", "--exit-with-parent"])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").expect(&line).to_string();
-        Mock { child, url }
-    }
-}
-
-impl Drop for Mock {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
 }
 
 fn scenario(dir: &Path, name: &str, requests: &str, endpoint: &str) -> PathBuf {

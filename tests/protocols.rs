@@ -2,45 +2,13 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Stdio};
-
-use common::{llmlab, only_run, stderr, stdout};
+use common::{Mock, llmlab, only_run, stderr, stdout};
 use serde_json::Value;
-
-/// A mock that ends when this is dropped.
-struct Mock {
-    child: Child,
-    url: String,
-}
-
-impl Mock {
-    fn start(dir: &Path) -> Mock {
-        let mut child = llmlab(dir)
-            .args(["mock", "--port", "0", "--exit-with-parent", "--ttft", "5ms", "--itl", "1ms"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").expect(&line).to_string();
-        Mock { child, url }
-    }
-}
-
-impl Drop for Mock {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn a_websocket_a_chat_and_embeddings_in_one_run() {
     let dir = tempfile::tempdir().unwrap();
-    let mock = Mock::start(dir.path());
+    let mock = Mock::start(dir.path(), &["--ttft", "5ms", "--itl", "1ms"]);
     let target = |name: &str, protocol: &str| {
         format!(
             "[[target]]\nname = \"{name}\"\nendpoint = {{ url = \"{}\", protocol = \"{protocol}\", metrics = \"{}/metrics\" }}\n",

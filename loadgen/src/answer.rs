@@ -30,12 +30,14 @@ impl<'a> Answer<'a> {
     /// Takes bytes that arrived together: all their events share one time. True when the stream's terminator was among
     /// them; what follows it is not looked at.
     pub(crate) fn push(&mut self, tally: &mut Tally, at: At, bytes: &[u8]) -> Result<bool, Failure> {
-        let read = self.reader.push(bytes, &mut self.events);
-        for data in std::mem::take(&mut self.events) {
+        let mut events = std::mem::take(&mut self.events);
+        let read = self.reader.push(bytes, &mut events);
+        for data in events.drain(..) {
             if self.take(tally, at, &data)? {
                 return Ok(true);
             }
         }
+        self.events = events;
         read.map_err(|e| Failure::new(Outcome::TooLarge, e.to_string()))?;
         Ok(false)
     }

@@ -133,7 +133,7 @@ fn joined(parts: &[Prompt], messages: bool) -> Prompt {
 
 /// User and assistant in turn. Where an answer never began, what the user said before and after it is one message: templates
 /// refuse empty messages, and two of the user in a row.
-fn in_turns(texts: &[&str]) -> Vec<String> {
+pub(crate) fn in_turns(texts: &[&str]) -> Vec<String> {
     let mut messages: Vec<String> = Vec::with_capacity(texts.len());
     let mut unanswered = false;
     for (place, text) in texts.iter().enumerate() {

@@ -61,12 +61,10 @@ pub fn fit_prompts(
         if let Some(line) = line {
             prompt.set_len(line.words(wanted));
         }
-        if let Some(counter) = &counter
-            && !cancel.is_cancelled()
-            && clock.now() < FIT_TIME
-        {
+        if let Some(counter) = &counter {
             let per_word = line.map_or(1.0, |line| line.per_word);
-            missed += u64::from(!prompt.reach(wanted, per_word, |text| counter.count(text)));
+            let in_time = !cancel.is_cancelled() && clock.now() < FIT_TIME;
+            missed += u64::from(!(in_time && prompt.reach(wanted, per_word, |text| counter.count(text))));
         }
         request.prompt = Prompt::Text(prompt.text());
     }

@@ -117,10 +117,10 @@ impl Tally {
         let tokens = self.tokens_in(&delta);
         if let Some(said) = &mut self.said {
             said.ids.append(&mut delta.token_ids);
-            match &delta.content {
+            match std::mem::take(&mut delta.content) {
                 Content::None => {}
-                Content::New(text) => said.text.push_str(text),
-                Content::SoFar(text) => said.text.clone_from(text),
+                Content::New(text) => said.text.push_str(&text),
+                Content::SoFar(text) => said.text = text,
             }
         }
         let usage = delta.usage.unwrap_or_default();

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use crate::conversations::in_turns;
 use crate::endpoint::Protocol;
 use crate::framing::FrameReader;
 
@@ -26,7 +27,7 @@ impl Transcript {
     /// All of it and then `prompt`, for protocols with roles.
     pub(crate) fn as_messages(&self, prompt: &str) -> Vec<String> {
         let said = self.turns.iter().flat_map(|turn| [turn.prompt.as_str(), turn.answer.as_str()]);
-        said.chain([prompt]).map(str::to_owned).collect()
+        in_turns(&said.chain([prompt]).collect::<Vec<_>>())
     }
 
     /// The same as one text, for protocols without roles.

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::machine_sample::MachineSample;
 use crate::manifest::{
     ClientFacts, HostFacts, Manifest, PartFacts, RunStatus, ShardFacts, Sharding, TrialFacts, TrialKind,
 };
@@ -57,8 +58,8 @@ pub fn merge(parts: Vec<Part>) -> Result<(Manifest, TrialFiles), MergeError> {
         records: Vec::new(),
         steps: Vec::new(),
         server: Vec::new(),
-        // Each part that saw the server's machine saw the same, on the clock of its own start.
-        machine: shards[0].trial.machine.clone(),
+        // Each part that saw the server's machine saw the same; its clock is that of its own machine.
+        machine: seen_machine(&shards),
         warnings: Vec::new(),
     };
     for part in shards {
@@ -70,6 +71,17 @@ pub fn merge(parts: Vec<Part>) -> Result<(Manifest, TrialFiles), MergeError> {
     trial.records.sort_by_key(|record| (last_timestamp_ns(record), record.index));
     trial.server.sort_by_key(|sample| sample.at_ns);
     Ok((manifest, trial))
+}
+
+/// What the first part beside the server saw of its machine, on the clock of the merged run.
+fn seen_machine(shards: &[OneTrial]) -> Vec<MachineSample> {
+    let Some(part) = shards.iter().find(|part| !part.trial.machine.is_empty()) else { return Vec::new() };
+    let (its, merged) = (part.trial.facts.start_monotonic_ns, shards[0].trial.facts.start_monotonic_ns);
+    let rebased = |sample: &MachineSample| MachineSample {
+        at_monotonic_ns: sample.at_monotonic_ns.saturating_sub(its).saturating_add(merged),
+        ..sample.clone()
+    };
+    part.trial.machine.iter().map(rebased).collect()
 }
 
 /// A part that has what a shard's run has.

@@ -82,7 +82,12 @@ impl Outcome {
 
     /// True where the answer did not come and nobody but the server or the client program is to blame.
     pub fn is_failure(self) -> bool {
-        !self.is_success() && !matches!(self, Outcome::Cancelled | Outcome::Abandoned)
+        self.is_judged() && !self.is_success()
+    }
+
+    /// False where nothing can be said of the server: the run or the client gave up.
+    pub fn is_judged(self) -> bool {
+        !matches!(self, Outcome::Cancelled | Outcome::Abandoned)
     }
 }
 

@@ -274,6 +274,7 @@ macro_rules! journey_mistake {
 journey_mistake!(journey_and_workload, "[journey]\n" => "[workload]\ntraffic = \"azure-2023-conversation\"\nrequests = 3\narrivals = { users = 1 }\n[journey]\n");
 journey_mistake!(journey_that_asks_nothing, "ask = { input = 20, output = 10 }" => "get = \"/v1/models\"");
 journey_mistake!(journey_of_a_simulation, "engine = { policy" => "simulate = { hardware = \"h100-sxm\", policy");
+journey_mistake!(journey_that_is_searched, "[model]\nsource = \"synthetic:llama-15m\"\n" => "find = \"max users meeting the SLO\"\n[slo]\nttft_p95 = \"1s\"\n[model]\nsource = \"synthetic:llama-15m\"\n");
 journey_mistake!(step_of_two_kinds, "post = \"/login\"" => "post = \"/login\", get = \"/\"");
 journey_mistake!(step_with_a_key_of_another_kind, "output = 10 }" => "output = 10 }, expect = 200");
 journey_mistake!(value_that_nothing_saves, "{token}" => "{tokem}");

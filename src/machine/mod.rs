@@ -12,7 +12,6 @@ use std::time::Duration;
 use llmlab_results::ResultsError;
 use llmlab_results::journal::Journal;
 use llmlab_results::machine_sample::MachineSample;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::exit::Failure;
 use gpu::Gpus;
@@ -65,9 +64,8 @@ fn watch(mut journal: Journal, server: Option<u32>, stopped: &Receiver<()>) -> R
 }
 
 fn look(server: Option<u32>, gpus: Option<&Gpus>, rapl: &mut Rapl) -> MachineSample {
-    let now = clock_gettime(ClockId::Monotonic);
     MachineSample {
-        at_monotonic_ns: now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64,
+        at_monotonic_ns: crate::host::monotonic_ns(),
         host: processes::host_cpu(),
         server: server.and_then(processes::tree),
         cpu_energy_uj: rapl.energy_uj(),

@@ -72,7 +72,7 @@ pub fn server_view(samples: &[ServerSample], window: &Window) -> Option<ServerVi
 /// Of a counter; one that went back was set to zero by a restart and has no growth.
 fn growth(inside: &[&ServerSample], f: &dyn Fn(&ServerSample) -> Option<f64>) -> Option<f64> {
     let seen: Vec<f64> = inside.iter().filter_map(|s| f(s)).filter(|v| v.is_finite()).collect();
-    seen.first().zip(seen.last()).map(|(a, b)| (b - a).max(0.0))
+    seen.first().zip(seen.last()).map(|(a, b)| b - a).filter(|grown| *grown >= 0.0)
 }
 
 /// What was observed between two scrapes; `None` when that is nothing, or when the buckets changed meanwhile. A page that

@@ -21,6 +21,8 @@ pub(super) struct Bodies<'s> {
     told: VecDeque<usize>,
     /// By index.
     ready: HashMap<u64, Built>,
+    /// Of `ready`, those that need no answer. Turns lie there for as long as their users think, and must not keep these out.
+    openings_ready: usize,
 }
 
 impl<'s> Bodies<'s> {
@@ -32,11 +34,13 @@ impl<'s> Bodies<'s> {
             next_opening: 0,
             told: VecDeque::new(),
             ready: HashMap::new(),
+            openings_ready: 0,
         }
     }
 
     pub fn wants_more(&self) -> bool {
-        !self.told.is_empty() || (self.ready.len() < BODIES_AHEAD && self.next_opening < self.requests.len())
+        !self.told.is_empty()
+            || (self.openings_ready < BODIES_AHEAD && self.next_opening < self.requests.len())
     }
 
     pub fn build_ahead(&mut self) {
@@ -45,6 +49,7 @@ impl<'s> Bodies<'s> {
             None => self.opening(),
         };
         let Some(request) = self.requests.get(place) else { return };
+        self.openings_ready += usize::from(!follows(request));
         let built = self.build(request);
         self.ready.insert(request.index, built);
     }
@@ -52,10 +57,11 @@ impl<'s> Bodies<'s> {
     /// The body of a request that is due.
     pub fn take(&mut self, request: &'s PlannedRequest) -> Built {
         if let Some(built) = self.ready.remove(&request.index) {
+            self.openings_ready -= usize::from(!follows(request));
             return built;
         }
         // Openings are built and issued in the same order, and so are turns once their answers are known.
-        match request.turn.as_ref().is_some_and(|turn| turn.turn > 0) {
+        match follows(request) {
             true => self.told.retain(|&place| self.requests[place].index != request.index),
             false => drop(self.opening()),
         }
@@ -74,7 +80,6 @@ impl<'s> Bodies<'s> {
     /// The place of the next opening, which is then no longer the next.
     fn opening(&mut self) -> usize {
         let place = self.next_opening;
-        let follows = |request: &PlannedRequest| request.turn.as_ref().is_some_and(|turn| turn.turn > 0);
         let turns = self.requests.get(place + 1..).unwrap_or_default();
         self.next_opening = place + 1 + turns.iter().take_while(|request| follows(request)).count();
         place
@@ -89,4 +94,9 @@ impl<'s> Bodies<'s> {
         let body = self.endpoint.protocol.body(&self.endpoint.model, request);
         Built { body: Bytes::from(body), turn }
     }
+}
+
+/// A later turn, whose prompt has an answer in it.
+fn follows(request: &PlannedRequest) -> bool {
+    request.turn.as_ref().is_some_and(|turn| turn.turn > 0)
 }

@@ -74,6 +74,12 @@ pub(super) fn with_stand_in(
     workload: &Spanned<WorkloadTable>,
     searched: Searched,
 ) -> Result<Spanned<WorkloadTable>, Finding> {
+    if searched == Searched::Load
+        && let Some(sessions) = &workload.get_ref().sessions
+    {
+        return Err(Finding::new(sessions.span(), "load is a share of requests/s, and sessions arrive here")
+            .help("search the rate or the users"));
+    }
     let arrivals = &workload.get_ref().arrivals;
     fixed_too(arrivals.get_ref(), |key| {
         (

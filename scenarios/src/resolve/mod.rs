@@ -99,6 +99,13 @@ fn run_spec(
             (None, adapted(workload, scenario, &targets)?)
         }
         (None, Some(journey)) => {
+            if let Some(written) = &scenario.find {
+                return Err(Finding::new(
+                    written.span(),
+                    "a journey cannot be searched: its load follows from its users",
+                )
+                .help("search a [workload], or remove `find`"));
+            }
             let (journey, workload) = journey::resolve(journey, &targets)?;
             (Some(journey), workload)
         }

@@ -96,6 +96,11 @@ fn one(
         Planned::Sweep { name, cells } => return sweep::run(args, &name, cells, cancel).map(nothing),
     };
     if let Some(find) = plan.spec.find {
+        if !args.compat.is_empty() {
+            return Err(Failure::bad_input(
+                "--compat: accepted is one run; use llmlab report on a trial of the search",
+            ));
+        }
         return search::run(args, *plan, find, cancel).map(nothing);
     }
     let claims = plan.spec.claims.clone();

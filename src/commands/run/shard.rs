@@ -131,6 +131,15 @@ pub fn can_be_shared(spec: &RunSpec) -> Result<(), String> {
                 .into(),
         );
     }
+    if spec.journey.is_some() {
+        return Err("a journey's users live in one process; accepted is [workload]".into());
+    }
+    if spec.find.is_some() {
+        return Err(
+            "a search has many trials, but shards can agree on one start only; accepted is a rate or users"
+                .into(),
+        );
+    }
     if spec.repeats != 1 {
         return Err(format!(
             "{} repeats, but shards can agree on one start only; use repeats = 1, and run again for each repeat",

@@ -80,7 +80,7 @@ pub struct Bench<'r> {
 impl<'r> Bench<'r> {
     pub fn new(records: &'r [RequestRecord], warmup: u64, slo: &Slo) -> Bench<'r> {
         let measured: Vec<&RequestRecord> =
-            records.iter().filter(|r| r.index >= warmup && r.outcome != Outcome::Cancelled).collect();
+            records.iter().filter(|r| r.index >= warmup && r.outcome.is_judged()).collect();
         let ended = |r: &RequestRecord| r.outcome.is_success() || r.outcome == Outcome::NoTerminator;
         let mut successes: Vec<Sample> =
             measured.iter().filter(|r| ended(r)).filter_map(|r| Sample::of(r)).collect();

@@ -14,6 +14,8 @@ use crate::report::format::{markdown_text, plain_lines};
 use crate::report::timeline::{Timeline, timelines};
 use crate::report::view::view;
 
+/// Of every page.
+const HEAD: &str = include_str!("../../templates/head.html");
 const HTML: &str = include_str!("../../templates/report.html");
 const MARKDOWN: &str = include_str!("../../templates/report.md");
 const STYLE: &str = include_str!("../../templates/report.css");
@@ -61,6 +63,7 @@ fn html_environment(name: &'static str, template: &'static str) -> Environment<'
         Some(text) if !value.is_safe() => escape_formatter(out, state, &Value::from(plain_lines(text))),
         _ => escape_formatter(out, state, value),
     });
+    env.add_template("head.html", HEAD).expect("the template is part of the crate");
     env.add_template(name, template).expect("the template is part of the crate");
     env
 }

@@ -13,7 +13,7 @@
 //! Since it is looked at after each trial, its error is divided by the number of looks (Bonferroni).
 
 use llmlab_results::manifest::{Slo, TrialFacts};
-use llmlab_results::record::{Outcome, RequestRecord};
+use llmlab_results::record::RequestRecord;
 use serde::Serialize;
 
 use crate::frame;
@@ -87,7 +87,7 @@ pub fn judge_trial(
 
 fn observe(slo: &Slo, records: &[RequestRecord], warmup: u64) -> Vec<Observed> {
     let mut measured: Vec<&RequestRecord> =
-        records.iter().filter(|r| r.index >= warmup && r.outcome != Outcome::Cancelled).collect();
+        records.iter().filter(|r| r.index >= warmup && r.outcome.is_judged()).collect();
     measured.sort_by_key(|r| (r.scheduled_ns, r.index));
     let size = measured.len().div_ceil(PARTS).max(1);
     let mut observed = Vec::new();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use llmlab_results::manifest::Slo;
-use llmlab_results::record::{Outcome, RequestRecord};
+use llmlab_results::record::RequestRecord;
 
 use crate::frame;
 use crate::slo::{SloMetric, limits};
@@ -96,7 +96,7 @@ impl Watch {
         {
             queue.leave();
         }
-        if record.index < self.warmup || record.outcome == Outcome::Cancelled {
+        if record.index < self.warmup || !record.outcome.is_judged() {
             return;
         }
         let (ttft, tpot, e2e) = (frame::ttft_ns(record), frame::tpot_ns(record), frame::e2e_last_ns(record));
