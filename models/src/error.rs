@@ -41,6 +41,9 @@ pub enum ModelError {
     /// A chat template that does not parse, or that refused the messages.
     #[error("chat template: {0}")]
     ChatTemplate(String),
+    /// A model of the catalogue that our engine has no forward pass for.
+    #[error("the engine does not run {name}: plans can use it (llmlab models show {name}), servers and simulations of the engine cannot; accepted are {}", .accepted.join(", "))]
+    NotRunnable { name: String, accepted: Vec<String> },
     /// A name that is not in the catalogue.
     #[error("no {kind} named {name:?}; {}", suggestion(.close, .known))]
     NotInCatalogue { kind: &'static str, name: String, close: Vec<String>, known: Vec<String> },

@@ -8,9 +8,10 @@
 //! Must not know: kernels and their packed layouts, the scheduler, HTTP, clocks.
 //!
 //! Reading order: [`spec`] (a model's shape) and [`hf_config`] (where it is read), [`arithmetic`] (what it
-//! costs), [`weights`] and [`synthetic`] (the values), [`export`] (writing them), [`tokenizer`] and [`chat`] (text), [`mod@load`] (all of it together),
+//! costs), [`architecture`] (the sizes of any model), [`weights`] and [`synthetic`] (the values), [`export`] (writing them), [`tokenizer`] and [`chat`] (text), [`mod@load`] (all of it together),
 //! [`catalogue`] (devices and prices).
 
+pub mod architecture;
 pub mod arithmetic;
 pub mod catalogue;
 pub mod chat;
@@ -28,6 +29,7 @@ pub mod synthetic;
 pub mod tokenizer;
 pub mod weights;
 
+pub use architecture::Architecture;
 pub use chat::{ChatMessage, ChatTemplate};
 pub use error::ModelError;
 pub use export::{HfFormat, export_model, write_hf};

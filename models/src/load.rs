@@ -79,7 +79,7 @@ fn parse(source: &str) -> Result<Source<'_>, ModelError> {
         Err(ModelError::Source { source_name: source.to_string(), problem, accepted: synthetic_sources() })
     };
     if let Some(name) = source.strip_prefix(SPEC_PREFIX) {
-        return Ok(Source::Published(&published_spec(name)?.spec));
+        return Ok(Source::Published(published_spec(name)?));
     }
     if let Some(preset) = source.strip_prefix(SOURCE_PREFIX) {
         return match preset.parse() {

@@ -27,6 +27,13 @@ pub struct Figure {
 pub enum DeviceKind {
     Gpu,
     Cpu,
+    /// CPU and GPU of one Apple chip, with one memory.
+    Apple,
+    Phone,
+    /// A single-board computer or an edge module.
+    Board,
+    /// TPU, Gaudi, Inferentia and others made for neural networks alone.
+    Accelerator,
 }
 
 /// One device: one GPU, or one CPU socket. Peaks are dense, never the sparse ones of a brochure.
@@ -44,14 +51,27 @@ pub struct Hardware {
     pub memory_gb: Option<Figure>,
     /// Peak memory bandwidth in 10^9 bytes a second.
     pub memory_bandwidth_gb_per_s: Figure,
+    /// Peak of plain 32-bit arithmetic in 10^12 operations a second.
+    pub fp32_tflops: Option<Figure>,
     /// Dense bf16 matrix peak in 10^12 operations a second, a multiply-add counted as 2.
     pub bf16_tflops: Option<Figure>,
     /// Dense fp8 matrix peak, as above.
     pub fp8_tflops: Option<Figure>,
+    /// Dense fp4 matrix peak, as above.
+    pub fp4_tflops: Option<Figure>,
     /// Dense int8 matrix peak, as above.
     pub int8_tops: Option<Figure>,
+    /// The link between devices of a node (NVLink, Infinity Fabric, ICI): 10^9 bytes a second in one direction, of all links of
+    /// a device together.
+    pub link_gb_per_s: Option<Figure>,
+    /// PCI Express, 10^9 bytes a second in one direction.
+    pub pcie_gb_per_s: Option<Figure>,
+    /// Devices that the link joins in the usual server.
+    pub devices_per_node: Option<Figure>,
     /// Board or socket power limit in watts.
     pub tdp_w: Option<Figure>,
+    /// What one costs to buy, in US dollars.
+    pub cost_usd: Option<Figure>,
 }
 
 impl Hardware {
@@ -64,14 +84,20 @@ impl Hardware {
     pub fn figures(&self) -> Vec<(&'static str, &Figure, RangeInclusive<f64>)> {
         let optional = [
             ("memory_gb", &self.memory_gb, 4.0..=1024.0),
-            ("bf16_tflops", &self.bf16_tflops, 1.0..=20_000.0),
+            ("fp32_tflops", &self.fp32_tflops, 0.01..=1000.0),
+            ("bf16_tflops", &self.bf16_tflops, 0.1..=20_000.0),
             ("fp8_tflops", &self.fp8_tflops, 1.0..=40_000.0),
+            ("fp4_tflops", &self.fp4_tflops, 1.0..=80_000.0),
             ("int8_tops", &self.int8_tops, 1.0..=40_000.0),
-            ("tdp_w", &self.tdp_w, 10.0..=3000.0),
+            ("link_gb_per_s", &self.link_gb_per_s, 10.0..=10_000.0),
+            ("pcie_gb_per_s", &self.pcie_gb_per_s, 0.5..=1000.0),
+            ("devices_per_node", &self.devices_per_node, 1.0..=10_000.0),
+            ("tdp_w", &self.tdp_w, 1.0..=3000.0),
+            ("cost_usd", &self.cost_usd, 10.0..=1_000_000.0),
         ];
         let known =
             optional.into_iter().filter_map(|(key, figure, range)| Some((key, figure.as_ref()?, range)));
-        let bandwidth = ("memory_bandwidth_gb_per_s", &self.memory_bandwidth_gb_per_s, 20.0..=50_000.0);
+        let bandwidth = ("memory_bandwidth_gb_per_s", &self.memory_bandwidth_gb_per_s, 5.0..=50_000.0);
         std::iter::once(bandwidth).chain(known).collect()
     }
 }

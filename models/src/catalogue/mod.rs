@@ -14,7 +14,9 @@ use serde::Deserialize;
 
 pub use hardware::{DeviceKind, Figure, Hardware};
 pub use prices::Price;
-pub use specs::{PublishedSpec, SPEC_PREFIX, published_spec, published_specs};
+pub use specs::{
+    PublishedModel, SPEC_PREFIX, architecture, published_model, published_models, published_spec,
+};
 
 use crate::error::ModelError;
 

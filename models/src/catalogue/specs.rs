@@ -1,4 +1,4 @@
-//! Published model shapes, one a file in `models/specs/`: what a simulation needs of a model, without its weights.
+//! Published models, one a file in `models/specs/`: what a simulation or a plan needs of a model, without its weights.
 //!
 //! The table `config` of a file holds the keys of the model's `config.json` and is read by the same code.
 
@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use super::{close_names, normal, shortened};
+use crate::architecture::Architecture;
 use crate::error::ModelError;
+use crate::hf_config::ACCEPTED_ARCHITECTURES;
 use crate::spec::ModelSpec;
 
 /// The prefix of a source that is a shape from the catalogue, as in `spec:llama-3.1-8b`.
@@ -18,32 +20,61 @@ pub const SPEC_PREFIX: &str = "spec:";
 #[serde(deny_unknown_fields)]
 struct File {
     name: String,
-    #[allow(dead_code, reason = "for the reader of the file")]
     description: String,
     aliases: Vec<String>,
     source: String,
     date: String,
-    /// What the publisher counts; a test compares it with the shape's.
     parameters: u64,
+    /// Keys that are null in the `config.json`, where that is not the same as absent: TOML has no null.
+    #[serde(default)]
+    null_keys: Vec<String>,
     config: serde_json::Map<String, serde_json::Value>,
 }
 
-/// A shape of the catalogue and where it is from.
+/// A model of the catalogue and where it is from.
 #[derive(Debug, Clone)]
-pub struct PublishedSpec {
-    pub spec: ModelSpec,
+pub struct PublishedModel {
+    pub architecture: Architecture,
+    /// What our engine needs of it, for the families it runs.
+    pub spec: Option<ModelSpec>,
+    /// What its publisher calls it.
+    pub description: String,
     /// Other names it is found by.
     pub aliases: Vec<String>,
     /// Where it was read.
     pub source: String,
     pub date: String,
-    /// As its publisher counts them.
+    /// As its publisher counts them; a test compares it with the shape's.
     pub parameters: u64,
 }
 
-impl PublishedSpec {
-    fn names(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.spec.name.as_str()).chain(self.aliases.iter().map(String::as_str))
+impl PublishedModel {
+    /// The name and the aliases.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.architecture.name.as_str()).chain(self.aliases.iter().map(String::as_str))
+    }
+
+    fn read(mut file: File, path: PathBuf) -> Result<PublishedModel, ModelError> {
+        for key in file.null_keys {
+            file.config.insert(key, serde_json::Value::Null);
+        }
+        let architectures = file.config.get("architectures").and_then(|list| list.get(0)?.as_str());
+        let runs = ACCEPTED_ARCHITECTURES.iter().any(|(name, _)| Some(*name) == architectures);
+        let json = serde_json::Value::Object(file.config).to_string();
+        let name = file.name;
+        let spec = match runs {
+            true => Some(ModelSpec { name: name.clone(), ..ModelSpec::from_hf_config(&json, &path)? }),
+            false => None,
+        };
+        Ok(PublishedModel {
+            architecture: Architecture { name, ..Architecture::from_hf_config(&json, &path)? },
+            spec,
+            description: file.description,
+            aliases: file.aliases,
+            source: file.source,
+            date: file.date,
+            parameters: file.parameters,
+        })
     }
 }
 
@@ -53,46 +84,55 @@ macro_rules! files {
     };
 }
 
-static SPECS: LazyLock<Vec<PublishedSpec>> = LazyLock::new(embedded);
+static MODELS: LazyLock<Vec<PublishedModel>> = LazyLock::new(embedded);
 
 /// The files built into the binary. They cannot be wrong at run time: a test parses each of them.
-fn embedded() -> Vec<PublishedSpec> {
+fn embedded() -> Vec<PublishedModel> {
     files!["llama-3.1-8b", "llama-3.1-70b", "llama-3.2-1b", "qwen2.5-7b", "mistral-7b"]
         .into_iter()
         .map(|(name, text)| {
             let wrong = |error: String| -> ! { panic!("specs/{name}.toml: {error}") };
             let file: File = toml::from_str(text).unwrap_or_else(|error| wrong(error.to_string()));
-            let json = serde_json::Value::Object(file.config).to_string();
             let path = PathBuf::from(format!("specs/{name}.toml"));
-            let spec =
-                ModelSpec::from_hf_config(&json, &path).unwrap_or_else(|error| wrong(error.to_string()));
-            PublishedSpec {
-                spec: ModelSpec { name: file.name, ..spec },
-                aliases: file.aliases,
-                source: file.source,
-                date: file.date,
-                parameters: file.parameters,
-            }
+            PublishedModel::read(file, path).unwrap_or_else(|error| wrong(error.to_string()))
         })
         .collect()
 }
 
-/// All shapes, in the order of the catalogue.
-pub fn published_specs() -> &'static [PublishedSpec] {
-    &SPECS
+/// All models, in the order of the catalogue.
+pub fn published_models() -> &'static [PublishedModel] {
+    &MODELS
 }
 
-/// The shape called `name`, by its name or an alias; case, spaces and underscores do not matter.
-pub fn published_spec(name: &str) -> Result<&'static PublishedSpec, ModelError> {
+/// The model called `name`, by its name or an alias; case, spaces and underscores do not matter.
+pub fn published_model(name: &str) -> Result<&'static PublishedModel, ModelError> {
     let wanted = normal(name);
-    SPECS.iter().find(|entry| entry.names().any(|known| known == wanted)).ok_or_else(|| {
-        let close = SPECS.iter().map(|entry| (entry.spec.name.as_str(), entry.names()));
+    MODELS.iter().find(|entry| entry.names().any(|known| known == wanted)).ok_or_else(|| {
+        let close = MODELS.iter().map(|entry| (entry.architecture.name.as_str(), entry.names()));
         ModelError::NotInCatalogue {
-            kind: "model shape",
+            kind: "model",
             name: shortened(name),
             close: close_names(&wanted, close),
-            known: SPECS.iter().map(|entry| entry.spec.name.clone()).collect(),
+            known: MODELS.iter().map(|entry| entry.architecture.name.clone()).collect(),
         }
+    })
+}
+
+/// The sizes of the model called `name`.
+pub fn architecture(name: &str) -> Result<&'static Architecture, ModelError> {
+    published_model(name).map(|model| &model.architecture)
+}
+
+/// What our engine needs of the model called `name`; an error when it does not run its family.
+pub fn published_spec(name: &str) -> Result<&'static ModelSpec, ModelError> {
+    let model = published_model(name)?;
+    model.spec.as_ref().ok_or_else(|| ModelError::NotRunnable {
+        name: model.architecture.name.clone(),
+        accepted: MODELS
+            .iter()
+            .filter_map(|model| model.spec.as_ref())
+            .map(|spec| spec.name.clone())
+            .collect(),
     })
 }
 
@@ -102,9 +142,30 @@ mod tests {
 
     #[test]
     fn every_shape_has_the_published_number_of_parameters() {
-        for entry in published_specs() {
-            assert_eq!(entry.spec.parameters(), entry.parameters, "{}", entry.spec.name);
-            assert!(!entry.source.is_empty() && super::super::is_date(&entry.date), "{}", entry.spec.name);
+        for entry in published_models() {
+            let name = &entry.architecture.name;
+            assert_eq!(entry.architecture.parameters(), entry.parameters, "{name}");
+            assert!(!entry.source.is_empty() && super::super::is_date(&entry.date), "{name}");
+        }
+    }
+
+    /// Two readers of one file, one of which knows every tensor.
+    #[test]
+    fn the_sizes_of_a_model_that_runs_are_those_of_its_tensors() {
+        for entry in published_models() {
+            let Some(spec) = &entry.spec else { continue };
+            let of_tensors = Architecture { stored: entry.architecture.stored, ..Architecture::of(spec) };
+            assert_eq!(entry.architecture, of_tensors);
+            assert_eq!(spec.parameters(), entry.parameters, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_can_be_looked_up() {
+        let mut names = std::collections::HashSet::new();
+        for name in published_models().iter().flat_map(PublishedModel::names) {
+            assert!(names.insert(name), "{name} names two models");
+            assert_eq!(normal(name), name, "{name} cannot be looked up");
         }
     }
 
@@ -115,7 +176,8 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
             .collect();
-        let mut names: Vec<String> = published_specs().iter().map(|entry| entry.spec.name.clone()).collect();
+        let mut names: Vec<String> =
+            published_models().iter().map(|entry| entry.architecture.name.clone()).collect();
         files.sort();
         names.sort();
         assert_eq!(files, names);
@@ -123,10 +185,10 @@ mod tests {
 
     #[test]
     fn names_are_found_by_alias_and_an_unknown_one_lists_the_known() {
-        assert_eq!(published_spec("Meta-Llama/Llama-3.1-8B").unwrap().spec.name, "llama-3.1-8b");
+        assert_eq!(published_spec("Meta-Llama/Llama-3.1-8B").unwrap().name, "llama-3.1-8b");
         let error = published_spec("llama-3.1-8").unwrap_err().to_string();
         assert!(error.contains("did you mean llama-3.1-8b"), "{error}");
-        let error = published_spec("opt").unwrap_err().to_string();
+        let error = published_spec("no such thing").unwrap_err().to_string();
         assert!(error.contains("qwen2.5-7b"), "{error}");
     }
 }

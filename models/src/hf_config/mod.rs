@@ -40,13 +40,13 @@ pub const ACCEPTED_ARCHITECTURES: [(&str, Family); 10] = [
 ];
 
 // Upper bounds, each some times the largest published model, so that a damaged file is caught here and not by the allocator.
-const MAX_VOCAB: u32 = 1 << 22;
-const MAX_WIDTH: u32 = 1 << 17;
-const MAX_FFN: u32 = 1 << 20;
-const MAX_LAYERS: u32 = 1024;
-const MAX_HEADS: u32 = 1024;
-const MAX_HEAD_DIM: u32 = 1024;
-const MAX_POSITIONS: u32 = 1 << 24;
+pub(crate) const MAX_VOCAB: u32 = 1 << 22;
+pub(crate) const MAX_WIDTH: u32 = 1 << 17;
+pub(crate) const MAX_FFN: u32 = 1 << 20;
+pub(crate) const MAX_LAYERS: u32 = 1024;
+pub(crate) const MAX_HEADS: u32 = 1024;
+pub(crate) const MAX_HEAD_DIM: u32 = 1024;
+pub(crate) const MAX_POSITIONS: u32 = 1 << 24;
 
 impl ModelSpec {
     /// Reads `json`, the text of `file` (used in errors, and for the model's name).
@@ -220,7 +220,7 @@ fn dtype(keys: &Keys) -> Result<String, ModelError> {
     }
 }
 
-fn folder_name(file: &Path) -> String {
+pub(crate) fn folder_name(file: &Path) -> String {
     let folder = file.parent().and_then(Path::file_name).or_else(|| file.file_stem());
     folder.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
