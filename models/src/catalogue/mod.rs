@@ -5,6 +5,7 @@
 //! guessed, so the peaks are optional.
 
 mod hardware;
+mod overlay;
 mod prices;
 mod specs;
 mod store;
@@ -16,6 +17,7 @@ pub use prices::{ApiPrice, Price, Pricing};
 pub use specs::{
     PublishedModel, SPEC_PREFIX, architecture, published_model, published_models, published_spec,
 };
+pub use store::add_files;
 
 use crate::error::ModelError;
 use store::catalogue;
@@ -45,9 +47,7 @@ pub fn hardwares() -> &'static [Hardware] {
 /// The device called `name`, by its name or an alias; case, spaces and underscores do not matter. The error for an unknown
 /// one lists names that are close, or else all of them.
 pub fn hardware(name: &str) -> Result<&'static Hardware, ModelError> {
-    let wanted = normal(name);
-    let found = hardwares().iter().find(|device| device.names().any(|known| known == wanted));
-    found.ok_or_else(|| not_found(name, &wanted))
+    catalogue().device(name)
 }
 
 /// All prices, in the order of the table.
@@ -96,15 +96,6 @@ fn shortened(name: &str) -> String {
     name.chars().take(MAX_NAME).collect()
 }
 
-fn not_found(name: &str, wanted: &str) -> ModelError {
-    ModelError::NotInCatalogue {
-        kind: "hardware",
-        name: shortened(name),
-        close: close_names(wanted, hardwares().iter().map(|device| (device.name.as_str(), device.names()))),
-        known: hardwares().iter().map(|device| device.name.clone()).collect(),
-    }
-}
-
 /// Of entries with all their names, those that `wanted` may have meant, the likeliest first.
 fn close_names<'a, N: Iterator<Item = &'a str>>(
     wanted: &str,
@@ -122,7 +113,6 @@ fn close_names<'a, N: Iterator<Item = &'a str>>(
 }
 
 /// Whether `date` is a year, year-month or year-month-day, or names a commit of the source.
-#[cfg(test)]
 fn is_date(date: &str) -> bool {
     if let Some(commit) = date.strip_prefix("snapshot ") {
         return commit.len() >= 7 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::store::catalogue;
-use super::{close_names, normal, shortened};
 use crate::architecture::Architecture;
 use crate::error::ModelError;
 use crate::hf_config::ACCEPTED_ARCHITECTURES;
@@ -18,10 +17,10 @@ pub const SPEC_PREFIX: &str = "spec:";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    name: String,
+pub(super) struct File {
+    pub name: String,
     description: String,
-    aliases: Vec<String>,
+    pub aliases: Vec<String>,
     source: String,
     date: String,
     parameters: u64,
@@ -54,7 +53,7 @@ impl PublishedModel {
         std::iter::once(self.architecture.name.as_str()).chain(self.aliases.iter().map(String::as_str))
     }
 
-    fn read(mut file: File, path: PathBuf) -> Result<PublishedModel, ModelError> {
+    pub(super) fn read(mut file: File, path: PathBuf) -> Result<PublishedModel, ModelError> {
         for key in file.null_keys {
             file.config.insert(key, serde_json::Value::Null);
         }
@@ -186,16 +185,7 @@ pub fn published_models() -> &'static [PublishedModel] {
 
 /// The model called `name`, by its name or an alias; case, spaces and underscores do not matter.
 pub fn published_model(name: &str) -> Result<&'static PublishedModel, ModelError> {
-    let wanted = normal(name);
-    published_models().iter().find(|entry| entry.names().any(|known| known == wanted)).ok_or_else(|| {
-        let close = published_models().iter().map(|entry| (entry.architecture.name.as_str(), entry.names()));
-        ModelError::NotInCatalogue {
-            kind: "model",
-            name: shortened(name),
-            close: close_names(&wanted, close),
-            known: published_models().iter().map(|entry| entry.architecture.name.clone()).collect(),
-        }
-    })
+    catalogue().model(name)
 }
 
 /// The sizes of the model called `name`.
@@ -251,7 +241,7 @@ mod tests {
         let mut names = std::collections::HashSet::new();
         for name in published_models().iter().flat_map(PublishedModel::names) {
             assert!(names.insert(name), "{name} names two models");
-            assert_eq!(normal(name), name, "{name} cannot be looked up");
+            assert_eq!(super::super::normal(name), name, "{name} cannot be looked up");
         }
     }
 
