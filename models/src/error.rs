@@ -44,6 +44,9 @@ pub enum ModelError {
     /// A model of the catalogue that our engine has no forward pass for.
     #[error("the engine does not run {name}: plans can use it (llmlab models show {name}), servers and simulations of the engine cannot; accepted are {}", .accepted.join(", "))]
     NotRunnable { name: String, accepted: Vec<String> },
+    /// An entry of a user's catalogue that cannot be.
+    #[error("{}:{line}: {problem}", .path.display())]
+    Catalogue { path: PathBuf, line: usize, problem: String },
     /// A name that is not in the catalogue.
     #[error("no {kind} named {name:?}; {}", suggestion(.close, .known))]
     NotInCatalogue { kind: &'static str, name: String, close: Vec<String>, known: Vec<String> },

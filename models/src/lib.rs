@@ -9,7 +9,7 @@
 //!
 //! Reading order: [`spec`] (a model's shape) and [`hf_config`] (where it is read), [`arithmetic`] (what it
 //! costs), [`architecture`] (the sizes of any model), [`weights`] and [`synthetic`] (the values), [`export`] (writing them), [`tokenizer`] and [`chat`] (text), [`mod@load`] (all of it together),
-//! [`catalogue`] (devices and prices).
+//! [`catalogue`] (models, devices and prices), [`memory`] (what fits on a device).
 
 pub mod architecture;
 pub mod arithmetic;
@@ -23,6 +23,7 @@ pub mod hf_config;
 pub mod kv_plan;
 pub mod load;
 pub mod lora;
+pub mod memory;
 pub mod read_at;
 pub mod spec;
 pub mod synthetic;

@@ -1,29 +1,21 @@
 //! The plan of KV memory against what vLLM 0.33 computes, for models of every kind of attention.
 
-use std::path::PathBuf;
+mod golden_file;
 
+use golden_file::{Row, Table};
 use llmlab_models::kv_plan::{KvBudget, KvShape};
 
 #[test]
 fn every_row_that_vllm_computes_is_reproduced() {
-    let folder = std::env::var_os("LLMLAB_GOLDEN_DIR")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden")), PathBuf::from);
-    let path = folder.join("vllm_kv_blocks.csv");
-    let mut reader = csv::Reader::from_path(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let header = reader.headers().unwrap().clone();
+    let table = Table::open("vllm_kv_blocks.csv");
     let (mut rows, mut differences) = (0, Vec::new());
-    for record in reader.records() {
-        let record = record.unwrap();
-        let text = |name: &str| {
-            let place = header.iter().position(|column| column == name);
-            &record[place.unwrap_or_else(|| panic!("no column {name}"))]
-        };
-        if text("tp_valid") != "1" {
+    for row in table.rows() {
+        if row.text("tp_valid") != "1" {
             continue;
         }
         rows += 1;
-        if let Err(difference) = check(&text) {
-            differences.push(format!("{} tp {}: {difference}", text("model"), text("tp")));
+        if let Err(difference) = check(&row) {
+            differences.push(format!("{} tp {}: {difference}", row.text("model"), row.text("tp")));
         }
     }
     assert!(rows > 1000, "only {rows} rows");
@@ -31,12 +23,10 @@ fn every_row_that_vllm_computes_is_reproduced() {
     println!("{rows} rows agree");
 }
 
-fn check<'a>(text: &dyn Fn(&str) -> &'a str) -> Result<(), String> {
-    let number = |name: &str| -> u64 {
-        let found = text(name);
-        if found.is_empty() { 0 } else { found.parse().unwrap_or_else(|_| panic!("{name} is {found:?}")) }
-    };
-    let small = |name: &str| number(name) as u32;
+fn check(row: &Row) -> Result<(), String> {
+    let number = |name: &str| row.number(name);
+    let text = |name: &str| row.text(name);
+    let small = |name: &str| row.number(name) as u32;
     let shape = KvShape {
         kv_heads: small("num_kv_heads_total"),
         head_size: small("head_size"),

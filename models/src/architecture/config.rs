@@ -17,7 +17,7 @@ use crate::hf_config::{
 
 const MAX_EXPERTS: u32 = 1024;
 
-const HIDDEN: &[&str] = &["hidden_size", "n_embd", "d_model"];
+const HIDDEN: &[&str] = &["hidden_size", "n_embd", "n_embed", "d_model"];
 const LAYERS: &[&str] = &["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
 const HEADS: &[&str] = &["num_attention_heads", "n_head", "n_heads"];
 const KV_HEADS: &[&str] = &["num_key_value_heads", "num_kv_heads", "n_head_kv"];
@@ -183,7 +183,7 @@ impl Sizes {
                 // Biases of the router and of every expert.
                 "gpt_oss" => experts * (1 + 2 * width + self.hidden),
                 // What balances the load is added to the router's scores.
-                "deepseek_v3" => experts,
+                "deepseek_v3" | "kimi_k2" => experts,
                 // The gate of the shared expert.
                 "qwen2_moe" => self.hidden,
                 _ => 0,

@@ -161,21 +161,7 @@ impl Architecture {
     /// What a plan of KV blocks needs. Heads and window are of the first layer that has them: no model that the reader of
     /// configurations accepts has two kinds.
     pub fn kv_shape(&self) -> KvShape {
-        let windows = || self.blocks.iter().filter(|(_, block)| block.attention.window().is_some());
-        let window_layers = windows().map(|(count, _)| count).sum();
-        let (kv_heads, head_size, latent) = match self.blocks.first().map(|(_, block)| block.attention) {
-            Some(Attention::Grouped { kv_heads, head_dim, .. }) => (kv_heads, head_dim, false),
-            Some(Attention::Latent { kv_rank, rope_dim, .. }) => (1, kv_rank + rope_dim, true),
-            None => (0, 0, false),
-        };
-        KvShape {
-            kv_heads,
-            head_size,
-            latent,
-            full_layers: self.num_layers() - window_layers,
-            window_layers,
-            window: windows().find_map(|(_, block)| block.attention.window()).unwrap_or(0),
-        }
+        kv_shape(&self.blocks)
     }
 
     fn outer_parameters(&self) -> u64 {
@@ -289,6 +275,26 @@ impl FeedForward {
 fn mlp(hidden_size: u32, width: u32, gated: bool) -> u64 {
     let matrices = if gated { 3 } else { 2 };
     matrices * u64::from(hidden_size) * u64::from(width)
+}
+
+/// Of these layers alone, as those of one pipeline stage.
+pub(crate) fn kv_shape(blocks: &[(u32, Block)]) -> KvShape {
+    let windows = || blocks.iter().filter(|(_, block)| block.attention.window().is_some());
+    let window_layers = windows().map(|(count, _)| count).sum();
+    let layers: u32 = blocks.iter().map(|(count, _)| count).sum();
+    let (kv_heads, head_size, latent) = match blocks.first().map(|(_, block)| block.attention) {
+        Some(Attention::Grouped { kv_heads, head_dim, .. }) => (kv_heads, head_dim, false),
+        Some(Attention::Latent { kv_rank, rope_dim, .. }) => (1, kv_rank + rope_dim, true),
+        None => (0, 0, false),
+    };
+    KvShape {
+        kv_heads,
+        head_size,
+        latent,
+        full_layers: layers - window_layers,
+        window_layers,
+        window: windows().find_map(|(_, block)| block.attention.window()).unwrap_or(0),
+    }
 }
 
 /// Counts equal layers together, in order of first appearance.

@@ -30,7 +30,7 @@ pub enum DeviceKind {
     /// CPU and GPU of one Apple chip, with one memory.
     Apple,
     Phone,
-    /// A single-board computer or an edge module.
+    /// A single-board computer, an edge module or a small computer on one chip.
     Board,
     /// TPU, Gaudi, Inferentia and others made for neural networks alone.
     Accelerator,
@@ -47,13 +47,13 @@ pub struct Hardware {
     pub kind: DeviceKind,
     /// Other names it is found by.
     pub aliases: Vec<String>,
-    /// Decimal gigabytes on the device; absent for a CPU, whose memory is bought separately.
+    /// Decimal gigabytes on the device; what CPU and GPU share in one; absent for a CPU, whose memory is bought separately.
     pub memory_gb: Option<Figure>,
     /// Peak memory bandwidth in 10^9 bytes a second.
     pub memory_bandwidth_gb_per_s: Figure,
     /// Peak of plain 32-bit arithmetic in 10^12 operations a second.
     pub fp32_tflops: Option<Figure>,
-    /// Dense bf16 matrix peak in 10^12 operations a second, a multiply-add counted as 2.
+    /// Dense bf16 matrix peak in 10^12 operations a second, a multiply-add counted as 2; f16 where the chip has no bf16.
     pub bf16_tflops: Option<Figure>,
     /// Dense fp8 matrix peak, as above.
     pub fp8_tflops: Option<Figure>,
@@ -83,7 +83,7 @@ impl Hardware {
     /// The figures that are known, with their key and the range a device of this decade can be in.
     pub fn figures(&self) -> Vec<(&'static str, &Figure, RangeInclusive<f64>)> {
         let optional = [
-            ("memory_gb", &self.memory_gb, 4.0..=1024.0),
+            ("memory_gb", &self.memory_gb, 1.0..=1024.0),
             ("fp32_tflops", &self.fp32_tflops, 0.01..=1000.0),
             ("bf16_tflops", &self.bf16_tflops, 0.1..=20_000.0),
             ("fp8_tflops", &self.fp8_tflops, 1.0..=40_000.0),
@@ -111,19 +111,71 @@ macro_rules! tables {
 /// The tables built into the binary. They cannot be wrong at run time: a test parses each of them.
 pub(super) fn embedded() -> Vec<Hardware> {
     let tables = tables![
-        "b200-sxm",
-        "h200-sxm",
         "h100-sxm",
+        "h200-sxm",
+        "h100-pcie",
+        "h100-nvl",
+        "h800-sxm",
+        "h20",
+        "b200-sxm",
+        "b300-sxm",
+        "gb200",
+        "gaudi2",
+        "gaudi3",
         "a100-sxm-80gb",
-        "a100-pcie-80gb",
         "a100-sxm-40gb",
+        "a100-pcie-80gb",
+        "a100-pcie-40gb",
         "l40s",
         "l4",
         "a10g",
+        "a10",
+        "a40",
+        "t4",
+        "v100-sxm2-32gb",
         "rtx-4090",
+        "rtx-a6000",
+        "rtx-6000-ada",
+        "rtx-pro-6000",
+        "rtx-5090",
+        "rtx-4080",
+        "rtx-3090",
+        "rtx-3080",
+        "rtx-3070",
+        "rtx-3060",
+        "dgx-spark",
         "mi300x",
+        "mi250x",
+        "mi325x",
+        "mi355x",
+        "tpu-v5e",
+        "tpu-v5p",
+        "tpu-v6e",
+        "inferentia2",
+        "apple-m1",
+        "apple-m1-max-24",
+        "apple-m1-max-32",
+        "apple-m1-ultra-64",
+        "apple-m2",
+        "apple-m2-ultra-76",
+        "apple-m3",
+        "apple-m3-max-40",
+        "apple-m3-ultra-80",
+        "apple-m4-pro",
+        "apple-m4-max-40",
         "epyc-genoa",
         "epyc-milan",
+        "xeon-6980p",
+        "xeon-sapphire-rapids",
+        "jetson-agx-thor",
+        "jetson-agx-orin-64gb",
+        "jetson-orin-nano-super",
+        "raspberry-pi-5",
+        "snapdragon-x-elite",
+        "snapdragon-8-gen-3",
+        "iphone-a17-pro",
+        "iphone-a18-pro",
+        "pixel-tensor-g4",
     ];
     tables
         .into_iter()

@@ -5,20 +5,22 @@
 //! guessed, so the peaks are optional.
 
 mod hardware;
+mod overlay;
 mod prices;
 mod specs;
-
-use std::sync::LazyLock;
+mod store;
 
 use serde::Deserialize;
 
 pub use hardware::{DeviceKind, Figure, Hardware};
-pub use prices::Price;
+pub use prices::{ApiPrice, Price, Pricing};
 pub use specs::{
     PublishedModel, SPEC_PREFIX, architecture, published_model, published_models, published_spec,
 };
+pub use store::add_files;
 
 use crate::error::ModelError;
+use store::catalogue;
 
 /// How far a number can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -30,46 +32,59 @@ pub enum Confidence {
     Secondary,
     /// Sources disagree; the note says how.
     Conflicting,
+    /// As it is commonly quoted; the document was not at hand.
+    Unverified,
 }
 
 /// Characters of a name that count.
 const MAX_NAME: usize = 80;
 
-static HARDWARE: LazyLock<Vec<Hardware>> = LazyLock::new(hardware::embedded);
-static PRICES: LazyLock<Vec<Price>> = LazyLock::new(prices::embedded);
-
 /// All devices, in the order of the table.
 pub fn hardwares() -> &'static [Hardware] {
-    &HARDWARE
+    &catalogue().hardware
 }
 
 /// The device called `name`, by its name or an alias; case, spaces and underscores do not matter. The error for an unknown
 /// one lists names that are close, or else all of them.
 pub fn hardware(name: &str) -> Result<&'static Hardware, ModelError> {
-    let wanted = normal(name);
-    let found = HARDWARE.iter().find(|device| device.names().any(|known| known == wanted));
-    found.ok_or_else(|| not_found(name, &wanted))
+    catalogue().device(name)
 }
 
 /// All prices, in the order of the table.
 pub fn prices() -> &'static [Price] {
-    &PRICES
+    &catalogue().prices
 }
 
-/// The reference price of a device, or `None` when it is not in the catalogue or has no price there.
+/// The reference price of a device on demand, or `None` when it is not in the catalogue or has no price there.
 pub fn price(hardware: &str) -> Option<Price> {
     find_price(hardware).ok().flatten()
 }
 
 /// Like [`price`], but an unknown device is an error that lists names that are close.
 pub fn find_price(name: &str) -> Result<Option<Price>, ModelError> {
-    Ok(prices_of(name)?.next().cloned())
+    find_pricing(name, Pricing::OnDemand)
 }
 
-/// All prices of a device, the reference price first.
+/// The reference price of a device rented in this way.
+pub fn find_pricing(name: &str, pricing: Pricing) -> Result<Option<Price>, ModelError> {
+    Ok(prices_of(name)?.find(|price| price.pricing == pricing).cloned())
+}
+
+/// What hosts charge for tokens, in the order of the table.
+pub fn api_prices() -> &'static [ApiPrice] {
+    &catalogue().api_prices
+}
+
+/// What hosts charge for tokens of the model called `name`.
+pub fn api_prices_of(name: &str) -> Result<impl Iterator<Item = &'static ApiPrice>, ModelError> {
+    let model = published_model(name)?;
+    Ok(api_prices().iter().filter(move |price| price.model == model.architecture.name))
+}
+
+/// All prices of a device; of each way to rent it the reference price first.
 pub fn prices_of(name: &str) -> Result<impl Iterator<Item = &'static Price>, ModelError> {
     let device = hardware(name)?;
-    Ok(PRICES.iter().filter(move |price| price.hardware == device.name))
+    Ok(prices().iter().filter(move |price| price.hardware == device.name))
 }
 
 /// As the tables write names. Cut short: a name from a file can be of any length, and no device's is that long.
@@ -79,15 +94,6 @@ fn normal(name: &str) -> String {
 
 fn shortened(name: &str) -> String {
     name.chars().take(MAX_NAME).collect()
-}
-
-fn not_found(name: &str, wanted: &str) -> ModelError {
-    ModelError::NotInCatalogue {
-        kind: "hardware",
-        name: shortened(name),
-        close: close_names(wanted, HARDWARE.iter().map(|device| (device.name.as_str(), device.names()))),
-        known: HARDWARE.iter().map(|device| device.name.clone()).collect(),
-    }
 }
 
 /// Of entries with all their names, those that `wanted` may have meant, the likeliest first.
@@ -107,7 +113,6 @@ fn close_names<'a, N: Iterator<Item = &'a str>>(
 }
 
 /// Whether `date` is a year, year-month or year-month-day, or names a commit of the source.
-#[cfg(test)]
 fn is_date(date: &str) -> bool {
     if let Some(commit) = date.strip_prefix("snapshot ") {
         return commit.len() >= 7 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -142,7 +147,7 @@ mod tests {
                 assert!(int8.value >= bf16.value, "{}: int8 is never slower than bf16", device.name);
             }
         }
-        assert!(hardwares().len() >= 12, "{} devices", hardwares().len());
+        assert!(hardwares().len() >= 60, "{} devices", hardwares().len());
     }
 
     #[test]
@@ -155,9 +160,32 @@ mod tests {
     }
 
     #[test]
+    fn every_token_price_is_for_a_known_model_or_none_and_dated() {
+        let mut known = 0;
+        for price in api_prices() {
+            assert!(price.model.is_empty() || architecture(&price.model).unwrap().name == price.model);
+            known += u32::from(!price.model.is_empty());
+            assert!(price.input_usd_per_million > 0.0 && price.output_usd_per_million > 0.0, "{price:?}");
+            assert!(price.cached_input_usd_per_million.is_none_or(|cached| cached > 0.0), "{price:?}");
+            assert!(!price.source.is_empty() && is_date(&price.date), "{price:?}");
+        }
+        assert!(known > 50, "{known}");
+        assert!(api_prices_of("gpt-oss-120b").unwrap().count() > 3);
+    }
+
+    #[test]
+    fn every_way_to_rent_has_its_own_reference_price() {
+        let of = |pricing| find_pricing("h100", pricing).unwrap().unwrap();
+        assert_eq!(of(Pricing::Spot).usd_per_hour, 1.25);
+        assert_eq!(of(Pricing::Reserved).term, "capacity-block");
+        assert!(of(Pricing::OnDemand).usd_per_hour > of(Pricing::Spot).usd_per_hour);
+    }
+
+    #[test]
     fn the_reference_price_is_the_best_supported_row() {
         for device in hardwares() {
-            let rows: Vec<&Price> = prices_of(&device.name).unwrap().collect();
+            let rows: Vec<&Price> =
+                prices_of(&device.name).unwrap().filter(|price| price.pricing == Pricing::OnDemand).collect();
             let published = rows.iter().any(|price| price.confidence == Confidence::Published);
             if published {
                 assert_eq!(rows[0].confidence, Confidence::Published, "{}", device.name);

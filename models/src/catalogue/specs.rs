@@ -3,11 +3,10 @@
 //! The table `config` of a file holds the keys of the model's `config.json` and is read by the same code.
 
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::{close_names, normal, shortened};
+use super::store::catalogue;
 use crate::architecture::Architecture;
 use crate::error::ModelError;
 use crate::hf_config::ACCEPTED_ARCHITECTURES;
@@ -18,10 +17,10 @@ pub const SPEC_PREFIX: &str = "spec:";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    name: String,
+pub(super) struct File {
+    pub name: String,
     description: String,
-    aliases: Vec<String>,
+    pub aliases: Vec<String>,
     source: String,
     date: String,
     parameters: u64,
@@ -54,7 +53,7 @@ impl PublishedModel {
         std::iter::once(self.architecture.name.as_str()).chain(self.aliases.iter().map(String::as_str))
     }
 
-    fn read(mut file: File, path: PathBuf) -> Result<PublishedModel, ModelError> {
+    pub(super) fn read(mut file: File, path: PathBuf) -> Result<PublishedModel, ModelError> {
         for key in file.null_keys {
             file.config.insert(key, serde_json::Value::Null);
         }
@@ -84,38 +83,109 @@ macro_rules! files {
     };
 }
 
-static MODELS: LazyLock<Vec<PublishedModel>> = LazyLock::new(embedded);
-
 /// The files built into the binary. They cannot be wrong at run time: a test parses each of them.
-fn embedded() -> Vec<PublishedModel> {
-    files!["llama-3.1-8b", "llama-3.1-70b", "llama-3.2-1b", "qwen2.5-7b", "mistral-7b"]
-        .into_iter()
-        .map(|(name, text)| {
-            let wrong = |error: String| -> ! { panic!("specs/{name}.toml: {error}") };
-            let file: File = toml::from_str(text).unwrap_or_else(|error| wrong(error.to_string()));
-            let path = PathBuf::from(format!("specs/{name}.toml"));
-            PublishedModel::read(file, path).unwrap_or_else(|error| wrong(error.to_string()))
-        })
-        .collect()
+pub(super) fn embedded() -> Vec<PublishedModel> {
+    files![
+        "bloom-176b",
+        "codellama-34b",
+        "command-r",
+        "deepseek-r1",
+        "deepseek-v2",
+        "deepseek-v2-lite",
+        "deepseek-v3",
+        "falcon-180b",
+        "falcon-40b",
+        "falcon-7b",
+        "gemma-2-27b",
+        "gemma-2-2b",
+        "gemma-2-9b",
+        "gemma-3-12b",
+        "gemma-3-1b",
+        "gemma-3-27b",
+        "gemma-3-4b",
+        "gemma-7b",
+        "gpt-2",
+        "gpt-2-large",
+        "gpt-2-medium",
+        "gpt-2-xl",
+        "gpt-3-175b",
+        "gpt-j-6b",
+        "gpt-neox-20b",
+        "gpt-oss-120b",
+        "gpt-oss-20b",
+        "kimi-k2",
+        "llama-13b",
+        "llama-2-13b",
+        "llama-2-70b",
+        "llama-2-7b",
+        "llama-3-70b",
+        "llama-3-8b",
+        "llama-3.1-405b",
+        "llama-3.1-70b",
+        "llama-3.1-8b",
+        "llama-3.2-1b",
+        "llama-3.2-3b",
+        "llama-3.3-70b",
+        "llama-33b",
+        "llama-4-maverick",
+        "llama-4-scout",
+        "llama-65b",
+        "llama-7b",
+        "mistral-7b",
+        "mistral-7b-v0.1",
+        "mistral-large-123b",
+        "mistral-nemo-12b",
+        "mistral-small-24b",
+        "mistral-small-3.2-24b",
+        "mixtral-8x22b",
+        "mixtral-8x7b",
+        "opt-13b",
+        "opt-30b",
+        "opt-6.7b",
+        "opt-66b",
+        "phi-3-medium-4k",
+        "phi-3-mini-4k",
+        "phi-4-14b",
+        "qwen1.5-moe-a2.7b",
+        "qwen2.5-0.5b",
+        "qwen2.5-1.5b",
+        "qwen2.5-14b",
+        "qwen2.5-32b",
+        "qwen2.5-3b",
+        "qwen2.5-72b",
+        "qwen2.5-7b",
+        "qwen3-0.6b",
+        "qwen3-1.7b",
+        "qwen3-14b",
+        "qwen3-235b-a22b",
+        "qwen3-30b-a3b",
+        "qwen3-32b",
+        "qwen3-4b",
+        "qwen3-8b",
+        "qwen3-coder-480b-a35b",
+        "smollm2-1.7b",
+        "tinyllama-1.1b",
+        "yi-34b",
+        "yi-6b",
+    ]
+    .into_iter()
+    .map(|(name, text)| {
+        let wrong = |error: String| -> ! { panic!("specs/{name}.toml: {error}") };
+        let file: File = toml::from_str(text).unwrap_or_else(|error| wrong(error.to_string()));
+        let path = PathBuf::from(format!("specs/{name}.toml"));
+        PublishedModel::read(file, path).unwrap_or_else(|error| wrong(error.to_string()))
+    })
+    .collect()
 }
 
 /// All models, in the order of the catalogue.
 pub fn published_models() -> &'static [PublishedModel] {
-    &MODELS
+    &catalogue().models
 }
 
 /// The model called `name`, by its name or an alias; case, spaces and underscores do not matter.
 pub fn published_model(name: &str) -> Result<&'static PublishedModel, ModelError> {
-    let wanted = normal(name);
-    MODELS.iter().find(|entry| entry.names().any(|known| known == wanted)).ok_or_else(|| {
-        let close = MODELS.iter().map(|entry| (entry.architecture.name.as_str(), entry.names()));
-        ModelError::NotInCatalogue {
-            kind: "model",
-            name: shortened(name),
-            close: close_names(&wanted, close),
-            known: MODELS.iter().map(|entry| entry.architecture.name.clone()).collect(),
-        }
-    })
+    catalogue().model(name)
 }
 
 /// The sizes of the model called `name`.
@@ -128,7 +198,7 @@ pub fn published_spec(name: &str) -> Result<&'static ModelSpec, ModelError> {
     let model = published_model(name)?;
     model.spec.as_ref().ok_or_else(|| ModelError::NotRunnable {
         name: model.architecture.name.clone(),
-        accepted: MODELS
+        accepted: published_models()
             .iter()
             .filter_map(|model| model.spec.as_ref())
             .map(|spec| spec.name.clone())
@@ -142,11 +212,17 @@ mod tests {
 
     #[test]
     fn every_shape_has_the_published_number_of_parameters() {
+        let mut wrong = Vec::new();
         for entry in published_models() {
             let name = &entry.architecture.name;
-            assert_eq!(entry.architecture.parameters(), entry.parameters, "{name}");
+            let counted = entry.architecture.parameters();
+            if counted != entry.parameters {
+                wrong.push(format!("{name}: {counted} counted, {} published", entry.parameters));
+            }
             assert!(!entry.source.is_empty() && super::super::is_date(&entry.date), "{name}");
         }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(published_models().len() >= 60, "{} models", published_models().len());
     }
 
     /// Two readers of one file, one of which knows every tensor.
@@ -165,7 +241,7 @@ mod tests {
         let mut names = std::collections::HashSet::new();
         for name in published_models().iter().flat_map(PublishedModel::names) {
             assert!(names.insert(name), "{name} names two models");
-            assert_eq!(normal(name), name, "{name} cannot be looked up");
+            assert_eq!(super::super::normal(name), name, "{name} cannot be looked up");
         }
     }
 

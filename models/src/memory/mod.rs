@@ -1,0 +1,310 @@
+//! What fits on a device: weights, cache and all else, line by line.
+//!
+//! Reading order: this file (the plan), [`format`] (what weights are held in), [`matrices`] (what there is and how it is
+//! divided), [`weights`] (bytes of it on one device), [`runtime`] (what else there is), [`advice`] (what would have to change).
+
+mod advice;
+mod format;
+mod matrices;
+mod runtime;
+mod weights;
+
+pub use format::Weights;
+pub use matrices::TensorClass;
+
+use crate::architecture::{Architecture, kv_shape};
+use crate::kv_plan::{KvBudget, KvPlan, KvShape};
+
+/// Bounds on what a user chooses, each some times what any server is started with.
+const MAX_DEVICES: u32 = 1024;
+const MAX_TOKENS: u32 = 1 << 24;
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// What answers, which decides what is reserved around weights and cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framework {
+    /// A share of the device's memory; what weights and the peak of a step leave of it is the cache.
+    Vllm,
+    /// All of the memory; weights, the peak of a forward pass and the cache. llama.cpp and our own engine.
+    Bare,
+}
+
+/// What a value of the cache is held in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvDtype {
+    /// f16 or bf16.
+    Bits16,
+    Fp8,
+}
+
+impl KvDtype {
+    /// Of one value.
+    pub fn bytes(self) -> u32 {
+        match self {
+            KvDtype::Bits16 => 2,
+            KvDtype::Fp8 => 1,
+        }
+    }
+}
+
+impl std::str::FromStr for KvDtype {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<KvDtype, String> {
+        match name {
+            "auto" | "f16" | "bf16" => Ok(KvDtype::Bits16),
+            "fp8" => Ok(KvDtype::Fp8),
+            _ => Err(format!("{name:.40?} is not a format of the cache; accepted are auto, f16, bf16, fp8")),
+        }
+    }
+}
+
+/// Adapters resident at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoraSlots {
+    pub max_loras: u32,
+    pub max_rank: u32,
+}
+
+/// How the model is to be served; names as in vLLM where it has one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryConfig {
+    pub framework: Framework,
+    pub weights: Weights,
+    pub kv: KvDtype,
+    /// Devices that share each layer.
+    pub tp: u32,
+    /// Groups of devices that share the layers out.
+    pub pp: u32,
+    /// Tokens of the longest request; `None` for what the model was trained for.
+    pub max_model_len: Option<u32>,
+    pub max_num_batched_tokens: u32,
+    pub max_num_seqs: u32,
+    pub gpu_memory_utilization: f64,
+    pub block_size: u32,
+    /// Two steps are in flight, and a window layer holds the tokens of both.
+    pub async_scheduling: bool,
+    pub cuda_graph_bytes: u64,
+    pub lora: Option<LoraSlots>,
+}
+
+impl MemoryConfig {
+    /// The defaults of vLLM's server on such a device: it schedules more on one of 70 GiB and above (`arg_utils.py`).
+    pub fn vllm(device_memory_bytes: u64) -> MemoryConfig {
+        let large = device_memory_bytes as f64 >= 70.0 * GIB;
+        MemoryConfig {
+            framework: Framework::Vllm,
+            weights: Weights::Published,
+            kv: KvDtype::Bits16,
+            tp: 1,
+            pp: 1,
+            max_model_len: None,
+            max_num_batched_tokens: if large { 8192 } else { 2048 },
+            max_num_seqs: if large { 1024 } else { 256 },
+            gpu_memory_utilization: 0.9,
+            block_size: 16,
+            async_scheduling: true,
+            cuda_graph_bytes: 0,
+            lora: None,
+        }
+    }
+}
+
+/// One line of the plan, for one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    pub what: String,
+    pub bytes: u64,
+    /// The formula with its numbers.
+    pub how: String,
+}
+
+/// What one device holds: of all pipeline stages, one of that with the largest weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryPlan {
+    /// All but the cache.
+    pub items: Vec<Item>,
+    pub weight_bytes: u64,
+    pub device_memory_bytes: u64,
+    /// What the framework may take of it.
+    pub usable_bytes: u64,
+    /// For the cache; 0 where the items alone do not fit.
+    pub kv_bytes_available: u64,
+    /// By how much the items exceed what is usable; 0 where they fit.
+    pub excess_bytes: u64,
+    /// `None` where nothing is left for a cache.
+    pub kv_plan: Option<KvPlan>,
+    pub max_model_len: u32,
+    /// Counted from 0.
+    pub stage: u32,
+    /// What does not fit, and what would have to change; `None` where the server starts.
+    pub problem: Option<String>,
+    kv_shape: KvShape,
+    kv_budget: KvBudget,
+}
+
+impl MemoryPlan {
+    /// The server starts, with room for one request of `max_model_len` tokens.
+    pub fn fits(&self) -> bool {
+        self.kv_plan.as_ref().is_some_and(|plan| plan.starts)
+    }
+
+    /// Sequences of `tokens` tokens that the cache holds at a time.
+    pub fn sequences(&self, tokens: u32) -> f64 {
+        let budget = KvBudget { max_model_len: tokens, ..self.kv_budget };
+        self.kv_shape.plan(&budget).map_or(0.0, |plan| plan.max_concurrency)
+    }
+}
+
+/// A configuration that no memory would make valid.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum MemoryError {
+    #[error("tp = {tp}: {model} has {heads} heads and {kv_heads} KV heads; accepted are {}", list(.accepted))]
+    TensorParallel { tp: u32, model: String, heads: u32, kv_heads: u32, accepted: Vec<u32> },
+    #[error("pp = {pp}: {model} has {layers} layers; accepted are 1 to {layers}")]
+    PipelineParallel { pp: u32, model: String, layers: u32 },
+    #[error("{key} = {value}; accepted are {accepted}")]
+    Range { key: &'static str, value: String, accepted: String },
+    #[error("lora: more bytes than any memory has; accepted are smaller max_loras and max_lora_rank")]
+    LoraTooLarge,
+}
+
+fn list(numbers: &[u32]) -> String {
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What `model` takes on one device of `device_memory_bytes`, and what is left for the cache.
+pub fn plan(
+    model: &Architecture,
+    config: &MemoryConfig,
+    device_memory_bytes: u64,
+) -> Result<MemoryPlan, MemoryError> {
+    let mut plan = without_advice(model, config, device_memory_bytes)?;
+    if !plan.fits() {
+        plan.problem = Some(advice::problem(model, config, &plan));
+    }
+    Ok(plan)
+}
+
+/// The blocks that vLLM would make of `kv_bytes_available` on each device.
+pub fn kv_plan(
+    model: &Architecture,
+    config: &MemoryConfig,
+    kv_bytes_available: u64,
+) -> Result<KvPlan, MemoryError> {
+    check(model, config)?;
+    let budget = kv_budget(model, config, kv_bytes_available);
+    model.kv_shape().plan(&budget).ok_or_else(|| cannot_split(model, config.tp))
+}
+
+fn kv_budget(model: &Architecture, config: &MemoryConfig, available_bytes: u64) -> KvBudget {
+    let steps = if config.async_scheduling { 2 } else { 1 };
+    KvBudget {
+        available_bytes,
+        tensor_parallel: config.tp,
+        value_bytes: config.kv.bytes(),
+        block_size: config.block_size,
+        max_model_len: config.max_model_len.unwrap_or(model.max_positions),
+        in_flight_tokens: steps * config.max_num_batched_tokens,
+    }
+}
+
+fn without_advice(
+    model: &Architecture,
+    config: &MemoryConfig,
+    device_memory_bytes: u64,
+) -> Result<MemoryPlan, MemoryError> {
+    check(model, config)?;
+    let of_stage = |stage: weights::Stage| {
+        let classes = weights::by_class(model, &stage, config);
+        let bytes: u64 = classes.values().map(|class| class.bytes).sum();
+        (stage, classes, bytes)
+    };
+    let stages = weights::stages(model, config.pp).into_iter().map(of_stage);
+    let (stage, classes, weight_bytes) =
+        stages.max_by_key(|(_, _, bytes)| *bytes).expect("a model has a stage, checked above");
+    let weights = config.weights.of(model);
+    let mut items: Vec<Item> = classes
+        .iter()
+        .filter(|(_, class)| class.values > 0)
+        .map(|(class, of)| Item {
+            what: format!("weights: {}", class.name()),
+            bytes: of.bytes,
+            how: format!("{} values x {:.3} B ({weights})", of.values, of.bytes as f64 / of.values as f64),
+        })
+        .collect();
+    items.push(runtime::activations(model, &stage, config));
+    items.extend(runtime::around(config));
+    if let Some(slots) = config.lora {
+        items.push(runtime::lora(model, &stage, config, slots)?);
+    }
+    let share = match config.framework {
+        Framework::Vllm => config.gpu_memory_utilization,
+        Framework::Bare => 1.0,
+    };
+    let usable_bytes = (device_memory_bytes as f64 * share) as u64;
+    let taken: u64 = items.iter().map(|item| item.bytes).fold(0, u64::saturating_add);
+    let kv_bytes_available = usable_bytes.saturating_sub(taken);
+    let kv_shape = kv_shape(&stage.blocks);
+    let kv_budget = kv_budget(model, config, kv_bytes_available);
+    let kv_plan = kv_shape.plan(&kv_budget).filter(|_| kv_bytes_available > 0);
+    Ok(MemoryPlan {
+        items,
+        weight_bytes,
+        device_memory_bytes,
+        usable_bytes,
+        kv_bytes_available,
+        excess_bytes: taken.saturating_sub(usable_bytes),
+        kv_plan,
+        max_model_len: kv_budget.max_model_len,
+        stage: stage.index,
+        problem: None,
+        kv_shape,
+        kv_budget,
+    })
+}
+
+fn check(model: &Architecture, config: &MemoryConfig) -> Result<(), MemoryError> {
+    let whole = |key: &'static str, value: u32, most: u32| match (1..=most).contains(&value) {
+        true => Ok(()),
+        false => Err(MemoryError::Range { key, value: value.to_string(), accepted: format!("1 to {most}") }),
+    };
+    whole("tp", config.tp, MAX_DEVICES)?;
+    whole("pp", config.pp, MAX_DEVICES)?;
+    whole("max_model_len", config.max_model_len.unwrap_or(1), MAX_TOKENS)?;
+    whole("max_num_batched_tokens", config.max_num_batched_tokens, MAX_TOKENS)?;
+    whole("max_num_seqs", config.max_num_seqs, MAX_TOKENS)?;
+    whole("block_size", config.block_size, 4096)?;
+    let share = config.gpu_memory_utilization;
+    if !(share > 0.0 && share <= 1.0) {
+        let accepted = "numbers above 0 and up to 1".to_string();
+        return Err(MemoryError::Range { key: "gpu_memory_utilization", value: share.to_string(), accepted });
+    }
+    if !splits(model, config.tp) {
+        return Err(cannot_split(model, config.tp));
+    }
+    if config.pp > model.num_layers() {
+        let (model, layers) = (model.name.clone(), model.num_layers());
+        return Err(MemoryError::PipelineParallel { pp: config.pp, model, layers });
+    }
+    Ok(())
+}
+
+/// Each device gets as many heads, and KV heads are divided or copied evenly.
+fn splits(model: &Architecture, tp: u32) -> bool {
+    let shape = model.kv_shape();
+    let heads = model.blocks.iter().all(|(_, block)| block.attention.heads().is_multiple_of(tp));
+    let kv = shape.latent || shape.kv_heads.is_multiple_of(tp) || tp.is_multiple_of(shape.kv_heads.max(1));
+    heads && kv && !model.blocks.is_empty()
+}
+
+fn cannot_split(model: &Architecture, tp: u32) -> MemoryError {
+    let heads = model.blocks.first().map_or(0, |(_, block)| block.attention.heads());
+    MemoryError::TensorParallel {
+        tp,
+        model: model.name.clone(),
+        heads,
+        kv_heads: model.kv_shape().kv_heads,
+        accepted: (1..=64).filter(|tp| splits(model, *tp)).collect(),
+    }
+}

@@ -1,0 +1,118 @@
+//! Bytes of weights on one device, by class of tensor.
+
+use std::collections::BTreeMap;
+
+use llmlab_quant::TensorPlace;
+
+use super::MemoryConfig;
+use super::matrices::{self, Matrix, TensorClass};
+use crate::architecture::{Architecture, Attention, Block, FeedForward};
+
+/// The layers of one pipeline stage, with how many there are of each kind.
+#[derive(Debug, Clone)]
+pub(super) struct Stage {
+    /// Counted from 0.
+    pub index: u32,
+    pub blocks: Vec<(u32, Block)>,
+    pub first: bool,
+    pub last: bool,
+    first_layer: u32,
+}
+
+/// Values and bytes of one class of tensor on one device.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ClassBytes {
+    pub values: u64,
+    pub bytes: u64,
+}
+
+/// The layers of each stage, as vLLM shares them out: what is left over goes to the stages before the last.
+pub(super) fn stages(model: &Architecture, count: u32) -> Vec<Stage> {
+    let (each, extra) = (model.num_layers() / count, model.num_layers() % count);
+    let mut first_layer = 0;
+    (0..count)
+        .map(|index| {
+            let layers = each + u32::from(index + 1 + extra >= count && index + 1 < count);
+            let stage = Stage {
+                index,
+                blocks: range(model, first_layer, layers),
+                first: index == 0,
+                last: index + 1 == count,
+                first_layer,
+            };
+            first_layer += layers;
+            stage
+        })
+        .collect()
+}
+
+/// Layers `first..first + count`. Layers that are alike are taken as neighbours, though in the model they alternate.
+fn range(model: &Architecture, first: u32, count: u32) -> Vec<(u32, Block)> {
+    let mut start = 0;
+    let mut blocks = Vec::new();
+    for (layers, block) in &model.blocks {
+        let overlap = (start + layers).min(first + count).saturating_sub(start.max(first));
+        if overlap > 0 {
+            blocks.push((overlap, *block));
+        }
+        start += layers;
+    }
+    blocks
+}
+
+/// Of one device of the stage.
+pub(super) fn by_class(
+    model: &Architecture,
+    stage: &Stage,
+    config: &MemoryConfig,
+) -> BTreeMap<TensorClass, ClassBytes> {
+    let mut classes: BTreeMap<TensorClass, ClassBytes> = BTreeMap::new();
+    let weights = config.weights.of(model);
+    let mut add = |matrix: &Matrix, layer: u32, block: Option<&Block>| {
+        let (rows, cols) = matrix.part(u64::from(config.tp));
+        let place = place(model, matrix, layer, block);
+        let entry = classes.entry(matrix.class).or_default();
+        entry.values += matrix.count * rows * cols;
+        entry.bytes += matrix.count * weights.matrix_bytes(matrix, rows, cols, &place);
+    };
+    let (first, last) = matrices::tables(model);
+    // A tied table is at both ends of a pipeline.
+    first.iter().filter(|_| stage.first).for_each(|matrix| add(matrix, 0, None));
+    match last {
+        Some(output) if stage.last => add(&output, 0, None),
+        None if stage.last && !stage.first => add(&first[0], 0, None),
+        _ => {}
+    }
+    let mut layer = stage.first_layer;
+    let mut vectors = if stage.last { u64::from(model.outer_norm_values) } else { 0 };
+    for (count, block) in &stage.blocks {
+        for _ in 0..*count {
+            matrices::layer(model, block).iter().for_each(|matrix| add(matrix, layer, Some(block)));
+            layer += 1;
+        }
+        vectors += u64::from(*count) * u64::from(block.norm_values);
+    }
+    let norms = ClassBytes { values: vectors, bytes: vectors * weights.vector_bytes() };
+    classes.insert(TensorClass::Norms, norms);
+    classes
+}
+
+fn place(model: &Architecture, matrix: &Matrix, layer: u32, block: Option<&Block>) -> TensorPlace {
+    let gqa = block.map_or(1, |block| match block.attention {
+        Attention::Grouped { heads, kv_heads, .. } => heads / kv_heads.max(1),
+        Attention::Latent { .. } => 1,
+    });
+    // A model with experts in some layers has them in the eyes of a mix.
+    let experts = model.blocks.iter().map(|(_, block)| match block.feed_forward {
+        FeedForward::Experts { experts, .. } => experts,
+        FeedForward::Dense { .. } => 0,
+    });
+    TensorPlace {
+        role: matrix.role,
+        layer: layer as usize,
+        layers: model.num_layers() as usize,
+        cols: matrix.cols as usize,
+        gqa: gqa as usize,
+        experts: experts.max().unwrap_or(0) as usize,
+    }
+}
