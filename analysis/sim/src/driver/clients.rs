@@ -80,12 +80,7 @@ pub(crate) fn ns(at: At) -> u64 {
 }
 
 impl<'w, 's, L: Ledger> Clients<'w, 's, L> {
-    pub fn new(
-        issuer: Issuer<'w>,
-        timeouts: Timeouts,
-        ledger: L,
-        observer: &'s dyn Observer,
-    ) -> Self {
+    pub fn new(issuer: Issuer<'w>, timeouts: Timeouts, ledger: L, observer: &'s dyn Observer) -> Self {
         Clients {
             issuer,
             conversations: Conversations::new(false),
