@@ -8,6 +8,7 @@
 //! from measured steps), [`executor`] with [`speculation`], and [`replay`] (the two virtual executors), [`memory`] (the KV pool of a device),
 //! [`overhead`] (what a request pays outside its steps), [`driver`] (virtual time). Formulas and limits: docs/simulation.md.
 
+pub mod cluster;
 pub mod cost_model;
 pub mod driver;
 pub mod executor;

@@ -12,18 +12,48 @@ use llmlab_loadgen::{Conversations, HangUp, Issuer, Observer, Said, Timeouts};
 use llmlab_results::record::{CountSource, Outcome, RecordSink, RequestRecord, TokenEvent};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-pub(super) struct Clients<'w, 's> {
+pub(crate) struct Clients<'w, 's, L> {
     issuer: Issuer<'w>,
     conversations: Conversations,
     timeouts: Timeouts,
-    sink: &'s mut dyn RecordSink,
+    pub ledger: L,
     observer: &'s dyn Observer,
     waiting: FxHashMap<u64, Client<'w>>,
-    /// Those of them that hang up after a number of tokens.
+    desks: Vec<Desk>,
+    /// Requests follow from the ends of others: whoever runs ahead stops at each.
+    pub ends_matter: bool,
+    last_end: At,
+}
+
+/// The clients of one server. Servers in virtual time are not all at the same moment, so each looks after its own.
+#[derive(Default)]
+struct Desk {
+    /// Clients that hang up after a number of tokens.
     counting: FxHashSet<u64>,
     /// One entry a client. It may be early, because tokens move a deadline; then it is set again.
     deadlines: BinaryHeap<Reverse<(At, u64)>>,
-    last_end: At,
+}
+
+/// Where every request goes first.
+pub(crate) const FRONT_DESK: usize = 0;
+
+/// Who keeps what comes of requests.
+pub(crate) trait Ledger {
+    /// The issuer hears of ends later, from [`Clients::heard_of_end`], in the order of their times.
+    const DEFERS_ENDS: bool;
+
+    /// The first token of a request reaches its client.
+    fn first_token(&mut self, _id: u64, _at: At) {}
+
+    fn ended(&mut self, at: At, record: &RequestRecord) -> io::Result<()>;
+}
+
+impl Ledger for &mut dyn RecordSink {
+    const DEFERS_ENDS: bool = false;
+
+    fn ended(&mut self, _at: At, record: &RequestRecord) -> io::Result<()> {
+        self.record(record)
+    }
 }
 
 /// Events that a record has memory for from the start.
@@ -36,34 +66,30 @@ struct Client<'w> {
     said: Option<Vec<TokenId>>,
     /// At the scheduler and not scheduled yet.
     queued: bool,
+    desk: usize,
 }
 
 /// A client that gave up.
-pub(super) struct Left {
+pub(crate) struct Left {
     pub id: u64,
     pub was_queued: bool,
 }
 
-pub(super) fn ns(at: At) -> u64 {
+pub(crate) fn ns(at: At) -> u64 {
     u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl<'w, 's> Clients<'w, 's> {
-    pub fn new(
-        issuer: Issuer<'w>,
-        timeouts: Timeouts,
-        sink: &'s mut dyn RecordSink,
-        observer: &'s dyn Observer,
-    ) -> Self {
+impl<'w, 's, L: Ledger> Clients<'w, 's, L> {
+    pub fn new(issuer: Issuer<'w>, timeouts: Timeouts, ledger: L, observer: &'s dyn Observer) -> Self {
         Clients {
             issuer,
             conversations: Conversations::new(false),
             timeouts,
-            sink,
+            ledger,
             observer,
             waiting: FxHashMap::default(),
-            counting: FxHashSet::default(),
-            deadlines: BinaryHeap::new(),
+            desks: vec![Desk::default()],
+            ends_matter: false,
             last_end: At::ZERO,
         }
     }
@@ -93,16 +119,56 @@ impl<'w, 's> Clients<'w, 's> {
         let request = composed.map_or(Cow::Borrowed(planned), |(request, _)| Cow::Owned(request));
         let record = RequestRecord { turn, ..new_record(&request, due) };
         let said = planned.is_followed().then(Vec::new);
-        let mut client = Client { planned, record, said, queued: false };
+        let mut client = Client { planned, record, said, queued: false, desk: FRONT_DESK };
         client.record.events.reserve((request.max_tokens as usize).min(MOST_RESERVED));
-        let deadline = self.deadline(&client);
-        self.deadlines.push(Reverse((deadline, request.index)));
-        if matches!(planned.hang_up, Some(HangUp::AfterTokens(_))) {
-            self.counting.insert(request.index);
-        }
         self.waiting.insert(request.index, client);
+        self.move_to(request.index, FRONT_DESK);
         self.observer.sent(request.index);
         Some(request)
+    }
+
+    /// A desk for a server of its own.
+    pub fn new_desk(&mut self) -> usize {
+        self.desks.push(Desk::default());
+        self.desks.len() - 1
+    }
+
+    /// From now on this desk looks after the client.
+    pub fn move_to(&mut self, id: u64, desk: usize) {
+        let Some(client) = self.waiting.get_mut(&id) else { return };
+        self.desks[client.desk].counting.remove(&id);
+        client.desk = desk;
+        let counts = matches!(client.planned.hang_up, Some(HangUp::AfterTokens(_)));
+        let deadline = self.deadline(&self.waiting[&id]);
+        self.desks[desk].deadlines.push(Reverse((deadline, id)));
+        if counts {
+            self.desks[desk].counting.insert(id);
+        }
+    }
+
+    /// The server that had it is gone, the client does not know.
+    pub fn forget_server(&mut self, id: u64) {
+        if let Some(client) = self.waiting.get_mut(&id) {
+            client.queued = false;
+        }
+    }
+
+    /// Tokens that a client has; none where it waits no longer.
+    pub fn has(&self, id: u64) -> Option<u32> {
+        self.waiting.get(&id).map(|client| client.record.output_tokens)
+    }
+
+    /// The server is gone, and the request with it.
+    pub fn lost(&mut self, id: u64, at: At, words: String) -> io::Result<()> {
+        let Some(client) = self.take(id) else { return Ok(()) };
+        let began = client.record.headers_ns.is_some();
+        let outcome = if began { Outcome::StreamCut } else { Outcome::NoResponse };
+        self.end(client, at, outcome, Some(words))
+    }
+
+    /// An end that [`Ledger::DEFERS_ENDS`] kept back.
+    pub fn heard_of_end(&mut self, id: u64, at: At) {
+        self.issuer.on_finished(at, id);
     }
 
     pub fn waits_for(&self, id: u64) -> bool {
@@ -140,6 +206,7 @@ impl<'w, 's> Clients<'w, 's> {
         let record = &mut client.record;
         if record.events.is_empty() {
             record.first_byte_ns = Some(ns(at));
+            self.ledger.first_token(id, at);
             self.observer.first_token(id, at.saturating_sub(Duration::from_nanos(record.scheduled_ns)));
         }
         record.events.push(TokenEvent { at_ns: ns(at), tokens: 1 });
@@ -171,8 +238,8 @@ impl<'w, 's> Clients<'w, 's> {
     }
 
     /// Decode steps after which nobody has enough yet.
-    pub fn steps_before_hang_up(&self) -> usize {
-        let left = self.counting.iter().filter_map(|id| {
+    pub fn steps_before_hang_up(&self, desk: usize) -> usize {
+        let left = self.desks[desk].counting.iter().filter_map(|id| {
             let client = self.waiting.get(id)?;
             match client.planned.hang_up {
                 Some(HangUp::AfterTokens(tokens)) => {
@@ -206,27 +273,28 @@ impl<'w, 's> Clients<'w, 's> {
     }
 
     /// The next moment at which somebody may give up.
-    pub fn next_deadline(&mut self) -> Option<At> {
-        while let Some(Reverse((at, id))) = self.deadlines.peek() {
-            if self.waiting.contains_key(id) {
+    pub fn next_deadline(&mut self, desk: usize) -> Option<At> {
+        let deadlines = &mut self.desks[desk].deadlines;
+        while let Some(Reverse((at, id))) = deadlines.peek() {
+            if self.waiting.get(id).is_some_and(|client| client.desk == desk) {
                 return Some(*at);
             }
-            self.deadlines.pop();
+            deadlines.pop();
         }
         None
     }
 
     /// Ends the next client whose patience is over at `now`, and says who it was.
-    pub fn next_to_give_up(&mut self, now: At) -> io::Result<Option<Left>> {
-        while let Some(&Reverse((at, id))) = self.deadlines.peek() {
+    pub fn next_to_give_up(&mut self, desk: usize, now: At) -> io::Result<Option<Left>> {
+        while let Some(&Reverse((at, id))) = self.desks[desk].deadlines.peek() {
             if at > now {
                 return Ok(None);
             }
-            self.deadlines.pop();
-            let Some(client) = self.waiting.get(&id) else { continue };
+            self.desks[desk].deadlines.pop();
+            let Some(client) = self.waiting.get(&id).filter(|client| client.desk == desk) else { continue };
             let deadline = self.deadline(client);
             if deadline > now {
-                self.deadlines.push(Reverse((deadline, id)));
+                self.desks[desk].deadlines.push(Reverse((deadline, id)));
                 continue;
             }
             let (outcome, words) = match client.planned.hang_up {
@@ -255,8 +323,9 @@ impl<'w, 's> Clients<'w, 's> {
     }
 
     fn take(&mut self, id: u64) -> Option<Client<'w>> {
-        self.counting.remove(&id);
-        self.waiting.remove(&id)
+        let client = self.waiting.remove(&id)?;
+        self.desks[client.desk].counting.remove(&id);
+        Some(client)
     }
 
     /// The same limits as a live client's: for the first token, between tokens, and in all; and the time at which it planned
@@ -288,7 +357,7 @@ impl<'w, 's> Clients<'w, 's> {
     }
 
     fn end(&mut self, client: Client<'w>, at: At, outcome: Outcome, error: Option<String>) -> io::Result<()> {
-        let Client { planned, mut record, said, queued: _ } = client;
+        let Client { planned, mut record, said, .. } = client;
         if let Some(ids) = said {
             let abandoned = outcome == Outcome::Abandoned;
             let said = Said { tokens: record.output_tokens, ids, text: String::new(), abandoned };
@@ -296,9 +365,11 @@ impl<'w, 's> Clients<'w, 's> {
         }
         record.outcome = outcome;
         record.error = error;
-        self.issuer.on_finished(at, record.index);
+        if !L::DEFERS_ENDS {
+            self.issuer.on_finished(at, record.index);
+        }
         self.last_end = self.last_end.max(at);
-        self.sink.record(&record)?;
+        self.ledger.ended(at, &record)?;
         self.observer.finished(&record);
         Ok(())
     }

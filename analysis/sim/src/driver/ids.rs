@@ -15,7 +15,7 @@ pub(super) fn of_text(index: u64, tokens: u32) -> impl Iterator<Item = TokenId> 
 }
 
 /// Turns of words as turns of ids, so that a turn begins with the ids of the turns before.
-pub(super) fn of_turns(workload: &Workload) -> Cow<'_, Workload> {
+pub(crate) fn of_turns(workload: &Workload) -> Cow<'_, Workload> {
     let in_words =
         workload.requests.iter().any(|r| r.turn.is_some() && !matches!(r.prompt, Prompt::Tokens(_)));
     if !in_words {

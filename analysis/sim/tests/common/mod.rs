@@ -1,6 +1,8 @@
 //! A small engine in virtual time, and sinks.
 #![allow(dead_code, reason = "each test file compiles this module for itself")]
 
+pub mod cluster;
+
 use std::time::Duration;
 
 use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};

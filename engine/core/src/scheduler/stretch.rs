@@ -72,6 +72,23 @@ impl Scheduler {
         let first_end = first_end(&lanes);
         Some(Stretch { scheduler: self, lanes, steps: 0, first_end, full, keys })
     }
+
+    /// Steps at least until a request that is here now gets its first token or ends by its length. None without requests, and
+    /// where a step may bring a request several tokens.
+    pub fn steps_to_news(&self) -> Option<usize> {
+        let state = &self.state;
+        if state.speculation.is_some() || state.plans_ahead {
+            return None;
+        }
+        let left = state.seqs.values().map(|seq| {
+            if seq.generated() == 0 {
+                return 1;
+            }
+            let wanted = (seq.request.stop.max_tokens as usize).saturating_sub(seq.generated());
+            wanted.min(state.max_model_len.saturating_sub(seq.tokens.len()))
+        });
+        left.min()
+    }
 }
 
 /// Nothing but its length ends it, and it has one token to compute.
