@@ -12,6 +12,7 @@ mod ollama;
 mod openai_chat;
 mod openai_common;
 mod openai_completions;
+mod openai_scan;
 mod sglang;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,14 @@ pub(crate) struct Wire {
     pub body: fn(model: &str, &PlannedRequest) -> Vec<u8>,
     /// `Err` says why the data is not this protocol.
     pub parse: fn(data: &str) -> Result<StreamEvent, String>,
+    /// What `parse` says of an event of the usual shape, without content and token ids, for a fraction of the time; `None`:
+    /// ask `parse`.
+    pub scan: fn(data: &str) -> Option<Delta>,
+}
+
+/// For protocols whose every event is parsed.
+fn not_scanned(_data: &str) -> Option<Delta> {
+    None
 }
 
 /// In [`Wire::path`].
@@ -145,6 +154,18 @@ impl Protocol {
             Protocol::OllamaEmbed => &embeddings::OLLAMA,
             Protocol::WebSocket => &websocket::WIRE,
         }
+    }
+
+    /// Reads an event both ways that there are. `None`: the quick one left it to the other; else whether they say the same,
+    /// which they must.
+    pub fn scans_as_it_parses(self, data: &str) -> Option<bool> {
+        let scanned = (self.wire().scan)(data)?;
+        Some(match (self.wire().parse)(data) {
+            Ok(StreamEvent::Delta(parsed)) => {
+                scanned == Delta { content: Content::None, token_ids: Vec::new(), ..parsed }
+            }
+            Ok(StreamEvent::Done | StreamEvent::Error(_)) | Err(_) => false,
+        })
     }
 
     /// A conversation is a list of messages; else it is one prompt.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
+use super::openai_scan::{self, TextIn};
 use super::{Content, Delta, Generates, IdsOrText, KeyHeader, StreamEvent, Wire, filled, json};
 use crate::framing::Framing;
 use crate::workload::{PlannedRequest, Prompt};
@@ -23,6 +24,7 @@ pub(super) const WIRE: Wire = Wire {
     names_model: true,
     body,
     parse,
+    scan,
 };
 
 #[derive(Serialize)]
@@ -56,6 +58,10 @@ struct Choice {
     text: Option<String>,
     token_ids: Option<Vec<u32>>,
     finish_reason: Option<String>,
+}
+
+fn scan(data: &str) -> Option<Delta> {
+    openai_scan::scan(data, TextIn::Choice)
 }
 
 fn parse(data: &str) -> Result<StreamEvent, String> {
