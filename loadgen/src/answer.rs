@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::driver::Observer;
 use crate::framing::{FrameReader, Framing};
 use crate::issuer::At;
-use crate::protocols::{StreamEvent, Wire};
+use crate::protocols::{Mask, StreamEvent, Wire};
 use crate::sse::Flow;
 use crate::tally::{Failure, Tally, ns};
 
@@ -19,20 +19,26 @@ pub(crate) struct Answer<'a> {
     wire: &'static Wire,
     observer: &'a dyn Observer,
     reader: FrameReader,
+    mask: Mask,
 }
 
 impl<'a> Answer<'a> {
     pub(crate) fn new(wire: &'static Wire, observer: &'a dyn Observer) -> Self {
-        Answer { wire, observer, reader: FrameReader::new(wire.framing, MAX_EVENT_BYTES) }
+        Answer {
+            wire,
+            observer,
+            reader: FrameReader::new(wire.framing, MAX_EVENT_BYTES),
+            mask: Mask::default(),
+        }
     }
 
     /// Takes bytes that arrived together: all their events share one time. True when the stream's terminator was among
     /// them; what follows it is not looked at.
     pub(crate) fn push(&mut self, tally: &mut Tally, at: At, bytes: &[u8]) -> Result<bool, Failure> {
-        let (wire, tokens_before) = (self.wire, tally.tokens());
+        let (wire, mask, tokens_before) = (self.wire, &mut self.mask, tally.tokens());
         let mut last = Ok(false);
         let read = self.reader.visit(bytes, |data| {
-            last = take(wire, tally, at, data);
+            last = take(wire, mask, tally, at, data);
             if matches!(last, Ok(false)) { Flow::Continue(()) } else { Flow::Break(()) }
         });
         self.tell(tally, at, tokens_before);
@@ -44,9 +50,9 @@ impl<'a> Answer<'a> {
     }
 
     /// Takes an event that came whole, as a frame. True when it was the terminator.
-    pub(crate) fn message(&self, tally: &mut Tally, at: At, data: &str) -> Result<bool, Failure> {
+    pub(crate) fn message(&mut self, tally: &mut Tally, at: At, data: &str) -> Result<bool, Failure> {
         let tokens_before = tally.tokens();
-        let last = take(self.wire, tally, at, data);
+        let last = take(self.wire, &mut self.mask, tally, at, data);
         self.tell(tally, at, tokens_before);
         last
     }
@@ -98,8 +104,8 @@ impl<'a> Answer<'a> {
 }
 
 /// True when the event was the terminator.
-fn take(wire: &Wire, tally: &mut Tally, at: At, data: &str) -> Result<bool, Failure> {
-    let scanned = if tally.keeps_text() { None } else { (wire.scan)(data) };
+fn take(wire: &Wire, mask: &mut Mask, tally: &mut Tally, at: At, data: &str) -> Result<bool, Failure> {
+    let scanned = if tally.keeps_text() { None } else { (wire.scan)(data, mask) };
     let event = match scanned {
         Some(delta) => StreamEvent::Delta(delta),
         None => (wire.parse)(data).map_err(|why| {

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use llmlab_results::record::{Outcome, RequestRecord, TurnFacts};
 use serde_json::Value;
@@ -46,7 +45,7 @@ const MAX_ERROR_CHARS: usize = 500;
 /// A request ready to be sent: its body and, of a turn, the record's words on its prompt with the prompt's length in tokens.
 #[derive(Debug)]
 pub(crate) struct Built {
-    pub body: Bytes,
+    pub body: Vec<u8>,
     pub turn: Option<(TurnFacts, u32)>,
 }
 
@@ -87,7 +86,7 @@ impl Client<'_> {
         };
         let end = tokio::select! {
             biased;
-            end = self.either_exchange(&mut tally, body, request.hang_up) => end,
+            end = self.either_exchange(&mut tally, &body, request.hang_up) => end,
             () = until(leave_at) => Err(hung_up(request.hang_up)),
             () = self.abandon.cancelled() => Err(Failure::new(Outcome::Cancelled, "run ended while in flight")),
             () = tokio::time::sleep(total) => {
@@ -102,17 +101,17 @@ impl Client<'_> {
     async fn either_exchange(
         &self,
         tally: &mut Tally,
-        body: Bytes,
+        body: &[u8],
         hang_up: Option<HangUp>,
     ) -> Result<(), Failure> {
         match self.endpoint.protocol.wire().framing {
-            Framing::WebSocket => self.converse(tally, &body, hang_up).await,
+            Framing::WebSocket => self.converse(tally, body, hang_up).await,
             Framing::Sse | Framing::Ndjson | Framing::Json => self.exchange(tally, body, hang_up).await,
         }
     }
 
-    async fn exchange(&self, tally: &mut Tally, body: Bytes, hang_up: Option<HangUp>) -> Result<(), Failure> {
-        let (connection, head) = self.send(tally, &body).await?;
+    async fn exchange(&self, tally: &mut Tally, body: &[u8], hang_up: Option<HangUp>) -> Result<(), Failure> {
+        let (connection, head) = self.send(tally, body).await?;
         tally.record.headers_ns = Some(ns(connection.read_at()));
         tally.record.http_status = Some(head.status.as_u16());
         let framing = self.endpoint.protocol.wire().framing;
@@ -182,8 +181,8 @@ impl Client<'_> {
     ) -> Result<(), Failure> {
         let mut answer = Answer::new(self.endpoint.protocol.wire(), self.observer);
         let mut received_bytes = 0;
-        let (until, _) = patience(self.endpoint.timeouts, &tally.record);
-        let mut timer = pin!(tokio::time::sleep_until(self.clock.deadline(until)));
+        let (mut timer_until, _) = patience(self.endpoint.timeouts, &tally.record);
+        let mut timer = pin!(tokio::time::sleep_until(self.clock.deadline(timer_until)));
         loop {
             let mut take = |at: At, bytes: &[u8]| {
                 received_bytes += bytes.len() as u64;
@@ -199,21 +198,24 @@ impl Client<'_> {
                 Poll::Ready(arrived) => Poll::Ready(Some(arrived)),
                 Poll::Pending => timer.as_mut().poll(context).map(|()| None),
             });
-            match arrived.await.transpose()? {
-                Some(Arrived::Bytes) => {}
+            let arrived = arrived.await.transpose()?;
+            let expired = arrived.is_none();
+            match arrived {
+                Some(Arrived::Bytes) | None => {}
                 Some(Arrived::Found(())) => break,
                 Some(Arrived::End(at)) => {
                     answer.finish(tally, at)?;
                     break;
                 }
-                // The timer stays where it was set while tokens come, and is set again only here.
-                None => {
-                    let (until, on_expiry) = patience(self.endpoint.timeouts, &tally.record);
-                    if until <= self.clock.now() {
-                        return Err(on_expiry());
-                    }
-                    timer.as_mut().reset(self.clock.deadline(until));
-                }
+            }
+            // A timer that rings too early is set again then, and not at every token; one that would ring too late, now.
+            let (until, on_expiry) = patience(self.endpoint.timeouts, &tally.record);
+            if expired && until <= self.clock.now() {
+                return Err(on_expiry());
+            }
+            if expired || until < timer_until {
+                timer_until = until;
+                timer.as_mut().reset(self.clock.deadline(until));
             }
         }
         self.recycle(connection);

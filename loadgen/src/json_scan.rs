@@ -16,6 +16,11 @@ impl<'a> Scanner<'a> {
         Scanner { text: text.as_bytes(), at: 0 }
     }
 
+    /// How many bytes were taken.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     /// Whether nothing but white space is left.
     pub(crate) fn is_over(&mut self) -> bool {
         self.peek().is_none()
@@ -142,7 +147,8 @@ impl<'a> Scanner<'a> {
         Some(&rest[..length])
     }
 
-    fn literal(&mut self, word: &[u8]) -> Option<()> {
+    /// Exactly these bytes.
+    pub(crate) fn literal(&mut self, word: &[u8]) -> Option<()> {
         if !self.text[self.at..].starts_with(word) {
             return None;
         }

@@ -24,7 +24,7 @@ const UNUSUAL: [&str; 14] = [
     r#"{"choices":[]"#,
     r#"{"choices":[{"text":"a\n"}]}"#,
     r#"{"choices":[{"text":"a"}],"choices":[]}"#,
-    r#"{"choices":[{"text":"a","text":"b"}]}"#,
+    r#"{"choices":[{"finish_reason":null,"finish_reason":null}]}"#,
     r#"{"choices":[{"text":"a"},{"text":"b"}]}"#,
     r#"{"choices":[{"text":5,"delta":5}]}"#,
     r#"{"error":{"message":"oom"}}"#,
@@ -39,18 +39,23 @@ const UNUSUAL: [&str; 14] = [
 fn usual_events_are_read_quickly_and_others_not() {
     for event in USUAL {
         for protocol in PROTOCOLS {
-            assert_eq!(protocol.scans_as_it_parses(event), Some(true), "{} {event}", protocol.name());
+            assert_eq!(protocol.scans_as_it_parses(&[event]), [Some(true)], "{} {event}", protocol.name());
         }
     }
     for event in UNUSUAL {
         for protocol in PROTOCOLS {
-            assert_eq!(protocol.scans_as_it_parses(event), None, "{} {event}", protocol.name());
+            assert_eq!(protocol.scans_as_it_parses(&[event]), [None], "{} {event}", protocol.name());
         }
     }
 }
 
 /// An event with some of its bytes cut out, doubled or replaced by pieces of JSON.
 fn changed() -> impl Strategy<Value = String> {
+    followed().prop_map(|(_, changed)| changed)
+}
+
+/// An event, and one made of it.
+fn followed() -> impl Strategy<Value = (&'static str, String)> {
     let pieces = [
         "",
         "\"",
@@ -80,13 +85,14 @@ fn changed() -> impl Strategy<Value = String> {
     let change = (any::<prop::sample::Index>(), 0..12usize, prop::sample::select(pieces.to_vec()));
     (prop::sample::select([USUAL.as_slice(), &UNUSUAL].concat()), prop::collection::vec(change, 1..4))
         .prop_map(|(event, changes)| {
-            changes.into_iter().fold(event.to_owned(), |event, (place, length, piece)| {
+            let changed = changes.into_iter().fold(event.to_owned(), |event, (place, length, piece)| {
                 let places: Vec<usize> =
                     event.char_indices().map(|(at, _)| at).chain([event.len()]).collect();
                 let from = place.index(places.len());
                 let to = (from + length).min(places.len() - 1);
                 format!("{}{piece}{}", &event[..places[from]], &event[places[to]..])
-            })
+            });
+            (event, changed)
         })
 }
 
@@ -96,7 +102,16 @@ proptest! {
     #[test]
     fn both_readings_agree(event in changed()) {
         for protocol in PROTOCOLS {
-            prop_assert_ne!(protocol.scans_as_it_parses(&event), Some(false), "{}: {}", protocol.name(), event);
+            prop_assert_ne!(protocol.scans_as_it_parses(&[&event]), [Some(false)], "{}: {}", protocol.name(), event);
+        }
+    }
+
+    /// An event leaves its layout behind for those after it.
+    #[test]
+    fn both_readings_agree_along_a_stream((event, changed) in followed()) {
+        for protocol in PROTOCOLS {
+            let read = protocol.scans_as_it_parses(&[event, &changed, event]);
+            prop_assert!(!read.contains(&Some(false)), "{}: {} then {}", protocol.name(), event, changed);
         }
     }
 }

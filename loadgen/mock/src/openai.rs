@@ -213,17 +213,14 @@ impl Mould {
         if let Some(whole) = &self.whole {
             return out.extend_from_slice(whole);
         }
-        let total = self.prompt_tokens + u64::from(so_far);
-        let digits = decimal_digits(u64::from(so_far)) + decimal_digits(total);
-        let length = self.before.len() + self.between.len() + self.after.len() + digits;
-        let Mould { before, between, after, .. } = self;
+        let (so_far, total) = (so_far.to_string(), (self.prompt_tokens + u64::from(so_far)).to_string());
+        let parts = [&*self.before, &so_far, &self.between, &total, &self.after];
+        let length: usize = parts.iter().map(|part| part.len()).sum();
         // Writing to memory does not fail.
-        let _ = write!(out, "{length:x}\r\n{before}{so_far}{between}{total}{after}\r\n");
+        let _ = write!(out, "{length:x}\r\n");
+        parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        out.extend_from_slice(b"\r\n");
     }
-}
-
-fn decimal_digits(number: u64) -> usize {
-    number.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
 /// An event with tokens: typed, because a value tree for each token would limit how many a core can send.

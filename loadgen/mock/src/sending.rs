@@ -44,15 +44,18 @@ impl Sending<'_> {
         Ok(true)
     }
 
-    /// Head and role at once, then the events. True when the connection may be used again.
+    /// Head and role at once, then the events: what is due together is written together. True when the connection may be used again.
     pub(crate) async fn stream(mut self, asked: &Asked, response: &Answer<'_>) -> io::Result<bool> {
         let mut head = STREAM_HEAD.to_vec();
         head.extend(response.role().unwrap_or_default());
-        self.stream.write_all(&head).await?;
         let each = self.tokens_per_event();
         let events = asked.tokens.div_ceil(each);
         let mould = response.mould(each);
         let mut due = self.timetable.next_event();
+        self.due = head;
+        if due > self.shared.clock.now() {
+            self.flush().await?;
+        }
         for event in 0..events {
             let so_far = (event + 1).saturating_mul(each).min(asked.tokens);
             let tokens = so_far - event * each;
@@ -71,20 +74,22 @@ impl Sending<'_> {
             }
             self.event(due, tokens).await;
             due = self.timetable.next_event();
-            let more = event + 1 < events && self.due.len() < MOST_TOGETHER_BYTES;
-            if !(more && due <= self.shared.clock.now()) {
+            let together = self.due.len() < MOST_TOGETHER_BYTES && due <= self.shared.clock.now();
+            if event + 1 < events && !together {
                 self.flush().await?;
             }
         }
-        let mut end = response.usage().unwrap_or_default();
+        // The last event goes with what ends the stream.
+        self.due.extend(response.usage().unwrap_or_default());
         let complete = self.fault != Some(Fault::NoDone);
         if complete {
-            end.extend(data("[DONE]"));
+            self.due.extend(data("[DONE]"));
         }
-        end.extend_from_slice(STREAM_END);
-        let now = self.shared.clock.now();
-        self.entry.served.done_ns = complete.then(|| self.shared.monotonic_ns(now));
-        self.stream.write_all(&end).await?;
+        self.due.extend_from_slice(STREAM_END);
+        let written = self.flush().await;
+        let served = &mut self.entry.served;
+        served.done_ns = if complete { served.sent_ns.last().copied() } else { None };
+        written?;
         Ok(true)
     }
 

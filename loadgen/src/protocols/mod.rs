@@ -8,6 +8,7 @@ mod anthropic;
 mod embeddings;
 mod kserve;
 mod llamacpp;
+mod mask;
 mod ollama;
 mod openai_chat;
 mod openai_common;
@@ -23,6 +24,7 @@ mod websocket;
 use llmlab_results::record::CountSource;
 use serde_json::Value;
 
+pub(crate) use mask::Mask;
 pub(crate) use openai_common::error_words;
 
 use crate::endpoint::Protocol;
@@ -53,11 +55,11 @@ pub(crate) struct Wire {
     pub parse: fn(data: &str) -> Result<StreamEvent, String>,
     /// What `parse` says of an event of the usual shape, without content and token ids, for a fraction of the time; `None`:
     /// ask `parse`.
-    pub scan: fn(data: &str) -> Option<Delta>,
+    pub scan: fn(data: &str, &mut Mask) -> Option<Delta>,
 }
 
 /// For protocols whose every event is parsed.
-fn not_scanned(_data: &str) -> Option<Delta> {
+fn not_scanned(_data: &str, _mask: &mut Mask) -> Option<Delta> {
     None
 }
 
@@ -156,16 +158,20 @@ impl Protocol {
         }
     }
 
-    /// Reads an event both ways that there are. `None`: the quick one left it to the other; else whether they say the same,
-    /// which they must.
-    pub fn scans_as_it_parses(self, data: &str) -> Option<bool> {
-        let scanned = (self.wire().scan)(data)?;
-        Some(match (self.wire().parse)(data) {
-            Ok(StreamEvent::Delta(parsed)) => {
-                scanned == Delta { content: Content::None, token_ids: Vec::new(), ..parsed }
-            }
-            Ok(StreamEvent::Done | StreamEvent::Error(_)) | Err(_) => false,
-        })
+    /// Reads the events of a stream both ways that there are. Of each: `None` where the quick one left it to the other; else
+    /// whether they say the same, which they must.
+    pub fn scans_as_it_parses(self, events: &[&str]) -> Vec<Option<bool>> {
+        let mut mask = Mask::default();
+        let same = |data: &&str| {
+            let scanned = (self.wire().scan)(data, &mut mask)?;
+            Some(match (self.wire().parse)(data) {
+                Ok(StreamEvent::Delta(parsed)) => {
+                    scanned == Delta { content: Content::None, token_ids: Vec::new(), ..parsed }
+                }
+                Ok(StreamEvent::Done | StreamEvent::Error(_)) | Err(_) => false,
+            })
+        };
+        events.iter().map(same).collect()
     }
 
     /// A conversation is a list of messages; else it is one prompt.

@@ -5,6 +5,7 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::mask::Mask;
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
 use super::openai_scan::{self, TextIn};
 use super::{Content, Delta, Generates, KeyHeader, Message, StreamEvent, Wire, filled, json, messages};
@@ -84,8 +85,8 @@ impl ToolCall {
     }
 }
 
-fn scan(data: &str) -> Option<Delta> {
-    openai_scan::scan(data, TextIn::Delta)
+fn scan(data: &str, mask: &mut Mask) -> Option<Delta> {
+    openai_scan::scan(data, TextIn::Delta, mask)
 }
 
 fn parse(data: &str) -> Result<StreamEvent, String> {

@@ -5,6 +5,7 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::mask::Mask;
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
 use super::openai_scan::{self, TextIn};
 use super::{Content, Delta, Generates, IdsOrText, KeyHeader, StreamEvent, Wire, filled, json};
@@ -60,8 +61,8 @@ struct Choice {
     finish_reason: Option<String>,
 }
 
-fn scan(data: &str) -> Option<Delta> {
-    openai_scan::scan(data, TextIn::Choice)
+fn scan(data: &str, mask: &mut Mask) -> Option<Delta> {
+    openai_scan::scan(data, TextIn::Choice, mask)
 }
 
 fn parse(data: &str) -> Result<StreamEvent, String> {
