@@ -37,11 +37,15 @@ fn main() {
 }
 
 /// Target, file, bytes. The first byte of a stream says where it is cut.
-const STREAMS: [(&str, &str, &[u8]); 6] = [
+const STREAMS: [(&str, &str, &[u8]); 10] = [
     ("sse_read", "openai", b"\x05data: {\"choices\":[{\"text\":\"a\"}]}\n\ndata: [DONE]\n\n"),
     ("sse_read", "fields", b"\x02\xef\xbb\xbf: ping\r\nevent: error\r\nid: 1\r\ndata:a\r\ndata: b\r\rdata"),
     ("ndjson_read", "ollama", b"\x07{\"response\":\"a\",\"done\":false}\n{\"done\":true}\r\n\n"),
     ("ndjson_read", "unended", b"\x01{}\n \xff{}"),
+    ("http1_read", "chunked", b"\x03HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;a=b\r\nabcd\r\n0\r\nc: d\r\n\r\n"),
+    ("http1_read", "length", b"\x07HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 200 OK\r\ncontent-length: 3\r\nconnection: keep-alive\r\n\r\nabcd"),
+    ("event_scan", "completions", br#"{"id":"c","object":"text_completion","created":1,"choices":[{"index":0,"text":"a","logprobs":null,"finish_reason":"length"}],"usage":{"prompt_tokens":8,"completion_tokens":1}}"#),
+    ("event_scan", "chat", br#"{"choices":[{"index":0,"delta":{"role":"assistant","content":"","reasoning":"a","tool_calls":null},"token_ids":null}],"usage":null,"error":null}"#),
     ("prometheus_read", "text", b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{engine=\"0\",a=\"x\\\"\\n\"} 3.0 1700000000000\n"),
     ("prometheus_read", "openmetrics", b"vllm:time_to_first_token_seconds_bucket{le=\"0.1\"} 2 # {a=\"b\"} 1 2\nvllm:time_to_first_token_seconds_bucket{le=\"+Inf\"} 4\nvllm:time_to_first_token_seconds_sum 1.5\nvllm:time_to_first_token_seconds_count 4\n# EOF\n"),
 ];

@@ -6,15 +6,13 @@
 //! the first connection had taken the request's bytes, the record counts a resend and keeps the time they were first
 //! sent at, because the wait is the server's doing.
 
-use std::error::Error as _;
-use std::io::ErrorKind;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http::{HeaderMap, StatusCode, header};
 use llmlab_results::record::{Outcome, RequestRecord, TurnFacts};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use crate::abandon::HangUp;
 use crate::answer::Answer;
 use crate::clock::Clock;
+use crate::connection::{Arrived, Connection, NoHead, Reading};
 use crate::conversations::Said;
 use crate::driver::Observer;
 use crate::endpoint::{Endpoint, RequestTemplate, Timeouts, request_id};
 use crate::framing::Framing;
-use crate::http::{Pool, Sender};
+use crate::http::Pool;
+use crate::http1::Head;
 use crate::issuer::At;
 use crate::protocols::error_words;
 use crate::tally::{Failure, Tally, ns};
@@ -45,7 +45,7 @@ const MAX_ERROR_CHARS: usize = 500;
 /// A request ready to be sent: its body and, of a turn, the record's words on its prompt with the prompt's length in tokens.
 #[derive(Debug)]
 pub(crate) struct Built {
-    pub body: Bytes,
+    pub body: Vec<u8>,
     pub turn: Option<(TurnFacts, u32)>,
 }
 
@@ -60,7 +60,8 @@ pub(crate) struct Ended {
 pub(crate) struct Client<'a> {
     pub endpoint: &'a Endpoint,
     pub template: RequestTemplate,
-    pub pool: Arc<Pool>,
+    pub pool: Arc<Pool<Connection>>,
+    pub reading: Reading,
     /// In place of the pool's, for a protocol over WebSocket.
     pub sockets: Sockets,
     pub clock: Clock,
@@ -85,7 +86,7 @@ impl Client<'_> {
         };
         let end = tokio::select! {
             biased;
-            end = self.either_exchange(&mut tally, body, request.hang_up) => end,
+            end = self.either_exchange(&mut tally, &body, request.hang_up) => end,
             () = until(leave_at) => Err(hung_up(request.hang_up)),
             () = self.abandon.cancelled() => Err(Failure::new(Outcome::Cancelled, "run ended while in flight")),
             () = tokio::time::sleep(total) => {
@@ -100,24 +101,24 @@ impl Client<'_> {
     async fn either_exchange(
         &self,
         tally: &mut Tally,
-        body: Bytes,
+        body: &[u8],
         hang_up: Option<HangUp>,
     ) -> Result<(), Failure> {
         match self.endpoint.protocol.wire().framing {
-            Framing::WebSocket => self.converse(tally, &body, hang_up).await,
+            Framing::WebSocket => self.converse(tally, body, hang_up).await,
             Framing::Sse | Framing::Ndjson | Framing::Json => self.exchange(tally, body, hang_up).await,
         }
     }
 
-    async fn exchange(&self, tally: &mut Tally, body: Bytes, hang_up: Option<HangUp>) -> Result<(), Failure> {
-        let (sender, response) = self.send(tally, body).await?;
-        tally.record.headers_ns = Some(ns(self.clock.now()));
-        tally.record.http_status = Some(response.status().as_u16());
+    async fn exchange(&self, tally: &mut Tally, body: &[u8], hang_up: Option<HangUp>) -> Result<(), Failure> {
+        let (connection, head) = self.send(tally, body).await?;
+        tally.record.headers_ns = Some(ns(connection.read_at()));
+        tally.record.http_status = Some(head.status.as_u16());
         let framing = self.endpoint.protocol.wire().framing;
-        match not_a_stream(response.status(), response.headers(), framing) {
-            None => self.read_stream(tally, sender, response.into_body(), hang_up).await,
+        match not_a_stream(head.status, &head.headers, framing) {
+            None => self.read_stream(tally, connection, hang_up).await,
             Some(mut failure) => {
-                let snippet = self.read_snippet(tally, response.into_body()).await;
+                let snippet = self.read_snippet(tally, connection).await;
                 if !snippet.is_empty() {
                     failure.words = format!("{}: {snippet}", failure.words);
                 }
@@ -127,122 +128,124 @@ impl Client<'_> {
     }
 
     /// Hands the request to a connection and waits for the response's headers.
-    async fn send(&self, tally: &mut Tally, body: Bytes) -> Result<(Sender, Response<Incoming>), Failure> {
+    async fn send(&self, tally: &mut Tally, body: &[u8]) -> Result<(Connection, Head), Failure> {
         let mut idle = self.pool.take_idle();
         loop {
             let reused = idle.is_some();
-            let mut sender = match idle.take() {
-                Some(sender) => sender,
+            let mut connection = match idle.take() {
+                Some(connection) => connection,
                 None => self.connect(tally).await?,
             };
-            let received_bytes = sender.received_bytes();
-            let request = self.template.request(self.id(&tally.record), Full::new(body.clone()));
+            let head = self.template.head(&self.id(&tally.record), body.len());
             let sent = self.clock.now();
             if tally.record.resends == 0 && tally.record.sent_ns.replace(ns(sent)).is_none() {
                 self.observer.sent(tally.record.index);
             }
             let wait = self.endpoint.timeouts.first_token;
             let deadline = self.clock.deadline(sent.saturating_add(wait));
-            let Ok(answer) = tokio::time::timeout_at(deadline, sender.send(request)).await else {
+            let asking = connection.ask(&head, body, &self.reading);
+            let Ok(answer) = tokio::time::timeout_at(deadline, asking).await else {
                 return Err(first_token_timeout(wait));
             };
-            let mut error = match answer {
-                Ok(response) => return Ok((sender, response)),
-                Err(error) => error,
-            };
-            let never_left = error.take_message().is_some();
-            match (reused, never_left) {
-                (true, true) => {}
-                (true, false) if sender.received_bytes() == received_bytes => tally.record.resends = 1,
-                (_, false) => {
-                    return Err(broken(error.error(), Outcome::NoResponse, "before the response's headers"));
-                }
-                (false, true) => {
-                    let words =
-                        format!("connection closed before the request was sent: {}", chain(error.error()));
+            match answer {
+                Ok(head) => return Ok((connection, head)),
+                Err(NoHead::NeverLeft(_)) if reused => {}
+                Err(NoHead::Silent(_)) if reused => tally.record.resends = 1,
+                Err(NoHead::NeverLeft(error)) => {
+                    let words = format!("connection closed before the request was sent: {}", chain(&error));
                     return Err(Failure::new(Outcome::Connect, words));
                 }
+                Err(NoHead::Silent(failure) | NoHead::Broken(failure)) => return Err(failure),
             }
         }
     }
 
     /// Two sendings are two requests to the server, and it may still be at work on the first.
-    fn id(&self, record: &RequestRecord) -> HeaderValue {
+    fn id(&self, record: &RequestRecord) -> String {
         let id = request_id(self.clock.start_monotonic_ns, record.index);
-        let id = if record.resends > 0 { format!("{id}-again") } else { id };
-        HeaderValue::try_from(id).expect("letters, digits and hyphens are a header's value")
+        if record.resends > 0 { format!("{id}-again") } else { id }
     }
 
-    async fn connect(&self, tally: &mut Tally) -> Result<Sender, Failure> {
+    async fn connect(&self, tally: &mut Tally) -> Result<Connection, Failure> {
         let start = self.clock.now();
-        let sender = self.pool.connect().await?;
+        let connection = self.pool.connect().await?;
         tally.record.connect_ns = Some(ns(self.clock.now().saturating_sub(start)));
-        Ok(sender)
+        Ok(connection)
     }
 
     async fn read_stream(
         &self,
         tally: &mut Tally,
-        sender: Sender,
-        mut body: Incoming,
+        mut connection: Connection,
         hang_up: Option<HangUp>,
     ) -> Result<(), Failure> {
         let mut answer = Answer::new(self.endpoint.protocol.wire(), self.observer);
         let mut received_bytes = 0;
+        let (mut timer_until, _) = patience(self.endpoint.timeouts, &tally.record);
+        let mut timer = pin!(tokio::time::sleep_until(self.clock.deadline(timer_until)));
         loop {
-            let (until, on_expiry) = patience(self.endpoint.timeouts, &tally.record);
-            let Ok(frame) = tokio::time::timeout_at(self.clock.deadline(until), body.frame()).await else {
-                return Err(on_expiry());
+            let mut take = |at: At, bytes: &[u8]| {
+                received_bytes += bytes.len() as u64;
+                tally.record.first_byte_ns.get_or_insert(ns(at));
+                if answer.push(tally, at, bytes)? {
+                    return Ok(Some(()));
+                }
+                had_enough(tally, hang_up)?;
+                within_limit(received_bytes)?;
+                Ok(None)
             };
-            // Taken before parsing: all events of one frame share the time they arrived at.
-            let at = self.clock.now();
-            let Some(frame) = frame else {
-                answer.finish(tally, at)?;
-                self.recycle(sender, body);
-                return Ok(());
-            };
-            let Ok(bytes) = frame.map_err(|e| broken(&e, Outcome::StreamCut, "mid-stream"))?.into_data()
-            else {
-                continue;
-            };
-            received_bytes += bytes.len() as u64;
-            tally.record.first_byte_ns.get_or_insert(ns(at));
-            if answer.push(tally, at, &bytes)? {
-                self.recycle(sender, body);
-                return Ok(());
-            }
-            had_enough(tally, hang_up)?;
-            within_limit(received_bytes)?;
-        }
-    }
-
-    /// Reads what follows the terminator in the background and keeps the connection, if that is soon over.
-    fn recycle(&self, mut sender: Sender, mut body: Incoming) {
-        let pool = Arc::clone(&self.pool);
-        tokio::spawn(tokio::time::timeout(MAX_REST, async move {
-            while let Some(frame) = body.frame().await {
-                if frame.is_err() {
-                    return;
+            let arrived = poll_fn(|context| match connection.poll_body(context, &self.reading, &mut take) {
+                Poll::Ready(arrived) => Poll::Ready(Some(arrived)),
+                Poll::Pending => timer.as_mut().poll(context).map(|()| None),
+            });
+            let arrived = arrived.await.transpose()?;
+            let expired = arrived.is_none();
+            match arrived {
+                Some(Arrived::Bytes) | None => {}
+                Some(Arrived::Found(())) => break,
+                Some(Arrived::End(at)) => {
+                    answer.finish(tally, at)?;
+                    break;
                 }
             }
-            if sender.ready().await {
-                pool.put_back(sender);
+            // A timer that rings too early is set again then, and not at every token; one that would ring too late, now.
+            let (until, on_expiry) = patience(self.endpoint.timeouts, &tally.record);
+            if expired && until <= self.clock.now() {
+                return Err(on_expiry());
             }
+            if expired || until < timer_until {
+                timer_until = until;
+                timer.as_mut().reset(self.clock.deadline(until));
+            }
+        }
+        self.recycle(connection);
+        Ok(())
+    }
+
+    /// Keeps the connection; what follows the terminator is read in the background, if that is soon over.
+    fn recycle(&self, mut connection: Connection) {
+        if connection.is_over() {
+            return self.pool.put_back(connection);
+        }
+        let pool = Arc::clone(&self.pool);
+        tokio::spawn(tokio::time::timeout(MAX_REST, async move {
+            connection.read_off().await;
+            pool.put_back(connection);
         }));
     }
 
     /// The start of a body that is not a stream; the server's own words where it is a JSON error.
-    async fn read_snippet(&self, tally: &mut Tally, mut body: Incoming) -> String {
+    async fn read_snippet(&self, tally: &mut Tally, mut connection: Connection) -> String {
         let mut bytes = Vec::new();
+        let mut take = |at: At, data: &[u8]| {
+            tally.record.first_byte_ns.get_or_insert(ns(at));
+            bytes.extend_from_slice(&data[..data.len().min(MAX_SNIPPET_BYTES - bytes.len())]);
+            Ok((bytes.len() == MAX_SNIPPET_BYTES).then_some(()))
+        };
         let reading = async {
-            while let Some(Ok(frame)) = body.frame().await {
-                let Ok(data) = frame.into_data() else { continue };
-                tally.record.first_byte_ns.get_or_insert(ns(self.clock.now()));
-                bytes.extend_from_slice(&data[..data.len().min(MAX_SNIPPET_BYTES - bytes.len())]);
-                if bytes.len() == MAX_SNIPPET_BYTES {
-                    break;
-                }
-            }
+            let mut next =
+                async || poll_fn(|context| connection.poll_body(context, &self.reading, &mut take)).await;
+            while let Ok(Arrived::Bytes) = next().await {}
         };
         // Partial words are better than none.
         let _ = tokio::time::timeout(MAX_REST, reading).await;
@@ -348,14 +351,6 @@ pub(crate) fn within_limit(received_bytes: u64) -> Result<(), Failure> {
         return Err(Failure::new(Outcome::TooLarge, words));
     }
     Ok(())
-}
-
-/// A connection that failed after the request was handed to it; `outcome` unless it brought bytes that are not HTTP.
-fn broken(error: &hyper::Error, outcome: Outcome, place: &str) -> Failure {
-    let io = error.source().and_then(|s| s.downcast_ref::<std::io::Error>());
-    let garbage = io.is_some_and(|e| matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData));
-    let outcome = if error.is_parse() || garbage { Outcome::Malformed } else { outcome };
-    Failure::new(outcome, format!("connection failed {place}: {}", chain(error)))
 }
 
 /// An error and its causes on one line.

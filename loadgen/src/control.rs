@@ -65,7 +65,7 @@ async fn exchange(
     let tls = Tls::for_server(&server, ca_file).map_err(|error| chain(&error))?;
     let authorization = authorization(key)?;
     let request = page_request(url, &server, authorization).map_err(|error| chain(&error))?;
-    let pool = Pool::new(server, tls, Clock::start(), timeout);
+    let pool = Pool::<Sender>::new(server, tls, Clock::start(), timeout);
     send(&mut pool.connect().await.map_err(|failure| failure.words)?, request).await
 }
 
@@ -74,7 +74,7 @@ fn authorization(key: Option<&Secret>) -> Result<Option<HeaderValue>, String> {
 }
 
 async fn send(sender: &mut Sender, request: PageRequest) -> Result<http::Response<Bytes>, String> {
-    let response = sender.send(request).await.map_err(|error| chain(error.error()))?;
+    let response = sender.send(request).await.map_err(|error| chain(&error))?;
     let (head, body) = response.into_parts();
     let body = read_page(body).await.ok_or("its answer broke off or is too large")?;
     Ok(http::Response::from_parts(head, body))
@@ -84,7 +84,7 @@ async fn send(sender: &mut Sender, request: PageRequest) -> Result<http::Respons
 pub(crate) struct Asker {
     runtime: tokio::runtime::Runtime,
     server: Server,
-    pool: Pool,
+    pool: Pool<Sender>,
     authorization: Option<HeaderValue>,
     timeout: Duration,
 }

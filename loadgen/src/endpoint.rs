@@ -278,12 +278,13 @@ pub fn request_id(start_monotonic_ns: u64, index: u64) -> String {
 }
 
 /// Everything about a request that is the same for all of them, built once.
-#[derive(Debug)]
 pub(crate) struct RequestTemplate {
     target: Uri,
     /// The same with scheme and host, as a WebSocket is asked for.
     websocket: Uri,
     headers: HeaderMap,
+    /// Request line and headers as they go over HTTP.
+    head: Vec<u8>,
 }
 
 impl RequestTemplate {
@@ -309,7 +310,8 @@ impl RequestTemplate {
             header::USER_AGENT,
             HeaderValue::from_static(concat!("llmlab/", env!("CARGO_PKG_VERSION"))),
         );
-        Ok(RequestTemplate { target, websocket, headers })
+        let head = common_head(&target, &headers);
+        Ok(RequestTemplate { target, websocket, headers, head })
     }
 
     /// The handshake of a WebSocket.
@@ -331,15 +333,26 @@ impl RequestTemplate {
         request
     }
 
-    /// `id` names the request in the server's log.
-    pub(crate) fn request<B>(&self, id: HeaderValue, body: B) -> http::Request<B> {
-        let mut request = http::Request::new(body);
-        *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = self.target.clone();
-        *request.headers_mut() = self.headers.clone();
-        request.headers_mut().insert(REQUEST_ID, id);
-        request
+    /// The head of a request with a body of that length. `id` names it in the server's log.
+    pub(crate) fn head(&self, id: &str, body_bytes: usize) -> Vec<u8> {
+        let mut head = self.head.clone();
+        head.extend_from_slice(
+            format!("{REQUEST_ID}: {id}\r\ncontent-length: {body_bytes}\r\n\r\n").as_bytes(),
+        );
+        head
     }
+}
+
+/// Request line and the headers of every request.
+fn common_head(target: &Uri, headers: &HeaderMap) -> Vec<u8> {
+    let mut head = format!("POST {target} HTTP/1.1\r\n").into_bytes();
+    for (name, value) in headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head
 }
 
 /// A model's name in a path must not lead elsewhere.

@@ -1,7 +1,7 @@
 //! How a response is cut into events: the data of server-sent events, lines of JSON, or one piece of JSON as a whole.
 
 use crate::ndjson::NdjsonReader;
-use crate::sse::{EventTooLarge, SseEvent, SseReader};
+use crate::sse::{EventTooLarge, Flow, SseReader, text};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -27,7 +27,7 @@ impl Framing {
 /// The reader of one response.
 #[derive(Debug)]
 pub(crate) enum FrameReader {
-    Sse { reader: SseReader, events: Vec<SseEvent> },
+    Sse(SseReader),
     Ndjson(NdjsonReader),
     Json { body: Vec<u8>, limit_bytes: usize },
 }
@@ -36,22 +36,27 @@ impl FrameReader {
     /// `limit_bytes` bounds what one event may hold in memory.
     pub(crate) fn new(framing: Framing, limit_bytes: usize) -> Self {
         match framing {
-            Framing::Sse => FrameReader::Sse { reader: SseReader::new(limit_bytes), events: Vec::new() },
+            Framing::Sse => FrameReader::Sse(SseReader::new(limit_bytes)),
             Framing::Ndjson => FrameReader::Ndjson(NdjsonReader::new(limit_bytes)),
             // Frames need no reader: they come whole.
             Framing::Json | Framing::WebSocket => FrameReader::Json { body: Vec::new(), limit_bytes },
         }
     }
 
-    /// Takes the next bytes and appends the data of every event they complete, also when it then fails.
-    pub(crate) fn push(&mut self, bytes: &[u8], data: &mut Vec<String>) -> Result<(), EventTooLarge> {
+    /// Takes the next bytes and shows the data of every event they complete, also when it then fails. After a break
+    /// nothing may be pushed any more.
+    pub(crate) fn visit(
+        &mut self,
+        bytes: &[u8],
+        mut visitor: impl FnMut(&str) -> Flow,
+    ) -> Result<(), EventTooLarge> {
         match self {
-            FrameReader::Sse { reader, events } => {
-                let result = reader.push(bytes, events);
-                data.extend(events.drain(..).map(|event| event.data));
-                result
+            FrameReader::Sse(reader) => {
+                reader.visit(bytes, &mut |_: &[u8], data: &[u8]| visitor(&text(data))).map(drop)
             }
-            FrameReader::Ndjson(reader) => reader.push(bytes, data),
+            FrameReader::Ndjson(reader) => {
+                reader.visit(bytes, &mut |line: &[u8]| visitor(&text(line))).map(drop)
+            }
             FrameReader::Json { body, limit_bytes } if body.len() + bytes.len() > *limit_bytes => {
                 Err(EventTooLarge { limit_bytes: *limit_bytes })
             }
@@ -65,9 +70,10 @@ impl FrameReader {
     /// The stream ended cleanly: what is pending counts as complete.
     pub(crate) fn finish(&mut self, data: &mut Vec<String>) {
         match self {
-            FrameReader::Sse { reader, events } => {
-                reader.finish(events);
-                data.extend(events.drain(..).map(|event| event.data));
+            FrameReader::Sse(reader) => {
+                let mut events = Vec::new();
+                reader.finish(&mut events);
+                data.extend(events.into_iter().map(|event| event.data));
             }
             FrameReader::Ndjson(reader) => reader.finish(data),
             FrameReader::Json { body, .. } => data.push(String::from_utf8_lossy(body).into_owned()),

@@ -1,18 +1,16 @@
 //! HTTP/1.1 connections: opened with TCP_NODELAY, with TLS where the URL says https, kept alive, handed out one request at a time.
 //!
-//! Own pool rather than a client library's, because a record must say whether a request opened a connection, how long
+//! The timed path speaks over `connection`, control requests over hyper. Own pool rather than a client library's, because a record must say whether a request opened a connection, how long
 //! that took, and when its bytes were handed over.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use llmlab_results::record::Outcome;
@@ -21,37 +19,53 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::clock::Clock;
-use crate::counted::Counted;
 use crate::endpoint::Server;
 use crate::issuer::At;
 use crate::tally::Failure;
 use crate::tls::Tls;
 
-/// One open connection.
+/// One open connection, as hyper has it.
 #[derive(Debug)]
-pub(crate) struct Sender {
-    requests: SendRequest<Full<Bytes>>,
-    received_bytes: Arc<AtomicU64>,
-}
+pub(crate) struct Sender(SendRequest<Full<Bytes>>);
 
 impl Sender {
     /// Resolves with the response's headers.
     pub(crate) fn send(
         &mut self,
         request: Request<Full<Bytes>>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>> + use<> {
-        self.requests.try_send_request(request)
+    ) -> impl Future<Output = hyper::Result<Response<Incoming>>> + use<> {
+        self.0.send_request(request)
     }
 
     /// True once the connection can take another request.
     pub(crate) async fn ready(&mut self) -> bool {
-        self.requests.ready().await.is_ok()
+        self.0.ready().await.is_ok()
+    }
+}
+
+impl Reusable for Sender {
+    async fn over(stream: Box<dyn Duplex>) -> Result<Self, Failure> {
+        let (requests, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| Failure::new(Outcome::Connect, format!("HTTP handshake: {e}")))?;
+        // Its errors reach the request that uses the connection; between requests they only mean it is gone.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Sender(requests))
     }
 
-    /// Over the connection's life.
-    pub(crate) fn received_bytes(&self) -> u64 {
-        self.received_bytes.load(Ordering::Relaxed)
+    fn is_usable(&mut self) -> bool {
+        self.0.is_ready()
     }
+}
+
+/// A connection that takes one request after the other.
+pub(crate) trait Reusable: Sized {
+    fn over(stream: Box<dyn Duplex>) -> impl Future<Output = Result<Self, Failure>> + Send;
+
+    /// It is open and nothing is under way on it.
+    fn is_usable(&mut self) -> bool;
 }
 
 /// Bytes in both directions.
@@ -64,43 +78,43 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 pub(crate) const MAX_IDLE: Duration = Duration::from_secs(4);
 
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct Pool<C> {
     server: Server,
     tls: Option<Tls>,
     clock: Clock,
     connect_timeout: Duration,
     /// Most recently used last. Those on top are reused, so surplus ones age out at the bottom.
-    idle: Mutex<Vec<(At, Sender)>>,
+    idle: Mutex<Vec<(At, C)>>,
 }
 
-impl Pool {
+impl<C: Reusable> Pool<C> {
     pub(crate) fn new(server: Server, tls: Option<Tls>, clock: Clock, connect_timeout: Duration) -> Self {
         Pool { server, tls, clock, connect_timeout, idle: Mutex::new(Vec::new()) }
     }
 
     /// The freshest idle connection that is still open.
-    pub(crate) fn take_idle(&self) -> Option<Sender> {
+    pub(crate) fn take_idle(&self) -> Option<C> {
         let now = self.clock.now();
         let mut idle = self.lock();
         let stale = idle.partition_point(|(since, _)| now.saturating_sub(*since) > MAX_IDLE);
         idle.drain(..stale);
-        while let Some((_, sender)) = idle.pop() {
-            if sender.requests.is_ready() {
-                return Some(sender);
+        while let Some((_, mut connection)) = idle.pop() {
+            if connection.is_usable() {
+                return Some(connection);
             }
         }
         None
     }
 
     /// Returns a connection whose response was read to the end.
-    pub(crate) fn put_back(&self, sender: Sender) {
-        if !sender.requests.is_closed() {
+    pub(crate) fn put_back(&self, mut connection: C) {
+        if connection.is_usable() {
             let now = self.clock.now();
-            self.lock().push((now, sender));
+            self.lock().push((now, connection));
         }
     }
 
-    pub(crate) async fn connect(&self) -> Result<Sender, Failure> {
+    pub(crate) async fn connect(&self) -> Result<C, Failure> {
         match tokio::time::timeout(self.connect_timeout, self.open()).await {
             Ok(result) => result,
             Err(_) => Err(Failure::new(
@@ -126,33 +140,13 @@ impl Pool {
         })
     }
 
-    async fn open(&self) -> Result<Sender, Failure> {
-        let stream = self.tcp().await?;
-        match &self.tls {
-            None => speak_http(stream).await,
-            Some(tls) => speak_http(tls.connect(stream).await?).await,
-        }
+    async fn open(&self) -> Result<C, Failure> {
+        C::over(self.duplex().await?).await
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(At, Sender)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(At, C)>> {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-async fn speak_http<S>(stream: S) -> Result<Sender, Failure>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let received_bytes = Arc::new(AtomicU64::new(0));
-    let counted = Counted::new(stream, Arc::clone(&received_bytes));
-    let (requests, connection) = handshake(TokioIo::new(counted))
-        .await
-        .map_err(|e| Failure::new(Outcome::Connect, format!("HTTP handshake: {e}")))?;
-    // Its errors reach the request that uses the connection; between requests they only mean it is gone.
-    tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    Ok(Sender { requests, received_bytes })
 }
 
 /// Running out of sockets or ports here is our failure, not the server's, and makes a trial invalid.

@@ -8,8 +8,8 @@
 //! 1. [`workload`] (with [`lengths`], [`arrivals`], [`prompts`], [`prefix_tree`], [`popularity`], [`sessions`], [`abandon`], [`time_dist`], `streams`): what to send
 //!    and when. Pure. [`shard`]: one schedule dealt out to several machines. Pure.
 //! 2. [`issuer`]: the schedule as a state machine without a clock; [`conversations`]: what a turn's prompt has in it of the turns before.
-//! 3. `protocols`, [`sse`], [`ndjson`], `framing`, `tally`, `answer`: bytes of a response to token events of a record. Pure.
-//! 4. [`endpoint`], `http` (with `counted`), `tls`, `client`, `websocket`: one request over one connection; `control`: questions outside the timed path.
+//! 3. [`http1`], `protocols` (with `json_scan`), [`sse`], [`ndjson`], `framing`, `tally`, `answer`: bytes of a response to token events of a record. Pure.
+//! 4. [`endpoint`], `http`, `connection`, `tls`, `client`, `websocket`: one request over one connection; `control`: questions outside the timed path.
 //! 5. [`driver`] (with `clock`, `pacing`, `client_facts`, `fd_limit`): the wall clock, and the loop around it all.
 //!    `exchange` and `transcript`: the same for a request that another HTTP client carries (`loadgen/journeys`).
 //! 6. [`detect`]: which server answers, and so which protocol to speak. Pure.
@@ -22,9 +22,9 @@ pub mod arrivals;
 mod client;
 mod client_facts;
 mod clock;
+mod connection;
 mod control;
 pub mod conversations;
-mod counted;
 pub mod detect;
 pub mod driver;
 pub mod endpoint;
@@ -32,7 +32,9 @@ mod exchange;
 mod fd_limit;
 mod framing;
 mod http;
+pub mod http1;
 pub mod issuer;
+mod json_scan;
 pub mod lengths;
 pub mod ndjson;
 mod pacing;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::driver::{DriveError, Report, Scraped, report_scraped};
 use crate::endpoint::Server;
-use crate::http::Pool;
+use crate::http::{Pool, Sender};
 
 /// A busy server answers late; after this the sample is given up.
 pub(crate) const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ impl ScrapeSource {
     /// Polls until `done`. A failed poll is counted and the next one tried: metrics are a side show.
     pub(crate) async fn run(
         self,
-        pool: Pool,
+        pool: Pool<Sender>,
         request: PageRequest,
         clock: Clock,
         reports: mpsc::Sender<Report>,
@@ -85,7 +85,7 @@ impl ScrapeSource {
     }
 }
 
-async fn fetch(pool: &Pool, clock: Clock, request: PageRequest) -> Option<Scraped> {
+async fn fetch(pool: &Pool<Sender>, clock: Clock, request: PageRequest) -> Option<Scraped> {
     let mut sender = match pool.take_idle() {
         Some(sender) => sender,
         None => pool.connect().await.ok()?,

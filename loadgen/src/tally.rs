@@ -26,6 +26,9 @@ impl Failure {
     }
 }
 
+/// Events for which a record has room from the start, so that none waits for memory to be moved; 64 KiB.
+const MOST_EVENTS_AHEAD: usize = 4096;
+
 #[derive(Debug)]
 pub(crate) struct Tally {
     pub record: RequestRecord,
@@ -57,6 +60,11 @@ impl Tally {
             // Until usage says better, the wanted length: the weakest source there is a name for.
             Prompt::Text(_) | Prompt::Messages(_) => CountSource::ChunkCount,
         };
+        let output_tokens_requested = match wire.generates {
+            Generates::Tokens => request.max_tokens,
+            Generates::Nothing => 0,
+        };
+        let events_expected = (output_tokens_requested as usize).min(MOST_EVENTS_AHEAD);
         let record = RequestRecord {
             index: request.index,
             scheduled_ns: ns(scheduled),
@@ -67,15 +75,12 @@ impl Tally {
             first_byte_ns: None,
             role_ns: None,
             first_reasoning_ns: None,
-            events: Vec::new(),
+            events: Vec::with_capacity(events_expected),
             done_ns: None,
             prompt_tokens_requested: request.prompt_tokens,
             prompt_tokens: request.prompt_tokens,
             prompt_tokens_source,
-            output_tokens_requested: match wire.generates {
-                Generates::Tokens => request.max_tokens,
-                Generates::Nothing => 0,
-            },
+            output_tokens_requested,
             output_tokens: 0,
             output_tokens_source: CountSource::ChunkCount,
             outcome: Outcome::Ok,
@@ -105,6 +110,11 @@ impl Tally {
             self.record.prompt_tokens = prompt_tokens;
         }
         self
+    }
+
+    /// The answer itself is wanted, not only its counts.
+    pub(crate) fn keeps_text(&self) -> bool {
+        self.said.is_some()
     }
 
     /// Output tokens so far.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::conversations::in_turns;
 use crate::endpoint::Protocol;
 use crate::framing::FrameReader;
+use crate::sse::Flow;
 
 /// The bytes are in memory already; a single event cannot be larger than they are.
 const NO_LIMIT: usize = usize::MAX;
@@ -41,7 +42,11 @@ impl Protocol {
     pub fn answer_text(self, body: &[u8]) -> String {
         let mut reader = FrameReader::new(self.wire().framing, NO_LIMIT);
         let mut events = Vec::new();
-        if reader.push(body, &mut events).is_ok() {
+        let collected = reader.visit(body, |data| {
+            events.push(data.to_owned());
+            Flow::Continue(())
+        });
+        if collected.is_ok() {
             reader.finish(&mut events);
         }
         let mut texts = events.iter().filter_map(|data| self.text_in(&serde_json::from_str(data).ok()?));

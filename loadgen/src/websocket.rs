@@ -3,7 +3,6 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use llmlab_results::record::{Outcome, RequestRecord};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -53,7 +52,7 @@ impl Client<'_> {
     pub(crate) async fn converse(
         &self,
         tally: &mut Tally,
-        body: &Bytes,
+        body: &[u8],
         hang_up: Option<HangUp>,
     ) -> Result<(), Failure> {
         let mut idle = self.sockets.take(self.clock.now());
@@ -95,7 +94,7 @@ impl Client<'_> {
         mut socket: Socket,
         reused: bool,
         tally: &mut Tally,
-        body: &Bytes,
+        body: &[u8],
         hang_up: Option<HangUp>,
     ) -> Result<End, Failure> {
         let frame = Message::text(self.frame(&tally.record, body));
@@ -111,7 +110,7 @@ impl Client<'_> {
             Ok(Err(error)) => return Err(broken(&error, Outcome::NoResponse)),
             Ok(Ok(())) => {}
         }
-        let answer = Answer::new(self.endpoint.protocol.wire(), self.observer);
+        let mut answer = Answer::new(self.endpoint.protocol.wire(), self.observer);
         let mut received_bytes = 0;
         loop {
             let (until, on_expiry) = patience(self.endpoint.timeouts, &tally.record);
@@ -154,7 +153,7 @@ impl Client<'_> {
     }
 
     /// The request's body with its name in it, as headers cannot be sent any more.
-    fn frame(&self, record: &RequestRecord, body: &Bytes) -> String {
+    fn frame(&self, record: &RequestRecord, body: &[u8]) -> String {
         let id = request_id(self.clock.start_monotonic_ns, record.index);
         let again = if record.resends > 0 { "-again" } else { "" };
         let object = String::from_utf8_lossy(body);

@@ -1,5 +1,7 @@
 //! Completions and chat completions of the OpenAI protocol: what was asked, and the bytes of the answer.
 
+use std::io::Write;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -108,14 +110,28 @@ impl<'a> Answer<'a> {
         self.asked.chat.then(|| data(&self.object(true, json!([choice]), None).to_string()))
     }
 
-    /// Events of the same size are the same bytes, but for the last.
-    pub(crate) fn unnumbered(&self) -> bool {
-        !self.asked.usage_in_events
-    }
-
     /// An event of `tokens`, the last of which is number `so_far`.
     pub(crate) fn tokens(&self, tokens: u32, so_far: u32) -> Vec<u8> {
         data(&self.tokens_json(tokens, so_far))
+    }
+
+    /// Its events of `tokens`, but for the last, made once: only the counts in them differ.
+    pub(crate) fn mould(&self, tokens: u32) -> Mould {
+        let json = self.tokens_json(tokens, 0);
+        // The counts are the last of an event, so that no text can be taken for them.
+        let open = |name: &str| json.rfind(name).map(|at| at + name.len());
+        let places = [open("\"completion_tokens\":"), open("\"total_tokens\":")];
+        let [Some(completion), Some(total)] = places else {
+            return Mould { whole: Some(data(&json)), ..Mould::default() };
+        };
+        let after = |at: usize| at + json[at..].bytes().take_while(u8::is_ascii_digit).count();
+        Mould {
+            whole: None,
+            before: format!("data: {}", &json[..completion]),
+            between: json[after(completion)..total].to_owned(),
+            after: format!("{}\n\n", &json[after(total)..]),
+            prompt_tokens: self.asked.prompt_tokens,
+        }
     }
 
     pub(crate) fn tokens_json(&self, tokens: u32, so_far: u32) -> String {
@@ -177,6 +193,33 @@ impl<'a> Answer<'a> {
             object["usage"] = json!(usage);
         }
         object
+    }
+}
+
+/// An event as a chunk, but for its running counts.
+#[derive(Debug, Default)]
+pub(crate) struct Mould {
+    /// The chunk, where there are no counts in it.
+    whole: Option<Vec<u8>>,
+    before: String,
+    between: String,
+    after: String,
+    prompt_tokens: u64,
+}
+
+impl Mould {
+    /// Appends the event whose last token is number `so_far`.
+    pub(crate) fn cast(&self, so_far: u32, out: &mut Vec<u8>) {
+        if let Some(whole) = &self.whole {
+            return out.extend_from_slice(whole);
+        }
+        let (so_far, total) = (so_far.to_string(), (self.prompt_tokens + u64::from(so_far)).to_string());
+        let parts = [&*self.before, &so_far, &self.between, &total, &self.after];
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        // Writing to memory does not fail.
+        let _ = write!(out, "{length:x}\r\n");
+        parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -255,6 +298,25 @@ mod tests {
         assert_eq!((chat.prompt_tokens, chat.tokens, chat.stream), (2, DEFAULT_TOKENS, false));
         let whole: Value = serde_json::from_str(&Answer::new(&chat, 1, "m\"").whole()).unwrap();
         assert_eq!((&whole["usage"]["completion_tokens"], &whole["model"]), (&json!(16), &json!("m\"")));
+    }
+
+    #[test]
+    fn a_cast_event_is_the_one_that_serde_writes() {
+        for options in ["", r#","stream_options":{"continuous_usage_stats":true}"#] {
+            let bodies = [
+                (COMPLETIONS, format!(r#"{{"prompt":[1,2,3],"max_tokens":2000{options}}}"#)),
+                (CHAT, format!(r#"{{"messages":[{{"content":"a"}}],"max_tokens":2000{options}}}"#)),
+            ];
+            for (path, body) in bodies {
+                let asked = asked(path, &body).unwrap();
+                let response = Answer::new(&asked, 7, "\"total_tokens\":1");
+                for (tokens, so_far) in [(1, 1), (1, 9), (3, 99), (2, 1998)] {
+                    let mut cast = Vec::new();
+                    response.mould(tokens).cast(so_far, &mut cast);
+                    assert_eq!(cast, response.tokens(tokens, so_far), "{body} {tokens} {so_far}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! One answer on its way: each event at its time, its time noted, and the faults that strike inside a stream.
 
-use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,7 +27,7 @@ pub(crate) struct Sending<'a> {
     pub entry: Entry,
     pub timetable: Timetable<'a>,
     pub fault: Option<Fault>,
-    /// Bytes of events whose time has come.
+    /// Bytes of events whose time has come, and of the one whose time is waited for.
     pub due: Vec<u8>,
 }
 
@@ -38,62 +37,67 @@ impl Sending<'_> {
         let events = asked.tokens.div_ceil(self.tokens_per_event());
         let due = (0..events).map(|_| self.timetable.next_event()).last().unwrap_or_default();
         let bytes = answer(200, "application/json", "", &response.whole());
-        self.event(due, asked.tokens, &bytes).await;
+        self.due = bytes;
+        self.event(due, asked.tokens).await;
         self.flush().await?;
         self.entry.served.done_ns = self.entry.served.sent_ns.last().copied();
         Ok(true)
     }
 
-    /// Head and role at once, then the events. True when the connection may be used again.
+    /// Head and role at once, then the events: what is due together is written together. True when the connection may be used again.
     pub(crate) async fn stream(mut self, asked: &Asked, response: &Answer<'_>) -> io::Result<bool> {
         let mut head = STREAM_HEAD.to_vec();
         head.extend(response.role().unwrap_or_default());
-        self.stream.write_all(&head).await?;
         let each = self.tokens_per_event();
         let events = asked.tokens.div_ceil(each);
-        let same = response.unnumbered().then(|| response.tokens(each, 0));
+        let mould = response.mould(each);
         let mut due = self.timetable.next_event();
+        self.due = head;
+        if due > self.shared.clock.now() {
+            self.flush().await?;
+        }
         for event in 0..events {
             let so_far = (event + 1).saturating_mul(each).min(asked.tokens);
             let tokens = so_far - event * each;
-            // Made before its time, so that only the write is left.
-            let bytes = match &same {
-                Some(same) if so_far < asked.tokens => Cow::Borrowed(same),
-                _ => Cow::Owned(response.tokens(tokens, so_far)),
-            };
             if event == events / 2
                 && let Some(fault) = self.fault
             {
                 self.flush().await?;
-                if self.strike(fault, due, &bytes).await? {
+                if self.strike(fault, due, &response.tokens(tokens, so_far)).await? {
                     return Ok(false);
                 }
             }
-            self.event(due, tokens, &bytes).await;
+            // Made before its time, so that only the write is left.
+            match so_far < asked.tokens {
+                true => mould.cast(so_far, &mut self.due),
+                false => self.due.extend(response.tokens(tokens, so_far)),
+            }
+            self.event(due, tokens).await;
             due = self.timetable.next_event();
-            let more = event + 1 < events && self.due.len() < MOST_TOGETHER_BYTES;
-            if !(more && due <= self.shared.clock.now()) {
+            let together = self.due.len() < MOST_TOGETHER_BYTES && due <= self.shared.clock.now();
+            if event + 1 < events && !together {
                 self.flush().await?;
             }
         }
-        let mut end = response.usage().unwrap_or_default();
+        // The last event goes with what ends the stream.
+        self.due.extend(response.usage().unwrap_or_default());
         let complete = self.fault != Some(Fault::NoDone);
         if complete {
-            end.extend(data("[DONE]"));
+            self.due.extend(data("[DONE]"));
         }
-        end.extend_from_slice(STREAM_END);
-        let now = self.shared.clock.now();
-        self.entry.served.done_ns = complete.then(|| self.shared.monotonic_ns(now));
-        self.stream.write_all(&end).await?;
+        self.due.extend_from_slice(STREAM_END);
+        let written = self.flush().await;
+        let served = &mut self.entry.served;
+        served.done_ns = if complete { served.sent_ns.last().copied() } else { None };
+        written?;
         Ok(true)
     }
 
-    /// Waits for an event's time. It is written with those that follow at once.
-    async fn event(&mut self, due: At, tokens: u32, bytes: &[u8]) {
+    /// Waits for the time of the event that was made last. It is written with those that follow at once.
+    async fn event(&mut self, due: At, tokens: u32) {
         self.shared.alarms.until(due).await;
         self.shared.counts.tokens.fetch_add(u64::from(tokens), Ordering::Relaxed);
         self.entry.served.due_ns.push(self.shared.monotonic_ns(due));
-        self.due.extend_from_slice(bytes);
     }
 
     /// Writes the events that are due, and notes when.

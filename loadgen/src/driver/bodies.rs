@@ -2,8 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use bytes::Bytes;
-
 use crate::client::Built;
 use crate::conversations::{Conversations, Said};
 use crate::endpoint::Endpoint;
@@ -92,7 +90,7 @@ impl<'s> Bodies<'s> {
             None => (request, None),
         };
         let body = self.endpoint.protocol.body(&self.endpoint.model, request);
-        Built { body: Bytes::from(body), turn }
+        Built { body, turn }
     }
 }
 

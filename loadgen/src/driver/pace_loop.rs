@@ -1,5 +1,6 @@
 //! The loop on the client thread: issue what is due, read what arrives, stop when told.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::bodies::Bodies;
 use super::{Ended, Report, Session, report_finished};
 use crate::client::{self, Client, until};
 use crate::clock::Clock;
+use crate::connection::{Connection, Reading};
 use crate::endpoint::RequestTemplate;
 use crate::http::Pool;
 use crate::issuer::{At, Issuer};
@@ -52,13 +54,14 @@ impl<'s> PaceLoop<'s> {
         session: &'s Session<'s>,
         clock: Clock,
         template: RequestTemplate,
-        pool: Pool,
+        pool: Pool<Connection>,
         reports: mpsc::Sender<Report>,
     ) -> io::Result<Self> {
         let client = Client {
             endpoint: session.endpoint,
             template,
             pool: Arc::new(pool),
+            reading: Reading::new(clock),
             sockets: Sockets::default(),
             clock,
             observer: session.observer,
@@ -91,9 +94,14 @@ impl<'s> PaceLoop<'s> {
             let spare = stopped.is_none() && bodies.wants_more() && spare_time(due, clock.now());
             // In this order: reading what arrived comes before sending more, because a late timestamp is an error in a
             // result and a late send is a number in it (the records hold both times).
+            let some_in_flight = !in_flight.is_empty();
+            let reading = poll_fn(|context| {
+                client.reading.begin_turn();
+                in_flight.poll_next_unpin(context)
+            });
             let next = tokio::select! {
                 biased;
-                Some(ended) = in_flight.next(), if !in_flight.is_empty() => Next::Finished(ended),
+                Some(ended) = reading, if some_in_flight => Next::Finished(ended),
                 () = session.stop.cancelled(), if stopped.is_none() => Next::Stop(Ended::Cancelled),
                 () = until(limit), if stopped.is_none() => Next::Stop(Ended::TimeLimit),
                 () = until(stopped.map(|(_, until)| clock.deadline(until))), if !client.abandon.is_cancelled() => Next::DrainOver,

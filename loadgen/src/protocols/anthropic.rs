@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Content, Delta, Generates, KeyHeader, Message, StreamEvent, Usage, Wire, error_words, filled, json,
-    messages,
+    messages, not_scanned,
 };
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
@@ -25,6 +25,7 @@ pub(super) const WIRE: Wire = Wire {
     names_model: true,
     body,
     parse,
+    scan: not_scanned,
 };
 
 #[derive(Serialize)]

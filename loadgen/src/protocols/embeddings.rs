@@ -6,7 +6,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Delta, Generates, IdsOrText, KeyHeader, StreamEvent, Usage, Wire, error_in, json, text};
+use super::{
+    Delta, Generates, IdsOrText, KeyHeader, StreamEvent, Usage, Wire, error_in, json, not_scanned, text,
+};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -23,6 +25,7 @@ pub(super) const OPENAI: Wire = Wire {
     names_model: true,
     body: openai_body,
     parse: openai,
+    scan: not_scanned,
 };
 
 pub(super) const TEI: Wire = Wire {

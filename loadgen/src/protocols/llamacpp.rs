@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     Content, Delta, Generates, IdsOrText, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json,
+    not_scanned,
 };
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
@@ -25,6 +26,7 @@ pub(super) const WIRE: Wire = Wire {
     names_model: false,
     body,
     parse,
+    scan: not_scanned,
 };
 
 #[derive(Serialize)]

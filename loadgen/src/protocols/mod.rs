@@ -8,10 +8,12 @@ mod anthropic;
 mod embeddings;
 mod kserve;
 mod llamacpp;
+mod mask;
 mod ollama;
 mod openai_chat;
 mod openai_common;
 mod openai_completions;
+mod openai_scan;
 mod sglang;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ mod websocket;
 use llmlab_results::record::CountSource;
 use serde_json::Value;
 
+pub(crate) use mask::Mask;
 pub(crate) use openai_common::error_words;
 
 use crate::endpoint::Protocol;
@@ -50,6 +53,14 @@ pub(crate) struct Wire {
     pub body: fn(model: &str, &PlannedRequest) -> Vec<u8>,
     /// `Err` says why the data is not this protocol.
     pub parse: fn(data: &str) -> Result<StreamEvent, String>,
+    /// What `parse` says of an event of the usual shape, without content and token ids, for a fraction of the time; `None`:
+    /// ask `parse`.
+    pub scan: fn(data: &str, &mut Mask) -> Option<Delta>,
+}
+
+/// For protocols whose every event is parsed.
+fn not_scanned(_data: &str, _mask: &mut Mask) -> Option<Delta> {
+    None
 }
 
 /// In [`Wire::path`].
@@ -145,6 +156,22 @@ impl Protocol {
             Protocol::OllamaEmbed => &embeddings::OLLAMA,
             Protocol::WebSocket => &websocket::WIRE,
         }
+    }
+
+    /// Reads the events of a stream both ways that there are. Of each: `None` where the quick one left it to the other; else
+    /// whether they say the same, which they must.
+    pub fn scans_as_it_parses(self, events: &[&str]) -> Vec<Option<bool>> {
+        let mut mask = Mask::default();
+        let same = |data: &&str| {
+            let scanned = (self.wire().scan)(data, &mut mask)?;
+            Some(match (self.wire().parse)(data) {
+                Ok(StreamEvent::Delta(parsed)) => {
+                    scanned == Delta { content: Content::None, token_ids: Vec::new(), ..parsed }
+                }
+                Ok(StreamEvent::Done | StreamEvent::Error(_)) | Err(_) => false,
+            })
+        };
+        events.iter().map(same).collect()
     }
 
     /// A conversation is a list of messages; else it is one prompt.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Content, Delta, Generates, KeyHeader, Message, StreamEvent, Usage, Wire, error_in, filled, json,
-    messages, text,
+    messages, not_scanned, text,
 };
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
@@ -25,6 +25,7 @@ pub(super) const GENERATE: Wire = Wire {
     names_model: true,
     body: generate_body,
     parse,
+    scan: not_scanned,
 };
 
 pub(super) const CHAT: Wire = Wire { name: "ollama-chat", path: "/api/chat", body: chat_body, ..GENERATE };

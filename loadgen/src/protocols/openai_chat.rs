@@ -5,7 +5,9 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::mask::Mask;
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
+use super::openai_scan::{self, TextIn};
 use super::{Content, Delta, Generates, KeyHeader, Message, StreamEvent, Wire, filled, json, messages};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
@@ -23,6 +25,7 @@ pub(super) const WIRE: Wire = Wire {
     names_model: true,
     body,
     parse,
+    scan,
 };
 
 #[derive(Serialize)]
@@ -80,6 +83,10 @@ impl ToolCall {
     fn is_generated(&self) -> bool {
         self.function.as_ref().is_some_and(|f| filled(f.name.as_ref()) || filled(f.arguments.as_ref()))
     }
+}
+
+fn scan(data: &str, mask: &mut Mask) -> Option<Delta> {
+    openai_scan::scan(data, TextIn::Delta, mask)
 }
 
 fn parse(data: &str) -> Result<StreamEvent, String> {

@@ -5,7 +5,9 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::mask::Mask;
 use super::openai_common::{DONE, Forced, WireUsage, error_event};
+use super::openai_scan::{self, TextIn};
 use super::{Content, Delta, Generates, IdsOrText, KeyHeader, StreamEvent, Wire, filled, json};
 use crate::framing::Framing;
 use crate::workload::{PlannedRequest, Prompt};
@@ -23,6 +25,7 @@ pub(super) const WIRE: Wire = Wire {
     names_model: true,
     body,
     parse,
+    scan,
 };
 
 #[derive(Serialize)]
@@ -56,6 +59,10 @@ struct Choice {
     text: Option<String>,
     token_ids: Option<Vec<u32>>,
     finish_reason: Option<String>,
+}
+
+fn scan(data: &str, mask: &mut Mask) -> Option<Delta> {
+    openai_scan::scan(data, TextIn::Choice, mask)
 }
 
 fn parse(data: &str) -> Result<StreamEvent, String> {

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::openai_common::DONE;
-use super::{Content, Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
+use super::{
+    Content, Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, not_scanned, text,
+};
 use crate::framing::Framing;
 use crate::workload::{PlannedRequest, Prompt};
 
@@ -23,6 +25,7 @@ pub(super) const WIRE: Wire = Wire {
     names_model: false,
     body,
     parse,
+    scan: not_scanned,
 };
 
 #[derive(Serialize)]

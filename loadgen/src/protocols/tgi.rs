@@ -5,7 +5,7 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Content, Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, json, text};
+use super::{Content, Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, json, not_scanned, text};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -22,6 +22,7 @@ pub(super) const WIRE: Wire = Wire {
     names_model: false,
     body,
     parse,
+    scan: not_scanned,
 };
 
 #[derive(Serialize)]

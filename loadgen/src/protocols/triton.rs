@@ -7,7 +7,9 @@ use llmlab_results::record::CountSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Content, Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, text};
+use super::{
+    Content, Delta, Generates, KeyHeader, StreamEvent, Usage, Wire, error_in, filled, json, not_scanned, text,
+};
 use crate::framing::Framing;
 use crate::workload::PlannedRequest;
 
@@ -25,6 +27,7 @@ pub(super) const WIRE: Wire = Wire {
     names_model: true,
     body,
     parse,
+    scan: not_scanned,
 };
 
 #[derive(Serialize)]
