@@ -2,6 +2,7 @@
 //! for one replica's traffic, ten and a hundred.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};
@@ -12,6 +13,7 @@ use llmlab_loadgen::{
 };
 use llmlab_models::{ModelSpec, WeightFormat, catalogue};
 use llmlab_results::record::{RecordSink, RequestRecord};
+use llmlab_sim::cluster::{self, ClusterConfig, Pool, Routing};
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::memory::{Budget, DEFAULT_UTILIZATION};
 use llmlab_sim::{Device, Options, Overhead, Roofline, RooflineExecutor, simulate};
@@ -57,9 +59,13 @@ fn replica() -> Replica {
 
 /// ShareGPT's prompts and answers: medians of about 70 and 180 tokens, long tails.
 fn workload(seed: u64) -> Workload {
+    workload_of(seed, REQUESTS, RATE_RPS)
+}
+
+fn workload_of(seed: u64, requests: u64, rate_rps: f64) -> Workload {
     llmlab_loadgen::generate(&WorkloadConfig {
         seed,
-        requests: REQUESTS,
+        requests,
         lengths: Lengths::Independent {
             input: LengthDist::Lognormal { median: 70.0, p95: 900.0 },
             output: LengthDist::Lognormal { median: 180.0, p95: 600.0 },
@@ -68,7 +74,7 @@ fn workload(seed: u64) -> Workload {
         scale_output: 1.0,
         input_range: (4, 2048),
         output_range: (4, 1024),
-        arrivals: Arrivals::Poisson { rate_rps: RATE_RPS },
+        arrivals: Arrivals::Poisson { rate_rps },
         prompts: PromptStyle::TokenIds { first: 0, end: 100_000 },
         prefixes: Prefixes::NONE,
         adapters: None,
@@ -89,6 +95,20 @@ fn run(replica: &Replica, load: &Workload) -> u64 {
     sink.0
 }
 
+/// The same replicas behind a router that looks at their load.
+fn run_cluster(replica: &Replica, replicas: u32, load: &Workload) -> usize {
+    let pool = Pool {
+        vocab_size: replica.spec.vocab_size,
+        overhead: Overhead::SERVED_GPU,
+        ..Pool::new("h100", replica.config.clone(), Arc::new(replica.cost.clone()), replicas)
+    };
+    let config = ClusterConfig {
+        routing: Routing::LeastOutstanding,
+        ..ClusterConfig::new(vec![pool], Timeouts::default())
+    };
+    cluster::simulate(&config, load).expect("nothing fails here").requests.len()
+}
+
 fn benches(c: &mut Criterion) {
     let replica = replica();
     let mut group = c.benchmark_group("simulate");
@@ -98,6 +118,10 @@ fn benches(c: &mut Criterion) {
         group.bench_function(format!("h100 llama-3.1-8b vllm, {replicas} replicas"), |b| {
             let loads: Vec<Workload> = (0..replicas).map(workload).collect();
             b.iter(|| loads.iter().map(|load| run(&replica, load)).sum::<u64>());
+        });
+        group.bench_function(format!("h100 llama-3.1-8b vllm, a cluster of {replicas}"), |b| {
+            let load = workload_of(1, replicas * REQUESTS, RATE_RPS * replicas as f64);
+            b.iter(|| run_cluster(&replica, replicas as u32, &load));
         });
     }
     group.finish();

@@ -150,9 +150,10 @@ fn what_is_skipped_changes_nothing() {
         for routing in ROUTINGS {
             let with = |foresees| {
                 let mut config = ClusterConfig { routing, ..cluster(3) };
-                config.pools = vec![pool(vllm(16, 400), Linear { foresees, ..GPU }, 3)];
+                // Some wait in the replicas and some at the router.
+                config.pools = vec![pool(vllm(6, 400), Linear { foresees, ..GPU }, 3)];
                 config.sample_interval = Some(70 * MS);
-                config.admission.most_in_flight_per_replica = Some(12);
+                config.admission.most_in_flight_per_replica = Some(9);
                 run(&config, &load)
             };
             let (skipping, looking) = (with(true), with(false));

@@ -78,7 +78,7 @@ impl Bucket {
 
     /// Whether a request with so many tokens is let in at `now`, which never goes back.
     pub fn takes(&mut self, now: At, tokens: u64) -> bool {
-        let filled = (now - self.at).as_secs_f64() * self.limit.per_s;
+        let filled = now.saturating_sub(self.at).as_secs_f64() * self.limit.per_s;
         self.level = (self.level + filled).min(self.limit.burst);
         self.at = now;
         let weight = match self.limit.of {

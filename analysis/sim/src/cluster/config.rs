@@ -15,7 +15,7 @@ use crate::cost_model::CostModel;
 use crate::overhead::Overhead;
 
 /// A pool has no more replicas than this.
-pub const MOST_REPLICAS: u32 = 10_000;
+pub const MOST_REPLICAS: u32 = 1000;
 
 /// Replicas behind one router.
 #[derive(Clone)]
@@ -123,7 +123,7 @@ impl Pool {
     fn check(&self) -> Result<(), ClusterError> {
         let wrong = |key, accepted| Err(ClusterError::value(&self.name, key, accepted));
         if self.replicas > MOST_REPLICAS {
-            return wrong("replicas", "0 to 10000");
+            return wrong("replicas", "0 to 1000");
         }
         if !(self.weight.is_finite() && self.weight > 0.0) {
             return wrong("weight", "numbers above 0");

@@ -231,7 +231,7 @@ impl Cluster<'_, '_> {
 
     /// So many requests more or fewer are in the system from now on.
     pub fn count(&mut self, now: At, more: bool) {
-        self.request_seconds += self.in_flight as f64 * (now - self.counted_until).as_secs_f64();
+        self.request_seconds += self.in_flight as f64 * now.saturating_sub(self.counted_until).as_secs_f64();
         self.counted_until = now;
         if more {
             self.in_flight += 1;

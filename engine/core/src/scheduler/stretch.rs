@@ -80,7 +80,12 @@ impl Scheduler {
         if state.speculation.is_some() || state.plans_ahead {
             return None;
         }
-        let left = state.seqs.values().map(|seq| {
+        // Who waits is let in when somebody leaves, or at any time.
+        if !state.waiting.is_empty() && !self.policy.decodes_evenly(state) {
+            return Some(1);
+        }
+        let left = state.running.iter().map(|id| {
+            let seq = state.seq(*id);
             if seq.generated() == 0 {
                 return 1;
             }
