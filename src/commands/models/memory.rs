@@ -149,7 +149,8 @@ fn text(answer: &Answer, config: &MemoryConfig, plan: &MemoryPlan) -> String {
         "usable less the lines above".into(),
     ]);
     rows.push(vec!["usable".into(), gib(answer.usable_bytes), share]);
-    let mut text = format!("{} on {}, {devices}\n\n", answer.model, answer.hardware);
+    let mut text =
+        format!("{} on {}, {devices}, weights in {}\n\n", answer.model, answer.hardware, answer.weights);
     text += &table(&["", "GiB", "how"], &rows, &[1]);
     if let Some(kv) = &plan.kv_plan {
         text += &format!(
