@@ -12,6 +12,7 @@ use llmlab_scenarios::units::parse_duration;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
+use crate::catalogue_cli::{CatalogueArgs, HardwareCommand, ListArgs, MemoryArgs, ShowArgs};
 use crate::mock_words;
 
 const EXIT_CODES: &str = "\
@@ -25,6 +26,8 @@ Exit codes:
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub catalogue: CatalogueArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,7 +81,10 @@ Examples:
 A plan that differs ends it with code 4: the file is sound, but it is not a run of this scheduler. What a recording
 holds: docs/replay.md")]
     Replay(ReplayArgs),
-    /// Look into models, convert them, make synthetic ones, measure perplexity
+    /// The devices of the catalogue: figures with their sources, and prices
+    #[command(subcommand)]
+    Hardware(HardwareCommand),
+    /// Look into models, convert them, make synthetic ones, measure perplexity; published ones and the memory they take
     #[command(subcommand)]
     Models(ModelsCommand),
     /// Time the engine's forward pass alone: the tests and columns of llama-bench and llama-batched-bench
@@ -520,6 +526,18 @@ pub struct BenchEngineArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
+    /// All models of the catalogue with their main sizes
+    List(ListArgs),
+    /// The shape of a model of the catalogue, what it takes in each format, and what hosts charge for it
+    #[command(after_help = "Example:\n  llmlab models show deepseek-v3")]
+    Show(ShowArgs),
+    /// What a model takes on a device, line by line, and how many sequences fit
+    #[command(after_help = "\
+Examples:
+  llmlab models memory llama-3.1-70b --hardware h100 --tp 2 --weights fp8 --lengths 2048,8192
+  llmlab models memory gpt-oss-120b --hardware h100
+  llmlab models memory ./my-model/config.json --hardware rtx-4090 --weights q4_k_m --framework bare")]
+    Memory(MemoryArgs),
     /// Say what a model is: family, shape, formats and sizes, tokenizer, KV cost
     #[command(after_help = "\
 Examples:

@@ -3,6 +3,8 @@
 
 mod adapters;
 mod calibration;
+mod catalogue;
+mod catalogue_cli;
 mod cli;
 mod command;
 mod commands;
@@ -16,6 +18,7 @@ mod mock_words;
 mod parent;
 mod simulation;
 mod speculation;
+mod table;
 mod target;
 mod tethered;
 mod text;
@@ -26,7 +29,7 @@ use clap::Parser;
 
 fn main() -> std::process::ExitCode {
     let args = cli::Cli::parse();
-    match commands::dispatch(args.command) {
+    match catalogue::add(&args.catalogue.files).and_then(|()| commands::dispatch(args.command)) {
         Ok(code) => code.into(),
         Err(failure) => failure.report(),
     }

@@ -6,6 +6,7 @@ mod deploy;
 mod doctor;
 mod explain;
 mod fit;
+mod hardware;
 mod hdr_log;
 mod init;
 mod journey_client;
@@ -35,6 +36,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::JourneyClient => journey_client::journey_client(),
         Command::Mock(args) => mock::mock(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Hardware(command) => hardware::hardware(command),
         Command::Models(command) => models::models(command),
         Command::BenchEngine(args) => bench_engine::bench_engine(args),
         Command::Report(args) => report::report(args),

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::families::{Family, Positions, Windows};
 use super::{Architecture, Attention, Block, FeedForward, StoredFormat, grouped};
 use crate::error::ModelError;
+use crate::files::read_text;
 use crate::hf_config::{
     Keys, MAX_FFN, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, folder_name,
     object, shown,
@@ -26,7 +27,14 @@ const POSITIONS: &[&str] = &["max_position_embeddings", "n_positions", "seq_leng
 const EXPERTS: &[&str] = &["num_local_experts", "n_routed_experts", "num_experts"];
 const PER_TOKEN: &[&str] = &["num_experts_per_tok", "experts_per_token", "moe_top_k"];
 
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
+
 impl Architecture {
+    /// Reads a `config.json`; the name is that of its folder.
+    pub fn read(file: &Path) -> Result<Architecture, ModelError> {
+        Architecture::from_hf_config(&read_text(file, MAX_CONFIG_BYTES)?, file)
+    }
+
     /// Reads `json`, the text of `file` (used in errors). A model of several kinds of input is read as its text model.
     pub fn from_hf_config(json: &str, file: &Path) -> Result<Architecture, ModelError> {
         let map = object(json, file)?;

@@ -2,12 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Confidence;
 
 /// One number and where it comes from.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Figure {
     pub value: f64,
@@ -22,7 +22,7 @@ pub struct Figure {
 }
 
 /// What sort of machine it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
     Gpu,
@@ -37,7 +37,7 @@ pub enum DeviceKind {
 }
 
 /// One device: one GPU, or one CPU socket. Peaks are dense, never the sparse ones of a brochure.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hardware {
     /// Lower case, parts joined by '-'.
@@ -74,7 +74,31 @@ pub struct Hardware {
     pub cost_usd: Option<Figure>,
 }
 
+impl DeviceKind {
+    /// As the tables write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Gpu => "gpu",
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Apple => "apple",
+            DeviceKind::Phone => "phone",
+            DeviceKind::Board => "board",
+            DeviceKind::Accelerator => "accelerator",
+        }
+    }
+}
+
+/// Of a device's nominal gigabytes, what a process can use: an H100 "80 GB" shows 79.18 GiB (llm-d-planner,
+/// docs/empirical-vllm-memory-results.md), so the nominal figure counts GiB, less what the driver keeps.
+const USABLE_MEMORY: f64 = 0.99;
+
 impl Hardware {
+    /// Memory that a process can use.
+    pub fn usable_memory_bytes(&self) -> Option<u64> {
+        let nominal = self.memory_gb.as_ref()?.value;
+        Some((nominal * (1u64 << 30) as f64 * USABLE_MEMORY) as u64)
+    }
+
     /// The name and the aliases.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.name).chain(&self.aliases).map(String::as_str)

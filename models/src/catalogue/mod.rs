@@ -10,7 +10,7 @@ mod prices;
 mod specs;
 mod store;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use hardware::{DeviceKind, Figure, Hardware};
 pub use prices::{ApiPrice, Price, Pricing};
@@ -23,7 +23,7 @@ use crate::error::ModelError;
 use store::catalogue;
 
 /// How far a number can be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
     /// A data sheet, or a maintained public table.
@@ -34,6 +34,18 @@ pub enum Confidence {
     Conflicting,
     /// As it is commonly quoted; the document was not at hand.
     Unverified,
+}
+
+impl Confidence {
+    /// As the tables write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Confidence::Published => "published",
+            Confidence::Secondary => "secondary",
+            Confidence::Conflicting => "conflicting",
+            Confidence::Unverified => "unverified",
+        }
+    }
 }
 
 /// Characters of a name that count.

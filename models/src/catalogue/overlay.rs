@@ -63,7 +63,7 @@ pub(super) fn add(catalogue: &mut Catalogue, path: &Path) -> Result<(), ModelErr
         source.error(error.span().map_or(0, |span| span.start), error.message().to_string())
     })?;
     for entry in file.hardware {
-        source.check(&entry, |device| check_device(device))?;
+        source.check(&entry, check_device)?;
         let device = named(entry.into_inner(), |device| (&mut device.name, &mut device.aliases));
         catalogue.hardware.retain(|other| other.name != device.name);
         catalogue.hardware.insert(0, device);
@@ -81,7 +81,7 @@ pub(super) fn add(catalogue: &mut Catalogue, path: &Path) -> Result<(), ModelErr
     }
     let mut prices = Vec::new();
     for entry in file.price {
-        source.check(&entry, |price| check_price(price))?;
+        source.check(&entry, check_price)?;
         let at = entry.span().start;
         let mut price = entry.into_inner();
         price.hardware = catalogue
@@ -94,7 +94,7 @@ pub(super) fn add(catalogue: &mut Catalogue, path: &Path) -> Result<(), ModelErr
     catalogue.prices.splice(0..0, prices);
     let mut api_prices = Vec::new();
     for entry in file.api {
-        source.check(&entry, |price| check_api_price(price))?;
+        source.check(&entry, check_api_price)?;
         let at = entry.span().start;
         let mut price = entry.into_inner();
         if !price.model.is_empty() {

@@ -1,11 +1,11 @@
 //! The rows of `models/prices/`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Confidence;
 
 /// How a device is rented.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pricing {
     #[default]
@@ -28,7 +28,7 @@ impl Pricing {
 }
 
 /// What one device costs for one hour.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Price {
     /// A name from the hardware table.
@@ -56,7 +56,7 @@ pub struct Price {
 }
 
 /// What a host charges for tokens of a model it serves.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiPrice {
     pub provider: String,

@@ -223,14 +223,13 @@ fn without_advice(
     let stages = weights::stages(model, config.pp).into_iter().map(of_stage);
     let (stage, classes, weight_bytes) =
         stages.max_by_key(|(_, _, bytes)| *bytes).expect("a model has a stage, checked above");
-    let weights = config.weights.of(model);
     let mut items: Vec<Item> = classes
         .iter()
         .filter(|(_, class)| class.values > 0)
         .map(|(class, of)| Item {
             what: format!("weights: {}", class.name()),
             bytes: of.bytes,
-            how: format!("{} values x {:.3} B ({weights})", of.values, of.bytes as f64 / of.values as f64),
+            how: format!("{} values x {:.3} B", of.values, of.bytes as f64 / of.values as f64),
         })
         .collect();
     items.push(runtime::activations(model, &stage, config));

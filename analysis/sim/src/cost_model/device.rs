@@ -26,11 +26,6 @@ pub enum DeviceClass {
     Graphics,
 }
 
-/// Of a board's nominal gigabytes, what a process can use: an H100 "80 GB" shows 79.18 GiB
-/// (llm-d-planner, docs/empirical-vllm-memory-results.md), so the nominal figure counts GiB, less what the driver keeps.
-const USABLE_MEMORY: f64 = 0.99;
-const GIB: f64 = 1_073_741_824.0;
-
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum DeviceError {
     #[error(
@@ -48,14 +43,14 @@ impl Device {
             return Err(DeviceError::Cpu { name });
         }
         let missing = |figure| DeviceError::Missing { name: name.clone(), figure };
-        let memory_gb = hardware.memory_gb.as_ref().ok_or_else(|| missing("memory_gb"))?.value;
+        let memory_bytes = hardware.usable_memory_bytes().ok_or_else(|| missing("memory_gb"))?;
         let bf16 = hardware.bf16_tflops.as_ref().ok_or_else(|| missing("bf16_tflops"))?.value;
         let or_bf16 = |figure: &Option<llmlab_models::catalogue::Figure>| {
             1e12 * figure.as_ref().map_or(bf16, |figure| figure.value)
         };
         let bandwidth = 1e9 * hardware.memory_bandwidth_gb_per_s.value;
         Ok(Device {
-            memory_bytes: memory_gb * GIB * USABLE_MEMORY,
+            memory_bytes: memory_bytes as f64,
             bandwidth_bytes_per_s: bandwidth,
             bf16_flops_per_s: 1e12 * bf16,
             fp8_flops_per_s: or_bf16(&hardware.fp8_tflops),
