@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::calibration::ClientCalibration;
 use crate::machine_sample::MachineSample;
 use crate::manifest::{
     ClientFacts, HostFacts, Manifest, PartFacts, RunStatus, ShardFacts, Sharding, TrialFacts, TrialKind,
@@ -230,6 +231,17 @@ fn trial_facts(shards: &[OneTrial]) -> TrialFacts {
     }
 }
 
+/// That of the client with the largest error; of one that has none, if there is such a client.
+fn worst_calibration(shards: &[OneTrial]) -> Option<ClientCalibration> {
+    let all: Option<Vec<&ClientCalibration>> =
+        shards.iter().map(|part| part.manifest.client_calibration.as_ref()).collect();
+    let error_ns = |calibration: &&ClientCalibration| match calibration {
+        ClientCalibration::Measured(facts) => facts.worst_p99_ns(),
+        ClientCalibration::Skipped { .. } | ClientCalibration::Failed { .. } => u64::MAX,
+    };
+    all?.into_iter().max_by_key(error_ns).cloned()
+}
+
 fn manifest(shards: &[OneTrial], trial: &TrialFacts) -> Manifest {
     let first = &shards[0];
     // Where one run says that it is not complete, the merged one is not either.
@@ -243,6 +255,7 @@ fn manifest(shards: &[OneTrial], trial: &TrialFacts) -> Manifest {
         trials: vec![trial.clone()],
         status: status.unwrap_or(RunStatus::Complete),
         sharding: Some(Sharding::Merged(shards.iter().map(OneTrial::facts).collect())),
+        client_calibration: worst_calibration(shards),
         ..first.manifest.clone()
     }
 }

@@ -1,5 +1,6 @@
 //! `llmlab run`: plan, start targets, drive them, record, analyse, report.
 
+mod calibration;
 mod execute;
 mod folder;
 mod journey;
@@ -9,6 +10,7 @@ mod progress;
 mod search;
 mod shard;
 mod simulated;
+mod stretch;
 mod sweep;
 mod trial;
 mod workload;
