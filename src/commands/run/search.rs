@@ -296,7 +296,9 @@ struct Watched<'a> {
 impl<'a> Watched<'a> {
     fn new(live: &'a Live, slo: &Slo, plan: &Plan, requests: u64, cancel: &CancellationToken) -> Watched<'a> {
         let open_loop = !matches!(plan.spec.workload.arrivals, ArrivalSpec::Closed { .. });
-        let watch = Mutex::new(Watch::new(slo, requests, plan.warmup_requests, open_loop));
+        let may_hang_up = plan.spec.workload.abandon.is_some();
+        let watch = Watch::new(slo, requests, plan.warmup_requests, open_loop, may_hang_up);
+        let watch = Mutex::new(watch);
         Watched { live, watch, stop: cancel.child_token() }
     }
 
