@@ -6,6 +6,7 @@ use llmlab_results::manifest::{
     ClientFacts, HostFacts, Manifest, RunStatus, ShardFacts, Sharding, TrialFacts, TrialKind, WorkloadFacts,
 };
 use llmlab_results::merge::{Part, merge};
+use llmlab_results::prompt_fit::{PromptFit, PromptFitMethod};
 
 use crate::sample;
 
@@ -173,4 +174,25 @@ fn a_merged_run_is_calibrated_as_its_worst_client_is() {
     let skipped = Some(ClientCalibration::Skipped { why: "--no-client-calibration".into() });
     assert_eq!(merged([measured(5), skipped.clone(), measured(7)]), skipped);
     assert_eq!(merged([measured(5), None, measured(7)]), None);
+}
+
+#[test]
+fn prompts_are_as_uncertain_as_those_of_the_least_certain_part() {
+    let merged = |of: [Option<(PromptFitMethod, u64)>; 3]| {
+        let parts = (0..3).zip(of).map(|(index, fit)| {
+            let mut part = part(index, 3);
+            part.trials[0].facts.prompt_fit = fit.map(|(method, missed)| PromptFit {
+                method,
+                overhead_tokens: f64::from(index),
+                tokens_per_word: 1.3,
+                missed,
+            });
+            part
+        });
+        merge(parts.collect()).unwrap().1.facts.prompt_fit
+    };
+    use PromptFitMethod::{Tokenizer, Usage};
+    let fit = merged([Some((Tokenizer, 2)), Some((Usage, 0)), Some((Tokenizer, 3))]).unwrap();
+    assert_eq!((fit.method, fit.overhead_tokens, fit.missed), (Usage, 1.0, 5));
+    assert_eq!(merged([None, None, None]), None);
 }
