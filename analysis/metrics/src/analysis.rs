@@ -375,7 +375,8 @@ struct Prompts {
 fn prompts_of(manifest: &Manifest, measured: &[&Trial], used: &[&TrialAnalysis]) -> Prompts {
     let own: Vec<&&Trial> = measured.iter().filter(|t| used.iter().any(|u| u.dir == t.facts.dir)).collect();
     let warmup = manifest.workload.warmup_requests;
-    let records = own.iter().flat_map(|t| &t.records);
+    // What a journey asks for is the length of a turn; its prompt has what was said before it too.
+    let records = own.iter().filter(|t| t.facts.journey.is_none()).flat_map(|t| &t.records);
     Prompts {
         lengths: prompt_lengths(records.filter(|r| r.index >= warmup && r.outcome.is_success())),
         fit: own.iter().find_map(|t| t.facts.prompt_fit.clone()),
