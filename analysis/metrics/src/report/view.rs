@@ -5,7 +5,7 @@ use llmlab_results::manifest::{HostRoofline, RunStatus, SessionFacts, TargetKind
 use llmlab_results::prompt_fit::PromptFitMethod;
 use serde::Serialize;
 
-use crate::analysis::{Analysis, TargetAnalysis};
+use crate::analysis::{Analysis, TargetAnalysis, TrialAnalysis};
 use crate::compare::{Difference, Spread, verdict_parts};
 use crate::metric::Metric;
 use crate::rates::outcome_words;
@@ -288,10 +288,14 @@ fn sessions_in_words(a: &Analysis, sessions: &SessionFacts) -> String {
     if sessions.ended_early > 0 {
         words.push_str(&format!(", {} of them cut short by the context", sessions.ended_early));
     }
-    let stand_ins: u64 = a.trials.iter().flat_map(|trial| &trial.turns).map(|group| group.stand_ins).sum();
-    if stand_ins > 0 {
+    let of_trial = |trial: &TrialAnalysis| trial.turns.iter().map(|group| group.stand_ins).sum();
+    let stand_ins: Vec<u64> = a.trials.iter().map(of_trial).collect();
+    let (least, most) =
+        (stand_ins.iter().min().copied().unwrap_or(0), stand_ins.iter().max().copied().unwrap_or(0));
+    if most > 0 {
+        let number = if least == most { most.to_string() } else { format!("{least} to {most}") };
         words.push_str(&format!(
-            "; {stand_ins} answers in later prompts are stand-ins, not what was answered"
+            "; {number} answers in later prompts of a trial are stand-ins, not what was answered"
         ));
     }
     words
@@ -552,7 +556,7 @@ fn prompt_lengths(a: &Analysis) -> Vec<(String, String)> {
                 PromptFitMethod::Tokenizer => "; text fitted with the server's tokenizer",
                 PromptFitMethod::Usage => "; text fitted by what the server counted for a few requests",
                 PromptFitMethod::Estimate => {
-                    "; text of guessed length: the server neither counts nor has a tokenizer to ask"
+                    "; text of guessed length: the server does not count the prompts of requests"
                 }
             };
         }
