@@ -13,6 +13,7 @@ pub struct Errors {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
+#[allow(clippy::large_enum_variant, reason = "a manifest has one")]
 pub enum ClientCalibration {
     Measured(CalibrationFacts),
     /// Not wanted, or there is nothing to copy.

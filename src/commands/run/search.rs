@@ -50,10 +50,18 @@ pub fn run(args: &RunArgs, plan: Plan, find: FindSpec, cancel: &CancellationToke
             manifest.targets[index] = target.clone();
             dir.write_search(&manifest).map_err(Failure::internal)
         };
-        let mut search = Search { plan: solo.clone(), find, dir: &dir, live: &live, cancel, highest: None };
+        let mut search = Search {
+            plan: solo.clone(),
+            find,
+            dir: &dir,
+            live: &live,
+            cancel,
+            highest: None,
+            concluded: false,
+        };
         let ended = on_worker(args, &live, cancel, || search.run(&mut found, &mut save));
         let ended = match ended {
-            _ if cancel.is_cancelled() => {
+            _ if cancel.is_cancelled() && !search.concluded => {
                 found.error = Some("interrupted".into());
                 Code::Interrupted
             }
@@ -67,7 +75,9 @@ pub fn run(args: &RunArgs, plan: Plan, find: FindSpec, cancel: &CancellationToke
         };
         save(&found)?;
         code = sweep::graver(code, ended);
-        if ended == Code::Interrupted {
+        if cancel.is_cancelled() {
+            let left = index + 1 < count;
+            code = if left { Code::Interrupted } else { code };
             break;
         }
     }
@@ -124,6 +134,8 @@ struct Search<'a> {
     live: &'a Arc<Live>,
     cancel: &'a CancellationToken,
     highest: Option<Tried>,
+    /// What comes after it may be stopped without loss.
+    concluded: bool,
 }
 
 /// The run of a value.
@@ -159,6 +171,7 @@ impl Search<'_> {
             self.live.log(format!("{} {value:.4}: {verdict}", self.find.searched.name()));
             bisection.tell(value, holds, clear);
         }
+        self.concluded = true;
         // Nothing asked more of the client.
         match &mut self.highest {
             Some(Tried { run, manifest, .. }) => {
