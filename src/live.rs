@@ -141,6 +141,11 @@ impl Live {
         state.snapshot.targets[target].in_flight = 0;
     }
 
+    /// What is done beside the targets, in words for the header.
+    pub fn activity(&self, words: &str) {
+        self.lock().snapshot.activity = words.into();
+    }
+
     /// A measured trial begins; the probe does not count.
     pub fn begin_trial(&self, target: usize, requests: u64) {
         let mut state = self.lock();

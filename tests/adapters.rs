@@ -110,7 +110,8 @@ repeats = 1
 fn a_scenario_with_adapters_runs_live_and_simulated() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("adapted.toml"), SCENARIO).unwrap();
-    let output = llmlab(dir.path()).args(["run", "adapted.toml"]).output().unwrap();
+    let output =
+        llmlab(dir.path()).args(["run", "adapted.toml", "--no-client-calibration"]).output().unwrap();
     assert!(matches!(output.status.code(), Some(0 | 4)), "{}\n{}", stdout(&output), stderr(&output));
     let run = std::fs::read_dir(dir.path().join("results/runs")).unwrap().next().unwrap().unwrap().path();
     let (_, trials) = read_run(&run).unwrap();

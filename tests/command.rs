@@ -46,7 +46,7 @@ repeats = 2
 }
 
 fn run(dir: &Path) -> Output {
-    llmlab(dir).args(["run", "started.toml"]).output().unwrap()
+    llmlab(dir).args(["run", "started.toml", "--no-client-calibration"]).output().unwrap()
 }
 
 /// The run fails with code 3, says `part`, and leaves no process.

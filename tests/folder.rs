@@ -93,3 +93,16 @@ fn a_folder_can_be_explained_and_one_without_scenarios_is_an_error() {
     assert!(stdout(&output).contains("nothing was run"));
     assert!(!dir.path().join("results").exists());
 }
+
+#[test]
+fn other_tools_definitions_are_among_what_a_folder_prints_as_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("some");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("a.toml"), scenario("a", true, "[1.2, 9]")).unwrap();
+    let args = ["run", "some", "--json", "--compat", "vllm,mlperf"];
+    let output = llmlab(dir.path()).args(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(said.pointer("/runs/0/compat").unwrap().as_array().unwrap().len(), 2, "{said}");
+}

@@ -80,8 +80,11 @@ fn a_key_from_a_file_or_the_environment_is_sent_and_never_written() {
     std::fs::write(dir.path().join("key.txt"), format!("{KEY}\n")).unwrap();
     for key in [r#"api_key_file = "key.txt""#, r#"api_key_env = "THE_CLIENTS_KEY""#] {
         scenario(dir.path(), &server.url, key);
-        let output =
-            llmlab(dir.path()).args(["run", "keyed.toml"]).env("THE_CLIENTS_KEY", KEY).output().unwrap();
+        let output = llmlab(dir.path())
+            .args(["run", "keyed.toml", "--no-client-calibration"])
+            .env("THE_CLIENTS_KEY", KEY)
+            .output()
+            .unwrap();
         let said = format!("{}\n{}", stdout(&output), stderr(&output));
         assert!(matches!(output.status.code(), Some(0 | 4)), "{said}");
         assert!(!said.contains(KEY), "the key was printed");
@@ -98,7 +101,7 @@ fn a_key_from_a_file_or_the_environment_is_sent_and_never_written() {
 fn a_wrong_or_missing_key_is_said_without_repeating_it() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(dir.path());
-    let run = || llmlab(dir.path()).args(["run", "keyed.toml"]).output().unwrap();
+    let run = || llmlab(dir.path()).args(["run", "keyed.toml", "--no-client-calibration"]).output().unwrap();
 
     std::fs::write(dir.path().join("key.txt"), "sk-another\n").unwrap();
     scenario(dir.path(), &server.url, r#"api_key_file = "key.txt""#);

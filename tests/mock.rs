@@ -48,7 +48,10 @@ endpoint = {{ url = "{}" }}
         mock.url
     );
     std::fs::write(dir.path().join("checked.toml"), text).unwrap();
-    let run = llmlab(dir.path()).args(["run", "checked.toml", "--repeats", "1"]).output().unwrap();
+    let run = llmlab(dir.path())
+        .args(["run", "checked.toml", "--repeats", "1", "--no-client-calibration"])
+        .output()
+        .unwrap();
     mock.stop();
     assert!(dir.path().join("results/runs").exists(), "{}\n{}", stdout(&run), stderr(&run));
     let run = std::fs::read_dir(dir.path().join("results/runs")).unwrap().next().unwrap().unwrap().path();

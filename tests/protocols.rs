@@ -34,7 +34,8 @@ repeats = 1
         target("embed", "openai-embeddings")
     );
     std::fs::write(dir.path().join("kinds.toml"), text).unwrap();
-    let output = llmlab(dir.path()).args(["run", "kinds.toml", "--json"]).output().unwrap();
+    let output =
+        llmlab(dir.path()).args(["run", "kinds.toml", "--json", "--no-client-calibration"]).output().unwrap();
     let analysis: Value =
         serde_json::from_str(&stdout(&output)).unwrap_or_else(|_| panic!("{}", stderr(&output)));
     for trial in analysis["trials"].as_array().unwrap() {

@@ -38,7 +38,17 @@ fn seconds_from_now(seconds: i64) -> String {
 
 fn shard(dir: &Path, which: &str, start_at: &str, results: &str) -> Child {
     llmlab(dir)
-        .args(["run", "shared.toml", "--shard", which, "--start-at", start_at, "--results", results])
+        .args([
+            "run",
+            "shared.toml",
+            "--shard",
+            which,
+            "--start-at",
+            start_at,
+            "--results",
+            results,
+            "--no-client-calibration",
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -81,7 +91,10 @@ fn two_processes_send_one_schedule_and_their_runs_are_joined() {
     scenario(dir.path(), &mock.url, "{ process = \"poisson\", rate = 40.0 }");
     let parts = both_shards(dir.path());
     // What one machine sends by itself is the yardstick.
-    let alone = llmlab(dir.path()).args(["run", "shared.toml", "--results", "alone"]).output().unwrap();
+    let alone = llmlab(dir.path())
+        .args(["run", "shared.toml", "--results", "alone", "--no-client-calibration"])
+        .output()
+        .unwrap();
     mock.stop();
     assert!(matches!(alone.status.code(), Some(0 | 4)), "{}", stderr(&alone));
     let alone = std::fs::read_dir(dir.path().join("alone")).unwrap().next().unwrap().unwrap().path();

@@ -55,7 +55,7 @@ fn only_entry(dir: &Path) -> PathBuf {
 fn a_sweep_is_a_run_for_each_cell_and_a_table_over_them() {
     let dir = tempfile::tempdir().unwrap();
     scenario(dir.path(), SWEEP);
-    let output = llmlab(dir.path()).args(["run", "lab.toml"]).output().unwrap();
+    let output = llmlab(dir.path()).args(["run", "lab.toml", "--no-client-calibration"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}\n{}", stdout(&output), stderr(&output));
     let said = stdout(&output);
     for part in

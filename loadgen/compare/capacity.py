@@ -98,7 +98,8 @@ endpoint = {{ url = "{url}", protocol = "openai-completions", model = "mock" }}
 repeats = 1
 ''')
     runs = args.out / "runs"
-    used = run(args, [args.llmlab, "run", scenario, "--results", runs])
+    # The check of the client afterwards is no part of the load.
+    used = run(args, [args.llmlab, "run", scenario, "--results", runs, "--no-client-calibration"])
     newest = max(runs.iterdir(), key=lambda run: run.name)
     trial = json.loads((newest / "manifest.json").read_text())["trials"][-1]
     records = [json.loads(line) for line in journal(newest / trial["dir"] / "journal.jsonl")]

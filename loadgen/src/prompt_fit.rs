@@ -161,15 +161,16 @@ struct Counter {
 }
 
 impl Counter {
-    /// `None` where tokenizer and request do not count alike: then something else lies between them.
+    /// `None` where tokenizer and request do not count alike: then something else lies between them. Also where there are no
+    /// counts of requests to see it by.
     fn new(tokenizer: Tokenizer, seen: &[Counted]) -> Option<Counter> {
         let mut added = Vec::with_capacity(seen.len());
         for counted in seen {
             added.push(i64::from(counted.tokens) - i64::from(tokenizer.count(&counted.text)?));
         }
         added.sort_unstable();
-        let spread = added.last().zip(added.first()).map_or(0, |(most, least)| most - least);
-        (spread <= 1).then(|| Counter { tokenizer, added: added.get(added.len() / 2).copied().unwrap_or(0) })
+        let spread = added.last()? - added.first()?;
+        (spread <= 1).then(|| Counter { tokenizer, added: added[added.len() / 2] })
     }
 
     fn count(&self, text: &str) -> Option<u32> {

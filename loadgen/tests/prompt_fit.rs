@@ -133,6 +133,8 @@ fn a_tokenizer_of_something_else_is_not_believed() {
     // It counts letters.
     let (_, method) = fitted(|body| Some(json!({ "count": body["prompt"].as_str()?.len() })), true);
     assert_eq!(method, PromptFitMethod::Usage);
+    // One that counts right where no request is counted: nothing says that it does.
+    assert_eq!(fitted(vllm, false).1, PromptFitMethod::Estimate);
 }
 
 #[test]

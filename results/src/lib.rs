@@ -2,7 +2,7 @@
 //!
 //! Knows no metric, no server and no clock: times arrive in the records, `now` arrives as a parameter.
 //!
-//! Reading order: [`record`], [`step`], [`server_sample`], [`machine_sample`], [`prompt_fit`], [`journey`] and [`manifest`] are the data; [`journal`]
+//! Reading order: [`record`], [`step`], [`server_sample`], [`machine_sample`], [`prompt_fit`], [`journey`], [`calibration`] and [`manifest`] are the data; [`journal`]
 //! is the line format that survives a crash; [`run_dir`] and [`trial`] write a run, [`sweep`] ties several together; [`read`] reads one back, whole
 //! or broken; [`merge`] makes one run of the shards of a schedule; [`parquet`] exports a run.
 //!
@@ -30,6 +30,7 @@
 //!   20261121-101501-.../     one run directory per value tried
 //! ```
 
+pub mod calibration;
 pub mod journal;
 pub mod journey;
 pub mod machine_sample;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::calibration::ClientCalibration;
 use crate::journey::JourneyFacts;
 use crate::prompt_fit::PromptFit;
 
@@ -37,6 +38,9 @@ pub struct Manifest {
     /// Of a run that shares its schedule with others, or was put together from such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sharding: Option<Sharding>,
+    /// `None` where nothing live was measured to its end, and in runs of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_calibration: Option<ClientCalibration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

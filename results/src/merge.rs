@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 
+use crate::calibration::ClientCalibration;
 use crate::machine_sample::MachineSample;
 use crate::manifest::{
     ClientFacts, HostFacts, Manifest, PartFacts, RunStatus, ShardFacts, Sharding, TrialFacts, TrialKind,
 };
+use crate::prompt_fit::{PromptFit, PromptFitMethod};
 use crate::read::{TrialFiles, last_timestamp_ns};
 
 /// A run that may be a shard's, as [`crate::read_run`] returns it.
@@ -225,9 +227,33 @@ fn trial_facts(shards: &[OneTrial]) -> TrialFacts {
             peak_rss_bytes: most(|client| client.peak_rss_bytes),
         },
         elapsed_ns,
+        prompt_fit: prompt_fit(shards),
         complete: shards.iter().all(|part| part.trial.facts.complete),
         ..first.trial.facts.clone()
     }
+}
+
+/// As the least certain part fitted its prompts, with all that were missed.
+fn prompt_fit(shards: &[OneTrial]) -> Option<PromptFit> {
+    let fits = || shards.iter().filter_map(|part| part.trial.facts.prompt_fit.as_ref());
+    let certainty = |fit: &&PromptFit| match fit.method {
+        PromptFitMethod::Estimate => 0,
+        PromptFitMethod::Usage => 1,
+        PromptFitMethod::Tokenizer => 2,
+    };
+    let missed = fits().map(|fit| fit.missed).sum();
+    fits().min_by_key(certainty).map(|fit| PromptFit { missed, ..fit.clone() })
+}
+
+/// That of the client with the largest error; of one that has none, if there is such a client.
+fn worst_calibration(shards: &[OneTrial]) -> Option<ClientCalibration> {
+    let all: Option<Vec<&ClientCalibration>> =
+        shards.iter().map(|part| part.manifest.client_calibration.as_ref()).collect();
+    let error_ns = |calibration: &&ClientCalibration| match calibration {
+        ClientCalibration::Measured(facts) => facts.worst_p99_ns(),
+        ClientCalibration::Skipped { .. } | ClientCalibration::Failed { .. } => u64::MAX,
+    };
+    all?.into_iter().max_by_key(error_ns).cloned()
 }
 
 fn manifest(shards: &[OneTrial], trial: &TrialFacts) -> Manifest {
@@ -243,6 +269,7 @@ fn manifest(shards: &[OneTrial], trial: &TrialFacts) -> Manifest {
         trials: vec![trial.clone()],
         status: status.unwrap_or(RunStatus::Complete),
         sharding: Some(Sharding::Merged(shards.iter().map(OneTrial::facts).collect())),
+        client_calibration: worst_calibration(shards),
         ..first.manifest.clone()
     }
 }

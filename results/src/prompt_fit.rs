@@ -9,7 +9,7 @@ pub enum PromptFitMethod {
     Tokenizer,
     /// A line through the prompt lengths that the server reported for a few requests.
     Usage,
-    /// The server tells neither, so lengths are guesses.
+    /// The server does not say how long its requests' prompts were, so lengths are guesses.
     Estimate,
 }
 

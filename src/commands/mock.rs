@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use llmlab_mock::{Accuracy, Errors, Faults, Jitter, MockConfig, Served, Timing, affinity, compare, log};
+use llmlab_mock::{Accuracy, Faults, Jitter, MockConfig, Served, Timing, affinity, compare, log};
+use llmlab_results::calibration::Errors;
 
 use crate::cli::MockArgs;
 use crate::exit::{Code, Failure};

@@ -2,6 +2,7 @@
 
 mod bench_engine;
 mod calibrate;
+mod client_check;
 mod deploy;
 mod doctor;
 mod explain;

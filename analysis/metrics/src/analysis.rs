@@ -1,5 +1,6 @@
 //! What comes out: plain data, one entry per trial, per target and per comparison. [`analyse`] is the data path.
 
+use llmlab_results::calibration::ClientCalibration;
 use llmlab_results::journey::JourneyFacts;
 use llmlab_results::manifest::{
     HostRoofline, Manifest, ModelFacts, RunStatus, SessionFacts, TargetFacts, TargetKind, TrialFacts,
@@ -28,7 +29,7 @@ use crate::trust::{TrialTrust, trust};
 use crate::turns::{TurnGroup, turn_groups};
 use crate::warning::Warning;
 use crate::window::{Window, is_closed_loop, window};
-use crate::{frame, quantile, shards};
+use crate::{client_error, frame, quantile, shards};
 
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -46,6 +47,9 @@ pub struct Analysis {
     pub comparisons: Vec<Comparison>,
     /// Every measured trial is trusted and there is at least one.
     pub trusted: bool,
+    /// What the run's client was found to get wrong by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_calibration: Option<ClientCalibration>,
     pub warnings: Vec<Warning>,
 }
 
@@ -177,6 +181,9 @@ pub fn analyse(manifest: &Manifest, trials: &[Trial]) -> Analysis {
     if manifest.status != RunStatus::Complete {
         warnings.push(Warning::RunNotComplete { status: manifest.status });
     }
+    if let Some(ClientCalibration::Failed { why }) = &manifest.client_calibration {
+        warnings.push(Warning::ClientNotCalibrated { why: why.clone() });
+    }
     let repeats = summaries.iter().map(|t| t.repeats).max().unwrap_or(0);
     if repeats == 1 && targets.len() > 1 {
         warnings.push(Warning::OneRepeat);
@@ -209,6 +216,7 @@ pub fn analyse(manifest: &Manifest, trials: &[Trial]) -> Analysis {
         trusted: manifest.status == RunStatus::Complete
             && !analysed.is_empty()
             && analysed.iter().all(|t| t.trust.trusted),
+        client_calibration: manifest.client_calibration.clone(),
         targets: summaries,
         trials: analysed,
         comparisons,
@@ -232,6 +240,13 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
     // Records may be missing from a trial that says it finished: a damaged journal, a copy cut short.
     let complete = trial.facts.complete && records.len() as u64 >= manifest.workload.requests;
     let facts = TrialFacts { complete, ..trial.facts.clone() };
+    let trust = trust(&facts, &latency, records, counts.succeeded, counts.measured, manifest.host.cores);
+    // A simulated client is in no process.
+    let calibration = manifest
+        .client_calibration
+        .as_ref()
+        .filter(|_| target.is_none_or(|target| target.kind != TargetKind::Simulate));
+    let own_errors = client_error::causes(calibration, &latency, trust.late_limit_ns);
     let analysis = TrialAnalysis {
         dir: trial.facts.dir.clone(),
         target: trial.facts.target.clone(),
@@ -256,8 +271,7 @@ fn analyse_trial(manifest: &Manifest, trial: &Trial, warnings: &mut Vec<Warning>
         cost: manifest.cost.as_ref().zip(rates).and_then(|(facts, rates)| cost(facts, &rates)),
         errors: errors(records, warmup),
         token_sources: token_sources(records, warmup),
-        trust: trust(&facts, &latency, records, counts.succeeded, counts.measured, manifest.host.cores)
-            .with(shards::causes(shards::parts(manifest))),
+        trust: trust.with(own_errors).with(shards::causes(shards::parts(manifest))),
         latency,
         journey: trial.facts.journey.clone(),
     };
@@ -361,7 +375,8 @@ struct Prompts {
 fn prompts_of(manifest: &Manifest, measured: &[&Trial], used: &[&TrialAnalysis]) -> Prompts {
     let own: Vec<&&Trial> = measured.iter().filter(|t| used.iter().any(|u| u.dir == t.facts.dir)).collect();
     let warmup = manifest.workload.warmup_requests;
-    let records = own.iter().flat_map(|t| &t.records);
+    // What a journey asks for is the length of a turn; its prompt has what was said before it too.
+    let records = own.iter().filter(|t| t.facts.journey.is_none()).flat_map(|t| &t.records);
     Prompts {
         lengths: prompt_lengths(records.filter(|r| r.index >= warmup && r.outcome.is_success())),
         fit: own.iter().find_map(|t| t.facts.prompt_fit.clone()),

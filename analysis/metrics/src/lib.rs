@@ -6,12 +6,13 @@
 //!
 //! Reading order: [`analysis`] (what comes out, and [`analyse`]), [`frame`] (records as columns), [`window`] (which part of the
 //! run counts), [`quantile`] and [`latency`], [`rates`] and [`slo`], [`journey`], [`turns`], [`engine_log`], [`prefix_hits`], [`server_view`],
-//! [`machine`], [`roofline`], [`cost`], [`trust`] and [`shards`], [`metric`] (the list every table is made from), [`stats`] and [`compare`],
+//! [`machine`], [`roofline`], [`cost`], [`trust`], [`client_error`] and [`shards`], [`metric`] (the list every table is made from), [`stats`] and [`compare`],
 //! [`warning`], [`sweep`], [`search`] (the highest load that meets the SLO), [`report`], [`claims`] (what is said of a
 //! technique against what was measured).
 
 pub mod analysis;
 pub mod claims;
+pub mod client_error;
 pub mod compare;
 pub mod compat;
 pub mod cost;

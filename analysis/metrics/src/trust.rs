@@ -34,6 +34,17 @@ pub enum UntrustedCause {
     Steal {
         share: f64,
     },
+    /// Found by the run's calibration, as is the next one.
+    ClientTtftError {
+        p99_ns: f64,
+        limit_ns: f64,
+        streams: u64,
+    },
+    ClientItlError {
+        p99_ns: f64,
+        limit_ns: f64,
+        streams: u64,
+    },
     ClientFailures {
         requests: u64,
     },
@@ -57,6 +68,18 @@ pub enum UntrustedCause {
 impl fmt::Display for UntrustedCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |ns: &f64| ns / 1e6;
+        let own_error = |f: &mut fmt::Formatter<'_>,
+                         what: &str,
+                         p99_ns: &f64,
+                         limit_ns: &f64,
+                         streams: &u64| {
+            write!(
+                f,
+                "with {streams} streams the client itself gets {what} wrong (p99 {:.1} ms, limit {:.1} ms, against our timing server): give it a free core or lower the load",
+                ms(p99_ns),
+                ms(limit_ns)
+            )
+        };
         match self {
             UntrustedCause::SendLag { p99_ns, limit_ns } => write!(
                 f,
@@ -80,6 +103,12 @@ impl fmt::Display for UntrustedCause {
                 "other tenants took {:.1} % of the machine's CPU time: repeat on a quiet machine",
                 share * 100.0
             ),
+            UntrustedCause::ClientTtftError { p99_ns, limit_ns, streams } => {
+                own_error(f, "TTFT", p99_ns, limit_ns, streams)
+            }
+            UntrustedCause::ClientItlError { p99_ns, limit_ns, streams } => {
+                own_error(f, "ITL", p99_ns, limit_ns, streams)
+            }
             UntrustedCause::ClientFailures { requests } => write!(
                 f,
                 "{requests} requests failed inside the client (file descriptors or ports): raise `ulimit -n` or lower the load"

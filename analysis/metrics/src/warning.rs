@@ -90,6 +90,9 @@ pub enum Warning {
     UnknownTarget {
         target: String,
     },
+    ClientNotCalibrated {
+        why: String,
+    },
 }
 
 impl Warning {
@@ -202,6 +205,10 @@ impl fmt::Display for Warning {
             Warning::RooflineThreads { target, calibrated, used } => write!(
                 f,
                 "{target}: ran with {used} threads, but the host was calibrated with {calibrated}: run `llmlab calibrate` with the same number."
+            ),
+            Warning::ClientNotCalibrated { why } => write!(
+                f,
+                "The client could not be checked against our timing server: {why}. Ask `llmlab doctor --client`."
             ),
             Warning::UnknownTarget { target } => {
                 write!(

@@ -7,7 +7,8 @@ use llmlab_metrics::compare::{Comparison, Difference};
 use llmlab_metrics::metric::Metric;
 use llmlab_metrics::trust::UntrustedCause;
 use llmlab_metrics::{Analysis, Trial, Warning, analyse};
-use llmlab_results::manifest::RunStatus;
+use llmlab_results::calibration::{CalibrationFacts, ClientCalibration, Errors};
+use llmlab_results::manifest::{RunStatus, TargetKind};
 
 /// Trials of one request each, so that every TTFT percentile is the given value in ms.
 fn repeats(target: &str, ttft_ms: &[u64]) -> Vec<Trial> {
@@ -181,4 +182,91 @@ fn a_client_that_limits_the_run_is_found_out() {
     });
     assert_eq!(broken, vec![UntrustedCause::ClientFailures { requests: 1 }]);
     assert_eq!(causes(|t| t.facts.complete = false), vec![UntrustedCause::Incomplete]);
+}
+
+/// A client whose errors have these p99.
+fn calibrated(ttft_ms: u64, itl_ms: u64) -> ClientCalibration {
+    let p99 = |ms: u64| Errors { samples: 500, p50_ns: ms * MS / 4, p99_ns: ms * MS, max_ns: 2 * ms * MS };
+    ClientCalibration::Measured(CalibrationFacts {
+        trial: "base-r1".into(),
+        protocol: "openai-completions".into(),
+        streams: 40,
+        requests: 60,
+        rate_rps: 20.0,
+        events_per_s: 800.0,
+        ttft_ns: 100 * MS,
+        itl_ns: 30 * MS,
+        elapsed_ns: 3_000 * MS,
+        left_out: 0,
+        // Known of every request of the trial itself, so no cause here.
+        send_lag: p99(50),
+        ttft: p99(ttft_ms),
+        itl: p99(itl_ms),
+        served_late: p99(50),
+    })
+}
+
+/// Of a trial with these TTFT and ITL, ms.
+fn with_calibration(calibration: ClientCalibration, (ttft, itl): (u64, u64)) -> Analysis {
+    let mut m = manifest(&["base"]);
+    m.client_calibration = Some(calibration);
+    analyse(&m, &[trial("base", 1, vec![record(0, 0, &[ttft, ttft + itl])])])
+}
+
+#[test]
+fn a_client_that_is_wrong_against_a_known_server_is_not_trusted() {
+    let causes = |ttft_ms: u64, itl_ms: u64, of: (u64, u64)| {
+        with_calibration(calibrated(ttft_ms, itl_ms), of).trials.remove(0).trust.causes
+    };
+    assert_eq!(causes(10, 10, (100, 30)), vec![]);
+    let ttft = UntrustedCause::ClientTtftError { p99_ns: 11e6, limit_ns: 10e6, streams: 40 };
+    assert_eq!(causes(11, 10, (100, 30)), vec![ttft]);
+    // 5 % of the median TTFT of 1 s; a gap's limit does not grow with it.
+    assert_eq!(causes(50, 10, (1000, 30)), vec![]);
+    let itl = |limit_ns: f64, p99_ns: f64| UntrustedCause::ClientItlError { p99_ns, limit_ns, streams: 40 };
+    assert_eq!(causes(50, 11, (1000, 30)), vec![itl(10e6, 11e6)]);
+    // 5 % of a gap of 400 ms.
+    assert_eq!(causes(0, 20, (100, 400)), vec![]);
+    assert_eq!(causes(0, 21, (100, 400)), vec![itl(20e6, 21e6)]);
+    assert_eq!(causes(99, 99, (100, 30)).len(), 2);
+}
+
+#[test]
+fn the_report_names_the_clients_error_or_why_it_is_not_known() {
+    let page = |calibration: ClientCalibration| {
+        let analysis = with_calibration(calibration, (100, 30));
+        let text = llmlab_metrics::terminal(&analysis, false, 200);
+        assert!(llmlab_metrics::markdown(&analysis).contains("- Trust: client "));
+        (analysis.trusted, text, serde_json::to_value(&analysis).unwrap())
+    };
+    let (trusted, text, json) = page(calibrated(1, 2));
+    assert!(
+        trusted && text.contains("client error at 40 streams: TTFT p99 1.00 ms, ITL p99 2.00 ms"),
+        "{text}"
+    );
+    assert_eq!(json.pointer("/client_calibration/ttft/p99_ns").unwrap(), MS);
+    let (trusted, text, _) = page(calibrated(111, 2));
+    assert!(!trusted && text.contains("UNTRUSTED"), "{text}");
+    assert!(
+        text.contains("with 40 streams the client itself gets TTFT wrong (p99 111.0 ms, limit 10.0 ms"),
+        "{text}"
+    );
+    let (trusted, text, _) = page(ClientCalibration::Skipped { why: "--no-client-calibration".into() });
+    assert!(trusted && text.contains("client not calibrated: --no-client-calibration"), "{text}");
+    let (trusted, text, _) = page(ClientCalibration::Failed { why: "no port was free".into() });
+    assert!(
+        trusted && text.contains("could not be checked against our timing server: no port was free"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_simulated_target_has_no_client_that_could_be_wrong() {
+    let mut m = manifest(&["base", "live"]);
+    m.targets[0].kind = TargetKind::Simulate;
+    m.client_calibration = Some(calibrated(50, 50));
+    let of = |target: &str| trial(target, 1, vec![record(0, 0, &[100, 130])]);
+    let analysis = analyse(&m, &[of("base"), of("live")]);
+    let counts: Vec<usize> = analysis.trials.iter().map(|trial| trial.trust.causes.len()).collect();
+    assert_eq!(counts, [0, 2]);
 }

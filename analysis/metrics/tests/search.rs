@@ -39,7 +39,7 @@ fn served(seed: u64, rate: f64, requests: u64) -> Vec<RequestRecord> {
 
 /// Plays the records to a watch in the order in which things happen, up to where it stops the trial.
 fn watched(records: &mut Vec<RequestRecord>, slo: &Slo) -> Option<StopReason> {
-    let mut watch = Watch::new(slo, records.len() as u64, 0, true);
+    let mut watch = Watch::new(slo, records.len() as u64, 0, true, false);
     let mut moments: Vec<(u64, usize, bool)> = Vec::new();
     for (i, record) in records.iter().enumerate() {
         moments.push((record.scheduled_ns, i, true));
@@ -166,4 +166,20 @@ fn far_from_the_edge_one_trial_is_clear_and_above_it_is_cut_short() {
     let high = try_value(1, 100.0, 1000, 5);
     assert!(high.trials.iter().all(|trial| trial.stopped.is_some()), "{high:?}");
     assert!(high.decision.is_some_and(|decision| !decision.holds));
+}
+
+#[test]
+fn a_late_first_token_is_no_miss_where_the_client_hangs_up_after_it() {
+    let slo = Slo { ttft: vec![(50.0, MS)], ..Slo::default() };
+    let mut watch = Watch::new(&slo, 10, 0, true, true);
+    let mut ends = |index: u64, outcome: Outcome| {
+        let ended = RequestRecord { outcome, ..record(index, 0, &[2]) };
+        watch.first_token(index, Duration::from_millis(2));
+        watch.finished(&ended);
+        watch.reason().is_some()
+    };
+    assert!((0..10).all(|index| !ends(index, Outcome::Abandoned)));
+    // The median of ten survives five misses.
+    assert!((0..5).all(|index| !ends(index, Outcome::Ok)));
+    assert!(ends(5, Outcome::Ok));
 }

@@ -6,9 +6,10 @@ use common::{MS, manifest, record, refused, trial};
 use llmlab_metrics::prefix_hits::prefix_hit_share;
 use llmlab_metrics::turns::{TurnGroup, turn_groups};
 use llmlab_metrics::window::{Window, WindowRule};
-use llmlab_metrics::{analyse, markdown, terminal};
+use llmlab_metrics::{Trial, Warning, analyse, markdown, terminal};
+use llmlab_results::journey::JourneyFacts;
 use llmlab_results::manifest::SessionFacts;
-use llmlab_results::record::{Outcome, RequestRecord, TurnFacts};
+use llmlab_results::record::{CountSource, Outcome, RequestRecord, TurnFacts};
 use llmlab_results::step::{StepRow, StepSeq};
 
 /// An abandoned request is neither success nor failure: it is in no percentile, no rate and no error, but counted.
@@ -71,6 +72,44 @@ fn a_report_says_what_later_turns_cost() {
             assert!(page.contains(part), "{part} is missing in:\n{page}");
         }
     }
+}
+
+#[test]
+fn stand_ins_are_those_of_one_trial() {
+    let mut manifest = manifest(&["a"]);
+    manifest.workload.sessions = Some(SessionFacts { sessions: 3, ended_early: 0 });
+    let fewer: Vec<RequestRecord> = turns().into_iter().filter(|r| r.index != 4).collect();
+    let words = |second: Vec<RequestRecord>| {
+        let a = analyse(&manifest, &[trial("a", 1, turns()), trial("a", 2, second)]);
+        markdown(&a).lines().find(|line| line.contains("stand-ins")).unwrap().to_owned()
+    };
+    assert!(words(turns()).contains("; 6 answers"), "{}", words(turns()));
+    assert!(words(fewer.clone()).contains("; 4 to 6 answers"), "{}", words(fewer.clone()));
+}
+
+#[test]
+fn a_turn_that_nobody_waited_for_has_no_ttft_and_one_that_failed_an_infinite_one() {
+    let row = |outcome: Outcome| {
+        let ended = RequestRecord { outcome, turn: turn(1, 1, 0, 1).turn, ..refused(1, 100) };
+        let a = analyse(&manifest(&["a"]), &[trial("a", 1, vec![turn(0, 0, 0, 1), ended])]);
+        markdown(&a).lines().find(|line| line.contains("TTFT, turn 2")).unwrap().to_owned()
+    };
+    assert!(!row(Outcome::Abandoned).contains('∞') && row(Outcome::Http).contains('∞'));
+}
+
+#[test]
+fn prompts_of_a_journey_were_not_asked_to_have_a_length() {
+    let mut longer = record(0, 0, &[100, 130]);
+    longer.prompt_tokens = longer.prompt_tokens_requested + 50;
+    longer.prompt_tokens_source = CountSource::Usage;
+    let mut t = trial("a", 1, vec![longer]);
+    let told = |t: &Trial| {
+        let a = analyse(&manifest(&["a"]), std::slice::from_ref(t));
+        a.warnings.iter().any(|warning| matches!(warning, Warning::PromptLengths { .. }))
+    };
+    assert!(told(&t));
+    t.facts.journey = Some(JourneyFacts { users: 1, iterations: 1, steps: Vec::new() });
+    assert!(!told(&t));
 }
 
 #[test]

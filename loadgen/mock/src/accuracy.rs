@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use llmlab_loadgen::request_id;
+use llmlab_results::calibration::Errors;
 use llmlab_results::record::{Outcome, RequestRecord};
 use serde::Serialize;
 
@@ -26,26 +27,16 @@ pub struct Accuracy {
     pub served_late: Errors,
 }
 
-/// Over all samples; percentiles by nearest rank, 0 of none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Errors {
-    pub samples: u64,
-    pub p50_ns: u64,
-    pub p99_ns: u64,
-    pub max_ns: u64,
-}
-
-impl Errors {
-    pub fn of(mut samples_ns: Vec<u64>) -> Errors {
-        samples_ns.sort_unstable();
-        let rank = |percent: usize| (samples_ns.len() * percent).div_ceil(100).saturating_sub(1);
-        let at = |rank: usize| samples_ns.get(rank).copied().unwrap_or(0);
-        Errors {
-            samples: samples_ns.len() as u64,
-            p50_ns: at(rank(50)),
-            p99_ns: at(rank(99)),
-            max_ns: samples_ns.last().copied().unwrap_or(0),
-        }
+/// Nearest ranks.
+fn errors(mut samples_ns: Vec<u64>) -> Errors {
+    samples_ns.sort_unstable();
+    let rank = |percent: usize| (samples_ns.len() * percent).div_ceil(100).saturating_sub(1);
+    let at = |rank: usize| samples_ns.get(rank).copied().unwrap_or(0);
+    Errors {
+        samples: samples_ns.len() as u64,
+        p50_ns: at(rank(50)),
+        p99_ns: at(rank(99)),
+        max_ns: samples_ns.last().copied().unwrap_or(0),
     }
 }
 
@@ -76,11 +67,11 @@ pub fn compare(start_monotonic_ns: u64, records: &[RequestRecord], log: &[Served
     Accuracy {
         compared,
         left_out: records.len() as u64 - compared,
-        send_lag: Errors::of(records.iter().filter_map(sent).collect()),
-        ttft: Errors::of(ttft),
-        itl: Errors::of(itl),
-        arrival: Errors::of(arrival),
-        served_late: Errors::of(served_late),
+        send_lag: errors(records.iter().filter_map(sent).collect()),
+        ttft: errors(ttft),
+        itl: errors(itl),
+        arrival: errors(arrival),
+        served_late: errors(served_late),
     }
 }
 
@@ -98,8 +89,10 @@ mod tests {
 
     #[test]
     fn errors_are_nearest_ranks() {
-        let errors = Errors::of((1..=200).rev().collect());
-        assert_eq!((errors.samples, errors.p50_ns, errors.p99_ns, errors.max_ns), (200, 100, 198, 200));
-        assert_eq!(Errors::of(vec![]), Errors::default());
+        assert_eq!(
+            errors((1..=200).rev().collect()),
+            Errors { samples: 200, p50_ns: 100, p99_ns: 198, max_ns: 200 }
+        );
+        assert_eq!(errors(vec![]), Errors::default());
     }
 }

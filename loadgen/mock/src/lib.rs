@@ -21,7 +21,7 @@ pub mod server;
 pub mod timing;
 mod websocket;
 
-pub use accuracy::{Accuracy, Errors, compare};
+pub use accuracy::{Accuracy, compare};
 pub use fault::{Fault, Faults};
 pub use log::Served;
 pub use server::{Mock, MockConfig, serve};

@@ -1,10 +1,12 @@
 //! Which runs make one, and why others do not.
 
 use llmlab_results::TrialFiles;
+use llmlab_results::calibration::{CalibrationFacts, ClientCalibration, Errors};
 use llmlab_results::manifest::{
     ClientFacts, HostFacts, Manifest, RunStatus, ShardFacts, Sharding, TrialFacts, TrialKind, WorkloadFacts,
 };
 use llmlab_results::merge::{Part, merge};
+use llmlab_results::prompt_fit::{PromptFit, PromptFitMethod};
 
 use crate::sample;
 
@@ -137,4 +139,60 @@ fn a_total_from_a_file_allocates_nothing() {
     shard(&mut one).total = u32::MAX;
     let error = merge(vec![one]).unwrap_err().to_string();
     assert!(error.contains("1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4294967284 more of 4294967295"), "{error}");
+}
+
+#[test]
+fn a_merged_run_is_calibrated_as_its_worst_client_is() {
+    let measured = |p99_ns: u64| {
+        let errors = Errors { samples: 9, p50_ns: 1, p99_ns, max_ns: p99_ns };
+        Some(ClientCalibration::Measured(CalibrationFacts {
+            trial: "vllm-r1".into(),
+            protocol: "openai-completions".into(),
+            streams: 4,
+            requests: 9,
+            rate_rps: 3.0,
+            events_per_s: 30.0,
+            ttft_ns: 50,
+            itl_ns: 10,
+            elapsed_ns: 2_000,
+            left_out: 0,
+            send_lag: errors,
+            ttft: errors,
+            itl: errors,
+            served_late: errors,
+        }))
+    };
+    let merged = |of: [Option<ClientCalibration>; 3]| {
+        let parts = (0..3).zip(of).map(|(index, calibration)| {
+            let mut part = part(index, 3);
+            part.manifest.client_calibration = calibration;
+            part
+        });
+        merge(parts.collect()).unwrap().0.client_calibration
+    };
+    assert_eq!(merged([measured(5), measured(80), measured(7)]), measured(80));
+    let skipped = Some(ClientCalibration::Skipped { why: "--no-client-calibration".into() });
+    assert_eq!(merged([measured(5), skipped.clone(), measured(7)]), skipped);
+    assert_eq!(merged([measured(5), None, measured(7)]), None);
+}
+
+#[test]
+fn prompts_are_as_uncertain_as_those_of_the_least_certain_part() {
+    let merged = |of: [Option<(PromptFitMethod, u64)>; 3]| {
+        let parts = (0..3).zip(of).map(|(index, fit)| {
+            let mut part = part(index, 3);
+            part.trials[0].facts.prompt_fit = fit.map(|(method, missed)| PromptFit {
+                method,
+                overhead_tokens: f64::from(index),
+                tokens_per_word: 1.3,
+                missed,
+            });
+            part
+        });
+        merge(parts.collect()).unwrap().1.facts.prompt_fit
+    };
+    use PromptFitMethod::{Tokenizer, Usage};
+    let fit = merged([Some((Tokenizer, 2)), Some((Usage, 0)), Some((Tokenizer, 3))]).unwrap();
+    assert_eq!((fit.method, fit.overhead_tokens, fit.missed), (Usage, 1.0, 5));
+    assert_eq!(merged([None, None, None]), None);
 }

@@ -28,6 +28,7 @@ pub fn manifest(trials: Vec<TrialFacts>) -> Manifest {
         trials,
         status: RunStatus::Running,
         sharding: None,
+        client_calibration: None,
     }
 }
 

@@ -3,18 +3,16 @@
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    Arrivals, DriveFacts, Endpoint, LengthDist, Lengths, Prefixes, PromptStyle, Protocol, Silent, Timeouts,
-    Workload, WorkloadConfig, drive, generate,
+    Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Protocol, Workload, WorkloadConfig, generate,
 };
-use llmlab_mock::{Accuracy, affinity, compare};
-use llmlab_results::record::RequestRecord;
+use llmlab_mock::{Accuracy, affinity};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::DoctorArgs;
-use crate::commands::mock::{read_log, table};
+use crate::commands::client_check::{self, Checked, Load};
+use crate::commands::mock::table;
 use crate::exit::{Code, Failure};
-use crate::target::{EngineProcess, own_command};
 use crate::text;
 
 const TTFT: Duration = Duration::from_millis(50);
@@ -94,28 +92,16 @@ fn level(streams: u32, mock_core: Option<usize>, client_cores: &[usize]) -> Resu
     let rate_rps = f64::from(streams) / service.as_secs_f64();
     let span = SHORTEST_SPAN.max(service * 2);
     let workload = workload(rate_rps, (rate_rps * span.as_secs_f64()).ceil() as u64)?;
-    let folder = tempfile::tempdir()
-        .map_err(|error| Failure::internal(format!("cannot create a temporary folder: {error}")))?;
-    let log = folder.path().join("served.jsonl");
-    let mut command = own_command()?;
-    command
-        .args(["mock", "--port", "0", "--exit-with-parent"])
-        .args(["--ttft", &format!("{}ns", TTFT.as_nanos()), "--itl", &format!("{}ns", itl.as_nanos())])
-        .arg("--log")
-        .arg(&log);
-    command.args(mock_core.map(|core| format!("--core={core}")));
-    let EngineProcess { process, url } = EngineProcess::spawn(command, folder.path())?;
-    let endpoint = Endpoint {
-        base_url: url,
+    let load = Load {
+        workload: &workload,
         protocol: Protocol::OpenAiCompletions,
-        model: "mock".into(),
-        api_key: None,
-        ca_file: None,
-        timeouts: Timeouts::default(),
+        ttft: TTFT,
+        itl,
+        mock_core,
+        client_cores: Some(client_cores),
+        time_limit: None,
     };
-    let (driven, records) = on_cores(client_cores, &endpoint, &workload)?;
-    process.stop()?;
-    let accuracy = compare(driven.start_monotonic_ns, &records, &read_log(&log)?);
+    let Checked { driven, accuracy } = client_check::check(&load, &CancellationToken::new())?;
     Ok(Level {
         streams,
         itl_ns: itl.as_nanos() as u64,
@@ -146,24 +132,6 @@ fn workload(rate_rps: f64, requests: u64) -> Result<Workload, Failure> {
         abandonment: None,
     })
     .map_err(Failure::internal)
-}
-
-/// Drives from a thread that stays on `cores`, as do the threads it starts.
-fn on_cores(
-    cores: &[usize],
-    endpoint: &Endpoint,
-    workload: &Workload,
-) -> Result<(DriveFacts, Vec<RequestRecord>), Failure> {
-    std::thread::scope(|scope| {
-        let driving = scope.spawn(|| -> Result<(DriveFacts, Vec<RequestRecord>), Failure> {
-            affinity::stay_on(cores).map_err(Failure::internal)?;
-            let mut records = Vec::new();
-            let driven = drive(endpoint, workload, &mut records, &Silent, &CancellationToken::new())
-                .map_err(Failure::target)?;
-            Ok((driven, records))
-        });
-        driving.join().unwrap_or_else(|_| Err(Failure::internal("the client panicked")))
-    })
 }
 
 fn missed(streams: u32, accuracy: &Accuracy) -> Vec<String> {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::{How, Plan};
 use super::trial::Fits;
-use super::{probe, trial};
+use super::{calibration, probe, trial};
 use crate::exit::Failure;
 use crate::host;
 use crate::live::Live;
@@ -45,6 +45,9 @@ pub fn execute(
     };
     manifest.finished_at = Some(host::rfc3339(host::utc_now()));
     dir.write_manifest(&manifest).map_err(Failure::internal)?;
+    if manifest.status == RunStatus::Complete {
+        calibration::calibrate(plan, &dir, &mut manifest, &live, &cancel)?;
+    }
     if manifest.status == RunStatus::Interrupted {
         return Ok(Done { path: dir.path().to_path_buf(), status: manifest.status });
     }
@@ -208,5 +211,6 @@ pub(super) fn manifest(plan: &Plan) -> Result<Manifest, Failure> {
         trials: Vec::new(),
         status: RunStatus::Running,
         sharding: None,
+        client_calibration: None,
     })
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use llmlab_metrics::Analysis;
 use llmlab_metrics::claims::{self, Claim, ClaimMetric, Row};
+use llmlab_metrics::compat::Scored;
 use llmlab_scenarios::spec::ClaimSpec;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ struct Entry {
     scenario: String,
     run: Option<PathBuf>,
     exit_code: u8,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    compat: Vec<Scored>,
 }
 
 /// Every scenario is an ordinary run. One that fails is told and the rest goes on; the code is that of the first that did
@@ -35,20 +38,20 @@ pub fn run(
         eprintln!("\n[{} of {}] {scenario}", number + 1, files.len());
         let finished =
             one(&RunArgs { scenario: scenario.clone(), ..args.clone() }, simulate, cancel, args.json);
-        let (exit, run) = match finished {
+        let (exit, run, compat) = match finished {
             Ok(finished) => {
                 collect(&mut rows, &finished);
-                (finished.code, finished.path)
+                (finished.code, finished.path, finished.compat)
             }
             Err(failure) => {
                 eprintln!("{:?}", failure.error);
-                (failure.code, None)
+                (failure.code, None, Vec::new())
             }
         };
         if code == Code::Pass {
             code = exit;
         }
-        entries.push(Entry { scenario, run, exit_code: exit as u8 });
+        entries.push(Entry { scenario, run, exit_code: exit as u8, compat });
         if exit == Code::Interrupted || cancel.is_cancelled() {
             code = Code::Interrupted;
             break;

@@ -1,5 +1,6 @@
 //! `llmlab run`: plan, start targets, drive them, record, analyse, report.
 
+mod calibration;
 mod execute;
 mod folder;
 mod journey;
@@ -9,6 +10,7 @@ mod progress;
 mod search;
 mod shard;
 mod simulated;
+mod stretch;
 mod sweep;
 mod trial;
 mod workload;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 
 use llmlab_metrics::Analysis;
 use llmlab_metrics::claims;
+use llmlab_metrics::compat::Scored;
 use llmlab_results::manifest::RunStatus;
 use llmlab_scenarios::spec::ClaimSpec;
 use llmlab_tui::Leave;
@@ -41,6 +44,8 @@ struct Finished {
     path: Option<PathBuf>,
     analysis: Option<Analysis>,
     claims: Vec<ClaimSpec>,
+    /// As other tools define their metrics, for those asked for.
+    compat: Vec<Scored>,
 }
 
 /// With `simulate`, every engine of the scenario runs in virtual time.
@@ -69,7 +74,8 @@ fn one(
     cancel: &CancellationToken,
     quiet: bool,
 ) -> Result<Finished, Failure> {
-    let nothing = |code| Finished { code, path: None, analysis: None, claims: Vec::new() };
+    let nothing =
+        |code| Finished { code, path: None, analysis: None, claims: Vec::new(), compat: Vec::new() };
     let mut planned = plan::plan(args, simulate)?;
     if args.record {
         planned.record_calls()?;
@@ -113,7 +119,8 @@ fn one(
         RunStatus::Interrupted => Code::Interrupted,
         _ => report::verdict_code(&written.analysis),
     };
-    Ok(Finished { code, path: Some(done.path), analysis: Some(written.analysis), claims })
+    let (analysis, compat) = (Some(written.analysis), written.compat);
+    Ok(Finished { code, path: Some(done.path), analysis, claims, compat })
 }
 
 /// Runs the plan under `results` while people watch.

@@ -38,6 +38,8 @@ pub struct Plan {
     pub cost: Option<CostFacts>,
     /// This machine sends a part of the schedule only.
     pub shard: Option<ShardPlan>,
+    /// Once the trials are done.
+    pub calibrate_client: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -110,7 +112,8 @@ pub fn plan(args: &RunArgs, simulate: Option<&SimulateOn>) -> Result<Planned, Fa
         if !args.explain {
             Known::default().resolve(&mut spec)?;
         }
-        let plan = resolve(spec, format!("# llmlab run {}\n", args.scenario), None)?;
+        let mut plan = resolve(spec, format!("# llmlab run {}\n", args.scenario), None)?;
+        plan.calibrate_client = !args.no_client_calibration;
         return Ok(Planned::Run(Box::new(plan)));
     }
     let (text, cells) = llmlab_scenarios::load_cells(Path::new(&args.scenario)).map_err(Failure::usage)?;
@@ -129,7 +132,8 @@ pub fn plan(args: &RunArgs, simulate: Option<&SimulateOn>) -> Result<Planned, Fa
         if let Some(point) = &point {
             spec.name = format!("{name} {point}");
         }
-        let plan = resolve(spec, text.clone(), Some(args.scenario.clone()))?;
+        let mut plan = resolve(spec, text.clone(), Some(args.scenario.clone()))?;
+        plan.calibrate_client = !args.no_client_calibration;
         match point {
             Some(point) => planned.push((point, plan)),
             None => return Ok(Planned::Run(Box::new(plan))),
@@ -316,6 +320,7 @@ fn resolve(spec: RunSpec, text: String, path: Option<String>) -> Result<Plan, Fa
         warmup_requests,
         cost,
         shard: None,
+        calibrate_client: true,
         targets,
         spec,
     })

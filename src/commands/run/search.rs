@@ -8,7 +8,7 @@ use llmlab_loadgen::Observer;
 use llmlab_loadgen::saturation::Saturation;
 use llmlab_metrics::search::{Bisection, Decision, StopReason, Watch};
 use llmlab_results::RunDir;
-use llmlab_results::manifest::{RunStatus, Slo};
+use llmlab_results::manifest::{Manifest, RunStatus, Slo};
 use llmlab_results::record::RequestRecord;
 use llmlab_results::search::{
     SEARCH_SCHEMA_VERSION, SearchManifest, SearchedTarget, SearchedValue, StoppedTrial,
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
 use super::trial::Fits;
-use super::{execute, on_worker, probe, sweep, trial};
+use super::{calibration, execute, on_worker, probe, sweep, trial};
 use crate::cli::RunArgs;
 use crate::commands::search_report;
 use crate::exit::{Code, Failure};
@@ -50,10 +50,18 @@ pub fn run(args: &RunArgs, plan: Plan, find: FindSpec, cancel: &CancellationToke
             manifest.targets[index] = target.clone();
             dir.write_search(&manifest).map_err(Failure::internal)
         };
-        let mut search = Search { plan: solo.clone(), find, dir: &dir, live: &live, cancel };
+        let mut search = Search {
+            plan: solo.clone(),
+            find,
+            dir: &dir,
+            live: &live,
+            cancel,
+            highest: None,
+            concluded: false,
+        };
         let ended = on_worker(args, &live, cancel, || search.run(&mut found, &mut save));
         let ended = match ended {
-            _ if cancel.is_cancelled() => {
+            _ if cancel.is_cancelled() && !search.concluded => {
                 found.error = Some("interrupted".into());
                 Code::Interrupted
             }
@@ -67,7 +75,9 @@ pub fn run(args: &RunArgs, plan: Plan, find: FindSpec, cancel: &CancellationToke
         };
         save(&found)?;
         code = sweep::graver(code, ended);
-        if ended == Code::Interrupted {
+        if cancel.is_cancelled() {
+            let left = index + 1 < count;
+            code = if left { Code::Interrupted } else { code };
             break;
         }
     }
@@ -123,6 +133,16 @@ struct Search<'a> {
     dir: &'a RunDir,
     live: &'a Arc<Live>,
     cancel: &'a CancellationToken,
+    highest: Option<Tried>,
+    /// What comes after it may be stopped without loss.
+    concluded: bool,
+}
+
+/// The run of a value.
+struct Tried {
+    value: f64,
+    run: RunDir,
+    manifest: Manifest,
 }
 
 /// Stores what is known of a target so far.
@@ -151,7 +171,14 @@ impl Search<'_> {
             self.live.log(format!("{} {value:.4}: {verdict}", self.find.searched.name()));
             bisection.tell(value, holds, clear);
         }
-        Ok(())
+        self.concluded = true;
+        // Nothing asked more of the client.
+        match &mut self.highest {
+            Some(Tried { run, manifest, .. }) => {
+                calibration::calibrate(&self.plan, run, manifest, self.live, self.cancel)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Start, lowest and highest value.
@@ -173,7 +200,7 @@ impl Search<'_> {
 
     /// Runs trials until they decide. `None` when the search was stopped.
     fn try_value(
-        &self,
+        &mut self,
         value: f64,
         saturation_rps: f64,
         target: &mut SearchedTarget,
@@ -199,6 +226,9 @@ impl Search<'_> {
         };
         manifest.finished_at = Some(host::rfc3339(host::utc_now()));
         run.write_manifest(&manifest).map_err(Failure::internal)?;
+        if outcome.is_ok() && self.highest.as_ref().is_none_or(|highest| highest.value < value) {
+            self.highest = Some(Tried { value, run, manifest });
+        }
         outcome
     }
 
@@ -207,7 +237,7 @@ impl Search<'_> {
         plan: &Plan,
         rate_rps: Option<f64>,
         run: &RunDir,
-        manifest: &mut llmlab_results::manifest::Manifest,
+        manifest: &mut Manifest,
         target: &mut SearchedTarget,
         save: &mut Save<'_>,
     ) -> Result<Option<Decision>, Failure> {
@@ -279,7 +309,9 @@ struct Watched<'a> {
 impl<'a> Watched<'a> {
     fn new(live: &'a Live, slo: &Slo, plan: &Plan, requests: u64, cancel: &CancellationToken) -> Watched<'a> {
         let open_loop = !matches!(plan.spec.workload.arrivals, ArrivalSpec::Closed { .. });
-        let watch = Mutex::new(Watch::new(slo, requests, plan.warmup_requests, open_loop));
+        let may_hang_up = plan.spec.workload.abandon.is_some();
+        let watch = Watch::new(slo, requests, plan.warmup_requests, open_loop, may_hang_up);
+        let watch = Mutex::new(watch);
         Watched { live, watch, stop: cancel.child_token() }
     }
 

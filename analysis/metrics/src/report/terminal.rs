@@ -56,6 +56,10 @@ pub fn terminal(analysis: &Analysis, color: bool, width: usize) -> String {
         out.push_str(&if v.trusted { text } else { paint.code("31", &text) });
         out.push('\n');
     }
+    if let Some(line) = &v.client_error {
+        out.push_str(&wrap(&format!("Trust: {}", plain(line)), width, "  "));
+        out.push('\n');
+    }
     if !v.roofline.is_empty() {
         let words: Vec<String> = v.roofline.iter().map(|r| plain(&r.brief)).collect();
         out.push_str(&wrap(&format!("Roofline: {}", words.join(", ")), width, "  "));

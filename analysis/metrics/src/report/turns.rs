@@ -34,7 +34,9 @@ fn cell(a: &Analysis, target: &TargetAnalysis, first: u32) -> Cell {
         // One infinite percentile among the repeats is told by the table's own rows.
         quantile::median(&values)
     };
-    let words = |ns: Option<f64>| ns.map_or_else(|| "∞".into(), duration);
+    // Where clients hung up before the first token nobody knows it; where requests failed it is infinite.
+    let missing = if groups.iter().any(|group| group.ttft.is_some()) { "∞" } else { "–" };
+    let words = |ns: Option<f64>| ns.map_or_else(|| missing.into(), duration);
     let prompt = median(&|group| Some(group.prompt_tokens_mean));
     match (groups.is_empty(), prompt) {
         (false, Some(prompt)) => Cell {

@@ -1,10 +1,11 @@
 //! The analysis as words and table cells, shared by terminal, Markdown and HTML. Text here is not yet escaped.
 
+use llmlab_results::calibration::ClientCalibration;
 use llmlab_results::manifest::{HostRoofline, RunStatus, SessionFacts, TargetKind};
 use llmlab_results::prompt_fit::PromptFitMethod;
 use serde::Serialize;
 
-use crate::analysis::{Analysis, TargetAnalysis};
+use crate::analysis::{Analysis, TargetAnalysis, TrialAnalysis};
 use crate::compare::{Difference, Spread, verdict_parts};
 use crate::metric::Metric;
 use crate::rates::outcome_words;
@@ -21,6 +22,8 @@ pub struct View {
     pub badge: &'static str,
     /// Why not, one line per trial and cause; one reassuring line when trusted.
     pub trust: Vec<String>,
+    /// The client's own error, or why it is not known.
+    pub client_error: Option<String>,
     pub facts: Vec<(String, String)>,
     pub targets: Vec<TargetView>,
     pub verdicts: Vec<Verdict>,
@@ -121,6 +124,7 @@ pub fn view(a: &Analysis) -> View {
             false => "UNTRUSTED",
         },
         trust: trust_lines(a),
+        client_error: a.client_calibration.as_ref().map(client_error),
         facts: facts(a),
         targets: a.targets.iter().enumerate().map(|(slot, t)| target_view(a, slot, t)).collect(),
         verdicts: verdicts(a),
@@ -204,6 +208,24 @@ fn trust_lines(a: &Analysis) -> Vec<String> {
     once_per_target(causes)
 }
 
+fn client_error(calibration: &ClientCalibration) -> String {
+    match calibration {
+        ClientCalibration::Measured(facts) => format!(
+            "client error at {} {}: TTFT p99 {}, ITL p99 {} (calibrated against our timing server, load of {})",
+            facts.streams,
+            if facts.streams == 1 { "stream" } else { "streams" },
+            duration(facts.ttft.p99_ns as f64),
+            match facts.itl.samples {
+                0 => "–".into(),
+                _ => duration(facts.itl.p99_ns as f64),
+            },
+            facts.trial
+        ),
+        ClientCalibration::Skipped { why } => format!("client not calibrated: {why}"),
+        ClientCalibration::Failed { .. } => "client not calibrated: that failed, see the notes".into(),
+    }
+}
+
 fn warnings(a: &Analysis) -> Vec<String> {
     let target_of = |dir: &str| a.trials.iter().find(|t| t.dir == dir).map_or("", |t| t.target.as_str());
     let mut lines = Vec::new();
@@ -266,10 +288,14 @@ fn sessions_in_words(a: &Analysis, sessions: &SessionFacts) -> String {
     if sessions.ended_early > 0 {
         words.push_str(&format!(", {} of them cut short by the context", sessions.ended_early));
     }
-    let stand_ins: u64 = a.trials.iter().flat_map(|trial| &trial.turns).map(|group| group.stand_ins).sum();
-    if stand_ins > 0 {
+    let of_trial = |trial: &TrialAnalysis| trial.turns.iter().map(|group| group.stand_ins).sum();
+    let stand_ins: Vec<u64> = a.trials.iter().map(of_trial).collect();
+    let (least, most) =
+        (stand_ins.iter().min().copied().unwrap_or(0), stand_ins.iter().max().copied().unwrap_or(0));
+    if most > 0 {
+        let number = if least == most { most.to_string() } else { format!("{least} to {most}") };
         words.push_str(&format!(
-            "; {stand_ins} answers in later prompts are stand-ins, not what was answered"
+            "; {number} answers in later prompts of a trial are stand-ins, not what was answered"
         ));
     }
     words
@@ -530,7 +556,7 @@ fn prompt_lengths(a: &Analysis) -> Vec<(String, String)> {
                 PromptFitMethod::Tokenizer => "; text fitted with the server's tokenizer",
                 PromptFitMethod::Usage => "; text fitted by what the server counted for a few requests",
                 PromptFitMethod::Estimate => {
-                    "; text of guessed length: the server neither counts nor has a tokenizer to ask"
+                    "; text of guessed length: the server does not count the prompts of requests"
                 }
             };
         }
@@ -566,7 +592,7 @@ fn method(a: &Analysis) -> Vec<(String, String)> {
         ("Goodput", "measured requests that met every limit (the one of the highest percentile per metric) per second".to_owned()),
         ("Repeats", repeats),
         ("Trust", format!(
-            "a trial is UNTRUSTED when requests left late or the client's event loop stalled (p99 above {} and {:.0} % of the median TTFT), the client used more than {:.0} % of a core, other tenants took more than {:.0} % of CPU time, a request failed inside the client, none succeeded, or it did not finish",
+            "a trial is UNTRUSTED when requests left late or the client's event loop stalled (p99 above {} and {:.0} % of the median TTFT), its calibration found it wrong by as much, the client used more than {:.0} % of a core, other tenants took more than {:.0} % of CPU time, a request failed inside the client, none succeeded, or it did not finish",
             duration(crate::trust::LATE_NS), crate::trust::LATE_SHARE * 100.0, crate::trust::CLIENT_CPU_SHARE * 100.0, crate::trust::STEAL_SHARE * 100.0)),
         ("Seed", s.seed.to_string()),
         ("Status", status.to_owned()),

@@ -28,6 +28,9 @@ pub struct Watch {
     limits: Vec<Count>,
     requests: u64,
     warmup: u64,
+    /// Clients may hang up, and a request of such a one is no miss however late its first token was. So nothing is certain
+    /// before a request has ended.
+    may_hang_up: bool,
     /// `None` in a closed loop, where the queue is bounded by the users.
     queue: Option<Queue>,
     reason: Option<StopReason>,
@@ -45,7 +48,7 @@ struct Count {
 }
 
 impl Watch {
-    pub fn new(slo: &Slo, requests: u64, warmup: u64, open_loop: bool) -> Watch {
+    pub fn new(slo: &Slo, requests: u64, warmup: u64, open_loop: bool, may_hang_up: bool) -> Watch {
         let measured = requests.saturating_sub(warmup);
         let of = |metric: SloMetric, percentile: f64, limit_ns: u64| Count {
             metric,
@@ -59,7 +62,8 @@ impl Watch {
             .filter(|(metric, _)| *metric != SloMetric::Itl)
             .flat_map(|(metric, limits)| limits.iter().map(move |(p, limit)| of(metric, *p, *limit)))
             .collect();
-        Watch { limits, requests, warmup, queue: open_loop.then(Queue::default), reason: None }
+        let queue = open_loop.then(Queue::default);
+        Watch { limits, requests, warmup, may_hang_up, queue, reason: None }
     }
 
     /// The first reason found; it does not change.
@@ -82,7 +86,7 @@ impl Watch {
         if let Some(queue) = &mut self.queue {
             queue.leave();
         }
-        if index >= self.warmup {
+        if index >= self.warmup && !self.may_hang_up {
             self.count(&|count| {
                 count.metric == SloMetric::Ttft && ttft.as_nanos() > u128::from(count.limit_ns)
             });
@@ -101,11 +105,12 @@ impl Watch {
         }
         let (ttft, tpot, e2e) = (frame::ttft_ns(record), frame::tpot_ns(record), frame::e2e_last_ns(record));
         let failed = !record.outcome.is_success();
+        let counted_when_it_came = !self.may_hang_up;
         self.count(&|count| {
             let over = |value: Option<f64>| value.is_some_and(|value| value > count.limit_ns as f64);
             match count.metric {
-                // A late first token was counted when it came.
-                SloMetric::Ttft => failed && !over(ttft),
+                SloMetric::Ttft if counted_when_it_came => failed && !over(ttft),
+                SloMetric::Ttft => failed || over(ttft),
                 SloMetric::Tpot => failed || over(tpot),
                 SloMetric::E2e => failed || over(e2e),
                 SloMetric::Itl => false,
@@ -248,7 +253,7 @@ mod tests {
     #[test]
     fn a_trial_is_stopped_when_no_answer_could_save_it_and_not_before() {
         let slo = Slo { ttft: vec![(90.0, 1_000_000)], ..Slo::default() };
-        let mut watch = Watch::new(&slo, 110, 10, true);
+        let mut watch = Watch::new(&slo, 110, 10, true, false);
         // Warm-up does not count.
         (0..10).for_each(|i| watch.first_token(i, Duration::from_secs(1)));
         let allowed = misses_allowed(100, 90.0);

@@ -155,6 +155,7 @@ pub fn manifest(targets: &[&str]) -> Manifest {
         trials: Vec::new(),
         status: RunStatus::Complete,
         sharding: None,
+        client_calibration: None,
     }
 }
 

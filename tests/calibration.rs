@@ -1,0 +1,137 @@
+//! Every live run measures its own client, and its verdict knows what was found.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use common::{Mock, llmlab, only_run, signal, stderr, stdout};
+use llmlab_results::calibration::ClientCalibration;
+use llmlab_results::manifest::{Manifest, RunStatus};
+use llmlab_results::read_run;
+use serde_json::{Value, json};
+
+fn scenario(dir: &Path, url: &str) {
+    let text = format!(
+        r#"
+name = "calibrated"
+[workload]
+lengths = {{ input = {{ distribution = "fixed", tokens = 20 }}, output = {{ distribution = "fixed", tokens = 15 }} }}
+requests = 40
+warmup = 2
+arrivals = {{ users = 4 }}
+[[target]]
+name = "server"
+endpoint = {{ url = "{url}", protocol = "openai-chat" }}
+"#
+    );
+    std::fs::write(dir.join("calibrated.toml"), text).unwrap();
+}
+
+fn run(dir: &Path, more: &[&str]) -> Output {
+    let output = llmlab(dir).args(["run", "calibrated.toml"]).args(more).output().unwrap();
+    // A busy test machine may make the client late.
+    assert!(matches!(output.status.code(), Some(0 | 4)), "{}\n{}", stdout(&output), stderr(&output));
+    output
+}
+
+fn manifest(dir: &Path) -> Manifest {
+    read_run(&only_run(dir)).unwrap().0
+}
+
+/// What `llmlab report` says once `change` was made to the stored manifest.
+fn report_after(dir: &Path, change: impl FnOnce(&mut Value)) -> Output {
+    let path = only_run(dir).join("manifest.json");
+    let mut manifest = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut manifest);
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    llmlab(dir).arg("report").output().unwrap()
+}
+
+#[test]
+fn a_run_measures_its_own_client_and_is_judged_by_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mock = Mock::start(dir.path(), &["--ttft", "30ms", "--itl", "5ms"]);
+    scenario(dir.path(), &mock.url);
+    let output = run(dir.path(), &[]);
+    mock.stop();
+    let said = stdout(&output);
+    assert!(said.contains("client error at"), "{said}\n{}", stderr(&output));
+    let stored = manifest(dir.path());
+    assert_eq!(stored.status, RunStatus::Complete);
+    let Some(ClientCalibration::Measured(facts)) = stored.client_calibration else {
+        panic!("{:?}", stored.client_calibration)
+    };
+    assert_eq!((facts.trial.as_str(), facts.protocol.as_str()), ("server-r1", "openai-chat"));
+    assert!((1..=8).contains(&facts.streams), "four users: {facts:?}");
+    assert!(facts.requests > 0 && facts.ttft.samples + facts.left_out == facts.requests, "{facts:?}");
+    assert!(facts.itl.samples > 0 && facts.itl_ns >= 1_000_000, "{facts:?}");
+    assert!(
+        std::fs::read_to_string(only_run(dir.path()).join("report.html"))
+            .unwrap()
+            .contains("client error at")
+    );
+
+    let errors = |p99_ms: u64| {
+        move |manifest: &mut Value| {
+            let facts = &mut manifest["client_calibration"];
+            facts["ttft"]["p99_ns"] = json!(p99_ms * 1_000_000);
+            facts["itl"]["p99_ns"] = json!(1);
+        }
+    };
+    let slow = report_after(dir.path(), errors(400));
+    assert_eq!(slow.status.code(), Some(4), "{}", stderr(&slow));
+    assert!(stdout(&slow).replace(['\n', ' '], "").contains("getsTTFTwrong(p99400.0ms"), "{}", stdout(&slow));
+    let exact = report_after(dir.path(), errors(1));
+    assert!(!stdout(&exact).contains("wrong (p99"), "{}", stdout(&exact));
+    let old = report_after(dir.path(), |manifest| {
+        manifest.as_object_mut().unwrap().remove("client_calibration");
+    });
+    assert!(matches!(old.status.code(), Some(0 | 4)), "{}", stderr(&old));
+    assert!(!stdout(&old).contains("calibrated against"), "{}", stdout(&old));
+}
+
+#[test]
+fn it_can_be_left_out_and_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let mock = Mock::start(dir.path(), &[]);
+    scenario(dir.path(), &mock.url);
+    let output = run(dir.path(), &["--no-client-calibration"]);
+    mock.stop();
+    assert!(
+        stdout(&output).contains("client not calibrated: --no-client-calibration"),
+        "{}",
+        stdout(&output)
+    );
+    assert!(matches!(manifest(dir.path()).client_calibration, Some(ClientCalibration::Skipped { .. })));
+}
+
+#[test]
+fn ctrl_c_in_the_calibration_keeps_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mock = Mock::start(dir.path(), &[]);
+    scenario(dir.path(), &mock.url);
+    let child = llmlab(dir.path())
+        .args(["run", "calibrated.toml"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let complete = || {
+        let run = std::fs::read_dir(dir.path().join("results/runs")).ok()?.next()?.ok()?.path();
+        Some(read_run(&run).ok()?.0.status == RunStatus::Complete)
+    };
+    let ended = (0..9000).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        complete() == Some(true)
+    });
+    assert!(ended, "the run did not complete within three minutes");
+    signal(child.id(), "INT");
+    let output = child.wait_with_output().unwrap();
+    mock.stop();
+    assert!(matches!(output.status.code(), Some(0 | 4)), "{}\n{}", stdout(&output), stderr(&output));
+    let stored = manifest(dir.path());
+    assert_eq!(stored.status, RunStatus::Complete);
+    assert!(stored.client_calibration.is_some());
+}
