@@ -137,6 +137,24 @@ Examples:
 
 What is kept and what is not: docs/measuring.md")]
     Fit(FitArgs),
+    /// Lay the planner's predictions beside other people's measurements, and say how far they are off
+    #[command(after_help = "\
+Examples:
+  llmlab validate                        the shipped table: with the shipped figures, and with whole devices and models left out
+  llmlab validate --quick                the first of these alone
+  llmlab validate --data mine.csv --json rows of your own, with the columns of analysis/validation/measured.csv
+
+What the figures mean, and where they are bad: docs/validation.md")]
+    Validate(ValidateArgs),
+    /// Take a step of a model on a device apart: FLOPs, bytes, time and what each operation waits for
+    #[command(after_help = "\
+Examples:
+  llmlab roofline llama-3.1-8b --hardware h100-sxm --batch 64 --context 2000
+  llmlab roofline llama-3.1-70b --hardware h100-sxm --tp 4 --weights fp8 --prefill 4096 --svg roofline.svg
+  llmlab roofline llama-2-7b --hardware a100-sxm-80gb --ideal      datasheet peaks, nothing lost
+
+How a time is put together: docs/simulation.md")]
+    Roofline(RooflineArgs),
     /// Print the JSON schema of scenario files, for editor completion
     Schema,
     /// Print shell completions
@@ -461,6 +479,66 @@ pub struct InitArgs {
     /// Overwrite an existing file
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RooflineArgs {
+    /// A model of the catalogue
+    pub model: String,
+    /// A device of the catalogue
+    #[arg(long, value_name = "DEVICE")]
+    pub hardware: String,
+    /// Devices that share each product
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub tp: u32,
+    /// Pipeline stages
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub pp: u32,
+    /// Devices that divide the experts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub ep: u32,
+    /// bf16, fp8, int8, int4, q4_k_m and others; as published if left out
+    #[arg(long, value_name = "FORMAT")]
+    pub weights: Option<String>,
+    /// Format of keys and values: bf16 or fp8
+    #[arg(long, value_name = "FORMAT", default_value = "bf16")]
+    pub kv: String,
+    /// Whose overheads count: vllm, tensorrt-llm, llama.cpp
+    #[arg(long, value_name = "NAME", default_value = "vllm")]
+    pub runtime: String,
+    /// Sequences that decode one token each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch: u32,
+    /// Tokens before it, of each sequence
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub context: u32,
+    /// A prompt of so many tokens instead of a decode
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub prefill: Option<u32>,
+    /// Datasheet peaks, nothing lost and no overhead
+    #[arg(long)]
+    pub ideal: bool,
+    /// Draw the roofline with the operations as points
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// A table of measurements, CSV; the shipped one if left out
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Tables, every row and every reason as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only with the shipped figures, without fits that leave devices and models out
+    #[arg(long)]
+    pub quick: bool,
+    /// Fit the cost model to the table and write its figures to FILE
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub write_fit: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

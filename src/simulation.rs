@@ -116,11 +116,13 @@ fn on_catalogued(
         ));
     }
     let stored = loaded.map(|model| model.weights.as_ref());
-    let layers = Layers::new(model, |tensor| weights::format_in_memory(model, stored, sizes.weights, tensor))
-        .map_err(|error| error.to_string())?;
+    let layers = Layers::new(model, sizes.kv_bytes_per_token, |tensor| {
+        weights::format_in_memory(model, stored, sizes.weights, tensor)
+    })
+    .map_err(|error| error.to_string())?;
     let drafter = draft.as_ref().map(|draft| draft.on_device(device.clone())).transpose()?;
     let speculation = SimulatedSpeculation::of(spec, draft.as_ref().zip(drafter));
-    let cost = Arc::new(Roofline::new(model, layers, sizes.kv_bytes_per_token, device));
+    let cost = Arc::new(Roofline::new(layers, device));
     let adapter_rank = adapters.map(|adapters| adapters.rank);
     let hardware = SimulatedHardware::Catalogue {
         cost,

@@ -71,10 +71,11 @@ impl Draft {
     pub fn on_device(&self, device: Device) -> Result<Drafter, String> {
         let recipe = self.recipe;
         let stored = self.loaded.as_ref().map(|model| model.weights.as_ref());
-        let layers =
-            Layers::new(&self.spec, |tensor| weights::format_in_memory(&self.spec, stored, recipe, tensor))
-                .map_err(|error| format!("speculative_model: {error}"))?;
-        Ok(Drafter::Device(Arc::new(Roofline::new(&self.spec, layers, self.kv_bytes_per_token, device))))
+        let layers = Layers::new(&self.spec, self.kv_bytes_per_token, |tensor| {
+            weights::format_in_memory(&self.spec, stored, recipe, tensor)
+        })
+        .map_err(|error| format!("speculative_model: {error}"))?;
+        Ok(Drafter::Device(Arc::new(Roofline::new(layers, device))))
     }
 
     /// As it was measured in a server of its own; it needs a calibration like the target's.

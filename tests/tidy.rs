@@ -22,6 +22,7 @@ const EDGES: &[(&str, &str, &[&str])] = &[
         "llmlab-sim",
         &["llmlab-core", "llmlab-loadgen", "llmlab-models", "llmlab-quant", "llmlab-results"],
     ),
+    ("analysis/planner", "llmlab-planner", &["llmlab-models", "llmlab-quant", "llmlab-sim"]),
     ("tui", "llmlab-tui", &[]),
 ];
 

@@ -16,12 +16,14 @@ mod mock;
 mod models;
 mod replay;
 mod report;
-pub mod run;
+pub mod roofline;
+mod run;
 mod search_report;
 mod serve;
 mod simulate;
 pub mod supervise;
 mod sweep_report;
+mod validate;
 
 use clap::CommandFactory;
 
@@ -46,6 +48,8 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Calibrate(args) => calibrate::calibrate(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Fit(args) => fit::fit(args),
+        Command::Validate(args) => validate::validate(args),
+        Command::Roofline(args) => roofline::roofline(args),
         Command::Init(args) => init::init(args),
         Command::Schema => {
             print!("{}", llmlab_scenarios::json_schema());

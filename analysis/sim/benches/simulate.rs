@@ -44,7 +44,9 @@ fn replica() -> Replica {
     let device = Device::from_catalogue(catalogue::hardware("h100-sxm").expect("it is in the catalogue"))
         .expect("it has all figures");
     let format = |vector: bool| if vector { WeightFormat::F32 } else { WeightFormat::Bf16 };
-    let Ok(layers) = Layers::new(&spec, |tensor| Ok::<_, Infallible>(format(tensor.role.is_vector())));
+    let Ok(layers) = Layers::new(&spec, spec.kv_bytes_per_token(2.0), |tensor| {
+        Ok::<_, Infallible>(format(tensor.role.is_vector()))
+    });
     let kv = spec.kv_bytes_per_token(2.0);
     let blocks = Budget::of(&device, DEFAULT_UTILIZATION, &spec, layers.stored_bytes).blocks(16 * kv);
     let config = EngineConfig {
@@ -54,7 +56,7 @@ fn replica() -> Replica {
         num_blocks: blocks as u32 + 1,
         max_model_len: 8192,
     };
-    Replica { cost: Roofline::new(&spec, layers, kv, device), spec, config }
+    Replica { cost: Roofline::new(layers, device), spec, config }
 }
 
 /// ShareGPT's prompts and answers: medians of about 70 and 180 tokens, long tails.

@@ -1,6 +1,6 @@
 //! Against what others measured: TPOT of Llama-3.1-8B in bf16 on an H100 under TensorRT-LLM 1.0 in a closed loop
-//! (aiconfigurator-core 0.12.0, systems/silicon_sample.csv). No factor was fitted to these; that products reach 0.70 of the peak,
-//! which other sources say, was checked against one of them (1024 in, 128 out, 32 users).
+//! (aiconfigurator-core 0.12.0, systems/silicon_sample.csv), with the scheduler itself in place of the planner's short form. The
+//! figures were fitted to these rows among others (docs/validation.md).
 
 mod common;
 
@@ -12,6 +12,7 @@ use llmlab_core::config::{EngineConfig, PolicyConfig, VllmConfig};
 use llmlab_core::engine::Engine;
 use llmlab_loadgen::{Arrivals, Silent};
 use llmlab_models::{WeightFormat, catalogue};
+use llmlab_sim::cost_model::Calibration;
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::{Device, Options, Roofline, RooflineExecutor, simulate};
 
@@ -37,12 +38,13 @@ const MEASURED: [(u32, u32, u32, f64); 16] = [
 
 fn simulated_ms(input: u32, output: u32, users: u32) -> f64 {
     let spec = llmlab_models::load_spec("spec:llama-3.1-8b").unwrap();
-    let layers = Layers::new(&spec, |tensor| {
+    let layers = Layers::new(&spec, spec.kv_bytes_per_token(2.0), |tensor| {
         Ok::<_, Infallible>(if tensor.role.is_vector() { WeightFormat::F32 } else { WeightFormat::Bf16 })
     });
     let Ok(layers) = layers;
     let device = Device::from_catalogue(catalogue::hardware("h100-sxm").unwrap()).unwrap();
-    let cost = Roofline::new(&spec, layers, spec.kv_bytes_per_token(2.0), device);
+    let efficiency = Calibration::shipped().efficiency(&device, "tensorrt-llm");
+    let cost = Roofline::with_efficiency(layers, device, efficiency);
     let policy = PolicyConfig::Vllm(VllmConfig {
         max_num_seqs: 256,
         max_num_batched_tokens: 8192,

@@ -170,9 +170,12 @@ fn rows_logits_and_drafting_passes_by_hand() {
 
 fn on_h100(model: &str) -> Arc<Roofline> {
     let spec = llmlab_models::load_spec(model).unwrap();
-    let layers = Layers::new(&spec, |_| Ok::<_, std::convert::Infallible>(WeightFormat::Bf16)).unwrap();
+    let layers = Layers::new(&spec, spec.kv_bytes_per_token(2.0), |_| {
+        Ok::<_, std::convert::Infallible>(WeightFormat::Bf16)
+    })
+    .unwrap();
     let device = Device::from_catalogue(llmlab_models::catalogue::hardware("h100-sxm").unwrap()).unwrap();
-    Arc::new(Roofline::new(&spec, layers, 131_072, device))
+    Arc::new(Roofline::new(layers, device))
 }
 
 #[test]

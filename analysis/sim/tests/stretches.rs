@@ -51,8 +51,10 @@ fn run(case: &Case, hides: bool) -> (Run, u64) {
     let spec = llmlab_models::load_spec("spec:llama-3.1-8b").unwrap();
     let device = Device::from_catalogue(catalogue::hardware("h100-sxm").unwrap()).unwrap();
     let format = |vector: bool| if vector { WeightFormat::F32 } else { WeightFormat::Bf16 };
-    let Ok(layers) = Layers::new(&spec, |tensor| Ok::<_, Infallible>(format(tensor.role.is_vector())));
-    let cost = Roofline::new(&spec, layers, spec.kv_bytes_per_token(2.0), device);
+    let Ok(layers) = Layers::new(&spec, spec.kv_bytes_per_token(2.0), |tensor| {
+        Ok::<_, Infallible>(format(tensor.role.is_vector()))
+    });
+    let cost = Roofline::new(layers, device);
     let executor = Watched { executor: RooflineExecutor::new(Box::new(cost), 3, 1000), hides, plans: 0 };
     let mut engine = Engine::new(scheduler(&case.config).without_block_tables(), executor);
     let mut sink = Kept::default();

@@ -90,14 +90,32 @@ pub enum FeedForward {
     Experts(Experts),
 }
 
+/// Attention of one layer on one device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    /// Values in the queries of a token.
+    pub query_width: f64,
+    /// Values in its keys and values together, as the projections give them.
+    pub kv_width: f64,
+    /// Bytes a token keeps in the cache.
+    pub kv_bytes: f64,
+    /// FLOPs for a query and a key it sees: scores and the weighted sum. Latent attention has fewer in a prompt, where keys and
+    /// values are expanded, than in a decode on the compressed ones.
+    pub prefill_pair_flops: f64,
+    pub decode_pair_flops: f64,
+    /// Positions that attention sees; `None` for all.
+    pub window: Option<u32>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Layer {
     pub qkv: Product,
+    /// Second products of latent attention, from the compressed query and onto the compressed keys and values.
+    pub latent: Option<[Product; 2]>,
+    pub attention: AttentionShape,
     pub output: Product,
     /// Norms over the residual stream.
     pub norms: f64,
-    /// Positions that attention sees; `None` for all.
-    pub window: Option<u32>,
     pub feed_forward: FeedForward,
 }
 
@@ -108,12 +126,20 @@ pub struct Layers {
     pub lm_head: Product,
     pub embedding_row_bytes: f64,
     pub stored_bytes: u64,
+    pub hidden: f64,
+    pub vocab: f64,
+    /// Devices that share each product.
+    pub tensor_parallel: f64,
+    /// Devices that share the experts.
+    pub expert_parallel: f64,
+    pub pipeline_stages: f64,
 }
 
 impl Layers {
-    /// `format` says how a tensor is held.
+    /// `format` says how a tensor is held; a token keeps `kv_bytes_per_token` over all layers.
     pub fn new<E>(
         spec: &ModelSpec,
+        kv_bytes_per_token: u64,
         mut format: impl FnMut(&TensorSpec) -> Result<WeightFormat, E>,
     ) -> Result<Layers, E> {
         let mut parts = vec![Parts::default(); spec.num_layers as usize];
@@ -131,7 +157,8 @@ impl Layers {
         let embedding = embedding.expect("every model has an embedding");
         let mut layers: Vec<(f64, Layer)> = Vec::new();
         for (part, attention) in parts.into_iter().zip(&spec.layers) {
-            let layer = part.layer(spec, attention.window);
+            let mut layer = part.layer(spec, attention.window);
+            layer.attention.kv_bytes = kv_bytes_per_token as f64 / f64::from(spec.num_layers.max(1));
             match layers.iter_mut().find(|(_, known)| *known == layer) {
                 Some((count, _)) => *count += 1.0,
                 None => layers.push((1.0, layer)),
@@ -142,6 +169,11 @@ impl Layers {
             lm_head: lm_head.unwrap_or(embedding),
             embedding_row_bytes: embedding.weight_bytes / embedding.outputs,
             stored_bytes,
+            hidden: f64::from(spec.hidden_size),
+            vocab: f64::from(spec.vocab_size),
+            tensor_parallel: 1.0,
+            expert_parallel: 1.0,
+            pipeline_stages: 1.0,
         })
     }
 }
@@ -194,9 +226,17 @@ impl Parts {
         };
         Layer {
             qkv: self.qkv.expect("every layer has query, key and value"),
+            latent: None,
+            attention: AttentionShape {
+                query_width: spec.query_width() as f64,
+                kv_width: 2.0 * spec.kv_width() as f64,
+                kv_bytes: 0.0,
+                prefill_pair_flops: 4.0 * spec.query_width() as f64,
+                decode_pair_flops: 4.0 * spec.query_width() as f64,
+                window,
+            },
             output: self.output.expect("every layer has an attention output"),
             norms: self.norms,
-            window,
             feed_forward,
         }
     }
@@ -210,7 +250,7 @@ mod tests {
 
     fn layers(source: &str, format: WeightFormat) -> (ModelSpec, Layers) {
         let spec = llmlab_models::load_spec(source).unwrap();
-        let layers = Layers::new(&spec, |tensor| {
+        let layers = Layers::new(&spec, 131_072, |tensor| {
             let exact = tensor.role.is_vector() || tensor.role.is_router();
             Ok::<_, Infallible>(if exact { WeightFormat::F32 } else { format })
         });

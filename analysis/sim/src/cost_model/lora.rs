@@ -84,9 +84,9 @@ mod tests {
 
     fn llama_on_h100() -> Roofline {
         let spec = llmlab_models::load_spec("spec:llama-3.1-8b").unwrap();
-        let layers = Layers::new(&spec, |_| Ok::<_, Infallible>(WeightFormat::Bf16)).unwrap();
+        let layers = Layers::new(&spec, 131_072, |_| Ok::<_, Infallible>(WeightFormat::Bf16)).unwrap();
         let device = Device::from_catalogue(llmlab_models::catalogue::hardware("h100-sxm").unwrap()).unwrap();
-        Roofline::new(&spec, layers, 131_072, device)
+        Roofline::new(layers, device)
     }
 
     #[test]

@@ -2,22 +2,28 @@
 //!
 //! Every operation takes the longer of computing and moving bytes, at what the device reaches for that kind of operation and
 //! size, plus a launch (Williams, Waterman, Patterson 2009, Roofline; per operation as in LLM-Viewer, Yuan et al. 2024).
-//! Reading order: [`operation`], [`layers`] (what a model consists of), [`device`], [`efficiency`] (what share of a peak is
-//! reached), [`roofline`] (all of it together), [`lora`] (what adapters add).
+//! Reading order: [`operation`], [`layers`] (what a model consists of), [`sharded`] (of any family, and divided over devices),
+//! [`device`], [`efficiency`] (what share of a peak is reached) with [`calibration`] (the fitted figures), [`roofline`] (all of it
+//! together), [`lora`] (what adapters add).
 
+pub mod calibration;
 pub mod device;
 pub mod efficiency;
 pub mod layers;
 pub mod lora;
 pub mod operation;
 pub mod roofline;
+pub mod sharded;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use device::Device;
-pub use operation::{Operation, OperationCost, StepCost};
+pub use calibration::Calibration;
+pub use device::{Device, DeviceClass, Link};
+pub use efficiency::Efficiency;
+pub use operation::{Operation, OperationCost, Resource, StepCost};
 pub use roofline::Roofline;
+pub use sharded::{Sharding, Weights};
 
 use crate::shape::SeqShape;
 

@@ -33,8 +33,16 @@ pub enum Operation {
     /// The output projection, on rows that are sampled only.
     LmHead,
     Sampling,
+    /// Sums over the devices of a tensor-parallel group, after attention and after the feed-forward part.
+    AllReduce,
+    /// Rows to the devices of their experts and back.
+    AllToAll,
+    /// Activations to the devices of the next pipeline stage.
+    StageTransfer,
     /// What a step costs before its first kernel: scheduling, preparing inputs.
     StepOverhead,
+    /// The device waits for the host that queues its kernels.
+    HostLimit,
 }
 
 impl Operation {
@@ -57,7 +65,11 @@ impl Operation {
             Operation::LoraExpand => "lora expand",
             Operation::LmHead => "lm_head",
             Operation::Sampling => "sampling",
+            Operation::AllReduce => "all-reduce",
+            Operation::AllToAll => "all-to-all",
+            Operation::StageTransfer => "stage transfer",
             Operation::StepOverhead => "step overhead",
+            Operation::HostLimit => "host limit",
         }
     }
 }
@@ -85,13 +97,62 @@ pub struct OperationCost {
     pub compute_s: f64,
     /// At the reached share of the bandwidth.
     pub memory_s: f64,
+    /// Links: latency and bytes.
+    pub communication_s: f64,
     /// Kernel launches, and on [`Operation::StepOverhead`] everything.
     pub overhead_s: f64,
 }
 
+/// What an operation waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    Compute,
+    Memory,
+    Link,
+    Overhead,
+}
+
+impl Resource {
+    pub fn name(self) -> &'static str {
+        match self {
+            Resource::Compute => "compute",
+            Resource::Memory => "memory",
+            Resource::Link => "link",
+            Resource::Overhead => "overhead",
+        }
+    }
+}
+
 impl OperationCost {
+    /// Nothing, to be completed.
+    pub const fn none(operation: Operation) -> OperationCost {
+        OperationCost {
+            operation,
+            flops: 0.0,
+            bytes: 0.0,
+            compute_s: 0.0,
+            memory_s: 0.0,
+            communication_s: 0.0,
+            overhead_s: 0.0,
+        }
+    }
+
     pub fn seconds(&self) -> f64 {
-        self.compute_s.max(self.memory_s) + self.overhead_s
+        self.compute_s.max(self.memory_s) + self.communication_s + self.overhead_s
+    }
+
+    /// The largest part of its time.
+    pub fn bound_by(&self) -> Resource {
+        let work = self.compute_s.max(self.memory_s);
+        if self.communication_s > work.max(self.overhead_s) {
+            Resource::Link
+        } else if self.overhead_s > work {
+            Resource::Overhead
+        } else if self.memory_s >= self.compute_s {
+            Resource::Memory
+        } else {
+            Resource::Compute
+        }
     }
 
     pub fn is_memory_bound(&self) -> bool {

@@ -3,33 +3,29 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use llmlab_models::ModelSpec;
-
+use super::calibration::{Calibration, DEFAULT_RUNTIME};
 use super::device::Device;
-use super::efficiency::{
-    LAUNCH_S, STEP_S, STEP_SEQUENCE_S, WEIGHT_ONLY_MEMORY, attention_share, memory_share, product_share,
-};
-use super::layers::{Experts, FeedForward, Layer, Layers, Math, Product};
+use super::efficiency::Efficiency;
+use super::layers::{AttentionShape, Experts, FeedForward, Layer, Layers, Math, Product};
 use super::{CostModel, Operation, OperationCost, StepCost, duration};
 use crate::shape::SeqShape;
 
-/// A model on a device. Costs are sums over the sequences of a step, each with its own context, so a mixed batch is exact.
+/// A model on a device, or on one of several that share it. Costs are sums over the sequences of a step, each with its own
+/// context, so a mixed batch is exact.
 #[derive(Debug, Clone)]
 pub struct Roofline {
     device: Device,
+    efficiency: Efficiency,
     pub(super) layers: Layers,
-    hidden: f64,
-    vocab: f64,
-    query_width: f64,
-    kv_width: f64,
-    /// Keys and values of one token in one layer.
-    kv_layer_bytes: f64,
     /// By sequences, once somebody asked: what decode steps cost beside attention.
     decode_rows: Vec<OnceLock<f64>>,
 }
 
 /// Larger batches are computed each time.
 const REMEMBERED: usize = 1024;
+
+/// Of the vector peak, what products of few rows reach.
+const VECTOR_SHARE: f64 = 0.5;
 
 /// Bytes of one activation.
 pub(super) const ACTIVATION: f64 = 2.0;
@@ -82,22 +78,37 @@ struct Attention {
 }
 
 impl Roofline {
-    /// `kv_bytes_per_token` is over all layers.
-    pub fn new(spec: &ModelSpec, layers: Layers, kv_bytes_per_token: u64, device: Device) -> Roofline {
-        Roofline {
-            device,
-            layers,
-            hidden: f64::from(spec.hidden_size),
-            vocab: f64::from(spec.vocab_size),
-            query_width: spec.query_width() as f64,
-            kv_width: spec.kv_width() as f64,
-            decode_rows: vec![OnceLock::new(); REMEMBERED],
-            kv_layer_bytes: kv_bytes_per_token as f64 / f64::from(spec.num_layers.max(1)),
-        }
+    /// With the shipped figures for the device's class under the default software.
+    pub fn new(layers: Layers, device: Device) -> Roofline {
+        let efficiency = Calibration::shipped().efficiency(&device, DEFAULT_RUNTIME);
+        Roofline::with_efficiency(layers, device, efficiency)
+    }
+
+    pub fn with_efficiency(layers: Layers, device: Device, efficiency: Efficiency) -> Roofline {
+        Roofline { device, efficiency, layers, decode_rows: vec![OnceLock::new(); REMEMBERED] }
     }
 
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    pub fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    pub fn efficiency(&self) -> &Efficiency {
+        &self.efficiency
+    }
+
+    /// Seconds a step has beside what the device does.
+    fn outside_s(&self, sequences: f64) -> f64 {
+        self.efficiency.step_s + self.efficiency.sequence_s * sequences
+    }
+
+    /// Of a step whose operations take so long, what it waits for a host that is slower than the device.
+    fn host_wait_s(&self, device_s: f64) -> f64 {
+        let layers: f64 = self.layers.layers.iter().map(|(count, _)| count).sum();
+        (layers * self.efficiency.layer_host_s - device_s).max(0.0)
     }
 
     /// Seconds of all operations of a decode step but attention.
@@ -115,11 +126,37 @@ impl Roofline {
     pub fn step(&self, seqs: &[SeqShape]) -> StepCost {
         let mut operations = Vec::with_capacity(16 * self.layers.layers.len());
         self.each(seqs, |cost| operations.push(cost));
+        let outside = self.outside_s(seqs.len() as f64);
+        let device_s = operations.iter().map(OperationCost::seconds).sum::<f64>() - outside;
+        let waiting = self.host_wait_s(device_s);
+        if waiting > 0.0 {
+            operations
+                .push(OperationCost { overhead_s: waiting, ..OperationCost::none(Operation::HostLimit) });
+        }
         StepCost { operations }
     }
 
+    /// Seconds of a step in which `prefill` computes prompts, and `decoding` sequences with `keys` keys in all one token each.
+    pub fn mixed_s(&self, prefill: &[SeqShape], decoding: usize, keys: u64) -> f64 {
+        let mut rows = Rows::of(prefill);
+        let decode = Rows::decoding(decoding);
+        rows.sequences += decode.sequences;
+        rows.all += decode.all;
+        rows.kept += decode.kept;
+        rows.logits += decode.logits;
+        rows.sampled += decode.sampled;
+        let mut seconds = 0.0;
+        let attention = |window: Option<u32>| {
+            let (prefill, _) = self.attention_work(prefill, window);
+            let most = window.map_or(u64::MAX, |window| u64::from(window) * decoding as u64);
+            (prefill, self.decoding(decoding, keys.min(most)))
+        };
+        self.operations(rows, attention, |cost| seconds += cost.seconds());
+        seconds + self.host_wait_s(seconds - self.outside_s(rows.sequences))
+    }
+
     fn each(&self, seqs: &[SeqShape], found: impl FnMut(OperationCost)) {
-        self.operations(Rows::of(seqs), |window| attention(seqs, window), found);
+        self.operations(Rows::of(seqs), |window| self.attention_work(seqs, window), found);
     }
 
     fn operations(
@@ -128,20 +165,17 @@ impl Roofline {
         attention: impl Fn(Option<u32>) -> (Attention, Attention),
         mut found: impl FnMut(OperationCost),
     ) {
-        let overhead_s = STEP_S + STEP_SEQUENCE_S * rows.sequences;
-        found(OperationCost {
-            operation: Operation::StepOverhead,
-            flops: 0.0,
-            bytes: 0.0,
-            compute_s: 0.0,
-            memory_s: 0.0,
-            overhead_s,
-        });
+        let overhead_s = self.outside_s(rows.sequences);
+        found(OperationCost { overhead_s, ..OperationCost::none(Operation::StepOverhead) });
         // Each row is read from the table and written as an activation.
-        let embedded = rows.all * (self.layers.embedding_row_bytes + ACTIVATION * self.hidden);
+        let embedded = rows.all * (self.layers.embedding_row_bytes + ACTIVATION * self.layers.hidden);
         found(self.moving(Operation::Embedding, 1.0, embedded));
         for (count, layer) in &self.layers.layers {
-            self.layer(*count, layer, rows, attention(layer.window), &mut found);
+            self.layer(*count, layer, rows, attention(layer.attention.window), &mut found);
+        }
+        let stages = self.layers.pipeline_stages;
+        if stages > 1.0 {
+            found(self.transfer(stages - 1.0, rows.all));
         }
         found(self.norms(1.0, rows.all));
         if rows.logits > 0.0 {
@@ -149,7 +183,7 @@ impl Roofline {
         }
         if rows.sampled > 0.0 {
             // f32 logits are read to find the largest or to normalise, and once more to draw.
-            found(self.moving(Operation::Sampling, 1.0, 2.0 * 4.0 * self.vocab * rows.sampled));
+            found(self.moving(Operation::Sampling, 1.0, 2.0 * 4.0 * self.layers.vocab * rows.sampled));
         }
     }
 
@@ -164,16 +198,21 @@ impl Roofline {
         found(self.norms(count * layer.norms, rows.all));
         found(self.product(Operation::Qkv, count, &layer.qkv, rows.all));
         // Queries and keys are read and written; keys and values go to the cache.
-        let turned = 2.0 * ACTIVATION * rows.all * (self.query_width + self.kv_width);
-        let written = rows.kept * (self.kv_layer_bytes + ACTIVATION * self.kv_width);
+        let shape = &layer.attention;
+        for product in layer.latent.iter().flatten() {
+            found(self.product(Operation::Qkv, count, product, rows.all));
+        }
+        let turned = 2.0 * ACTIVATION * rows.all * (shape.query_width + shape.kv_width / 2.0);
+        let written = rows.kept * (shape.kv_bytes + ACTIVATION * shape.kv_width / 2.0);
         found(self.moving(Operation::RopeAndKvWrite, count, turned + written));
         if prefill.queries > 0.0 {
-            found(self.attention(Operation::AttentionPrefill, count, prefill));
+            found(self.attention(Operation::AttentionPrefill, count, shape, prefill));
         }
         if decode.queries > 0.0 {
-            found(self.attention(Operation::AttentionDecode, count, decode));
+            found(self.attention(Operation::AttentionDecode, count, shape, decode));
         }
         found(self.product(Operation::AttentionOutput, count, &layer.output, rows.all));
+        self.reduced(count, rows.all, found);
         match &layer.feed_forward {
             FeedForward::Dense(mlp) => {
                 found(self.product(Operation::GateUp, count, &mlp.gate_up, rows.all));
@@ -182,22 +221,29 @@ impl Roofline {
             }
             FeedForward::Experts(experts) => self.experts(count, experts, rows.all, found),
         }
+        self.reduced(count, rows.all, found);
     }
 
     fn experts(&self, count: f64, experts: &Experts, rows: f64, found: &mut impl FnMut(OperationCost)) {
         found(self.product(Operation::Router, count, &experts.router, rows));
         // A token leaves an expert out with probability 1 - k / n, when each chooses at random.
         let left_out = 1.0 - experts.experts_per_token / experts.experts;
-        let read = 1.0 - left_out.powf(rows);
-        let chosen = rows * experts.experts_per_token;
+        let groups = self.layers.expert_parallel;
+        // Of an expert group each device has rows of its own, and their experts get those of all.
+        let met = if groups > 1.0 { rows * (groups / self.layers.tensor_parallel).max(1.0) } else { rows };
+        let read = 1.0 - left_out.powf(met);
+        let chosen = met * experts.experts_per_token;
         let per_expert = chosen / (experts.experts * read).max(1.0);
         let (gate_up, down) = (&experts.all.gate_up, &experts.all.down);
         // `outputs` of `all` is a sum over experts, a token meets the share of one in each of its k.
         let flops =
             2.0 * chosen * (gate_up.outputs * gate_up.inputs + down.outputs * down.inputs) / experts.experts;
         let width = gate_up.outputs / experts.experts;
-        let moved = ACTIVATION * chosen * (2.0 * self.hidden + 1.5 * width);
+        let moved = ACTIVATION * chosen * (2.0 * self.layers.hidden + 1.5 * width);
         let bytes = read * (gate_up.weight_bytes + down.weight_bytes) + moved;
+        if groups > 1.0 {
+            found(self.all_to_all(count, chosen, groups));
+        }
         found(self.cost(Operation::Experts, count, 2.0, flops, bytes, gate_up.math, per_expert));
         if let Some(shared) = &experts.shared {
             found(self.product(Operation::SharedExpert, count, &shared.gate_up, rows));
@@ -228,21 +274,52 @@ impl Roofline {
             Math::Fp8 => self.device.fp8_flops_per_s,
             Math::Int8 => self.device.int8_ops_per_s,
         };
-        let through_memory = if math == Math::WeightOnly { WEIGHT_ONLY_MEMORY } else { 1.0 };
+        // Few rows do not fill a tile; they are computed without.
+        let reached = (peak * self.efficiency.product_share(math, rows))
+            .max(self.device.vector_flops_per_s * self.efficiency.product_16_bits.min(VECTOR_SHARE));
+        let bandwidth = self.device.bandwidth_bytes_per_s * self.efficiency.weight_share(math, bytes);
         OperationCost {
-            operation,
             flops: count * flops,
             bytes: count * bytes,
-            compute_s: count * flops / (peak * product_share(math, self.device.class, rows).max(1e-9)),
-            memory_s: count * bytes
-                / (self.device.bandwidth_bytes_per_s * memory_share(bytes) * through_memory),
-            overhead_s: count * launches * LAUNCH_S,
+            compute_s: count * flops / reached,
+            memory_s: count * bytes / bandwidth,
+            overhead_s: count * launches * self.efficiency.launch_s,
+            ..OperationCost::none(operation)
+        }
+    }
+
+    /// The sum of a tensor group's parts of all rows; nothing on one device. Each device sends and receives `2 (p - 1) / p` of
+    /// them (ring; Thakur et al. 2005), and a latency grows with the logarithm of devices.
+    fn reduced(&self, count: f64, rows: f64, found: &mut impl FnMut(OperationCost)) {
+        let devices = self.layers.tensor_parallel;
+        if devices > 1.0 {
+            let bytes = 2.0 * (devices - 1.0) / devices * ACTIVATION * rows * self.layers.hidden;
+            found(self.sent(Operation::AllReduce, count, bytes, devices));
+        }
+    }
+
+    /// Rows to their experts and back, all but the share that stays.
+    fn all_to_all(&self, count: f64, chosen: f64, devices: f64) -> OperationCost {
+        let bytes = 2.0 * (devices - 1.0) / devices * ACTIVATION * chosen * self.layers.hidden;
+        self.sent(Operation::AllToAll, count, bytes, devices)
+    }
+
+    fn transfer(&self, count: f64, rows: f64) -> OperationCost {
+        self.sent(Operation::StageTransfer, count, ACTIVATION * rows * self.layers.hidden, 2.0)
+    }
+
+    fn sent(&self, operation: Operation, count: f64, bytes: f64, devices: f64) -> OperationCost {
+        let bandwidth = self.device.link.bytes_per_s() * self.efficiency.link;
+        let latency = self.efficiency.link_latency_s * devices.log2();
+        OperationCost {
+            communication_s: count * (latency + bytes / bandwidth),
+            ..OperationCost::none(operation)
         }
     }
 
     /// Adding the residual and normalising: two reads, two writes.
     fn norms(&self, count: f64, rows: f64) -> OperationCost {
-        self.moving(Operation::Norm, count, 4.0 * ACTIVATION * rows * self.hidden)
+        self.moving(Operation::Norm, count, 4.0 * ACTIVATION * rows * self.layers.hidden)
     }
 
     /// Gate and up are read, their product is written.
@@ -253,55 +330,60 @@ impl Roofline {
     /// Work that is all bytes.
     fn moving(&self, operation: Operation, count: f64, bytes: f64) -> OperationCost {
         OperationCost {
-            operation,
-            flops: 0.0,
             bytes: count * bytes,
-            compute_s: 0.0,
-            memory_s: count * bytes / (self.device.bandwidth_bytes_per_s * memory_share(bytes)),
-            overhead_s: count * LAUNCH_S,
+            memory_s: count * bytes
+                / (self.device.bandwidth_bytes_per_s * self.efficiency.memory_share(bytes)),
+            overhead_s: count * self.efficiency.launch_s,
+            ..OperationCost::none(operation)
         }
     }
 
-    /// q·k and p·v of all sequences in one launch: 4 FLOPs for each pair and value of the queries; keys and values once,
-    /// queries in and results out.
-    fn attention(&self, operation: Operation, count: f64, work: Attention) -> OperationCost {
-        let flops = 4.0 * self.query_width * work.pairs;
-        let bytes = work.seen * self.kv_layer_bytes + 2.0 * ACTIVATION * work.queries * self.query_width;
+    /// Scores and weighted sums of all sequences in one launch; keys and values once, queries in and results out.
+    fn attention(
+        &self,
+        operation: Operation,
+        count: f64,
+        shape: &AttentionShape,
+        work: Attention,
+    ) -> OperationCost {
+        let decode = operation == Operation::AttentionDecode;
+        let pair_flops = if decode { shape.decode_pair_flops } else { shape.prefill_pair_flops };
+        let bytes = work.seen * shape.kv_bytes + 2.0 * ACTIVATION * work.queries * shape.query_width;
+        let share = self.efficiency.memory_share(bytes)
+            * if decode { self.efficiency.attention_bandwidth } else { 1.0 };
         OperationCost {
-            operation,
-            flops: count * flops,
+            flops: count * pair_flops * work.pairs,
             bytes: count * bytes,
-            compute_s: count * 4.0 * self.query_width * work.stretched_pairs / self.device.bf16_flops_per_s,
-            memory_s: count * bytes / (self.device.bandwidth_bytes_per_s * memory_share(bytes)),
-            overhead_s: count * LAUNCH_S,
+            compute_s: count * pair_flops * work.stretched_pairs / self.device.bf16_flops_per_s,
+            memory_s: count * bytes / (self.device.bandwidth_bytes_per_s * share),
+            overhead_s: count * self.efficiency.launch_s,
+            ..OperationCost::none(operation)
         }
     }
-}
 
-/// Sequences with several new tokens, and those with one.
-fn attention(seqs: &[SeqShape], window: Option<u32>) -> (Attention, Attention) {
-    let mut prefill = Attention::default();
-    let (mut queries, mut keys) = (0, 0);
-    for seq in seqs.iter().filter(|seq| seq.new > 0) {
-        if seq.new == 1 {
-            queries += 1;
-            keys += seq.seen(window);
-            continue;
+    /// Sequences with several new tokens, and those with one.
+    fn attention_work(&self, seqs: &[SeqShape], window: Option<u32>) -> (Attention, Attention) {
+        let mut prefill = Attention::default();
+        let (mut queries, mut keys) = (0, 0);
+        for seq in seqs.iter().filter(|seq| seq.new > 0) {
+            if seq.new == 1 {
+                queries += 1;
+                keys += seq.seen(window);
+                continue;
+            }
+            let (queries, pairs) = (f64::from(seq.new), seq.pairs(window) as f64);
+            prefill.queries += queries;
+            prefill.seen += seq.seen(window) as f64;
+            prefill.pairs += pairs;
+            prefill.stretched_pairs += pairs / self.efficiency.attention_share(queries);
         }
-        let (queries, pairs) = (f64::from(seq.new), seq.pairs(window) as f64);
-        prefill.queries += queries;
-        prefill.seen += seq.seen(window) as f64;
-        prefill.pairs += pairs;
-        prefill.stretched_pairs += pairs / attention_share(queries);
+        (prefill, self.decoding(queries, keys))
     }
-    (prefill, Attention::decoding(queries, keys))
-}
 
-impl Attention {
-    /// Of sequences with one query each, which see so many keys in all.
-    fn decoding(queries: usize, keys: u64) -> Attention {
+    /// Sequences with one query each, which see so many keys in all.
+    fn decoding(&self, queries: usize, keys: u64) -> Attention {
         let keys = keys as f64;
-        let stretched_pairs = keys / attention_share(1.0);
+        let stretched_pairs = keys / self.efficiency.attention_share(1.0);
         Attention { queries: queries as f64, seen: keys, pairs: keys, stretched_pairs }
     }
 }
@@ -312,18 +394,26 @@ impl CostModel for Roofline {
         self.each(seqs, |cost| {
             *if cost.operation.is_attention() { &mut attention } else { &mut rows } += cost.seconds()
         });
-        duration(rows + attention)
+        self.whole(rows, attention, seqs.len())
     }
 
     fn decode_time(&self, sequences: usize, keys: u64) -> Option<Duration> {
-        if self.layers.layers.iter().any(|(_, layer)| layer.window.is_some()) {
+        if self.layers.layers.iter().any(|(_, layer)| layer.attention.window.is_some()) {
             return None;
         }
         let mut attention = 0.0;
-        let decode = Attention::decoding(sequences, keys);
-        for (count, _) in &self.layers.layers {
-            attention += self.attention(Operation::AttentionDecode, *count, decode).seconds();
+        let decode = self.decoding(sequences, keys);
+        for (count, layer) in &self.layers.layers {
+            let cost = self.attention(Operation::AttentionDecode, *count, &layer.attention, decode);
+            attention += cost.seconds();
         }
-        Some(duration(self.decode_rows_s(sequences) + attention))
+        Some(self.whole(self.decode_rows_s(sequences), attention, sequences))
+    }
+}
+
+impl Roofline {
+    fn whole(&self, rows_s: f64, attention_s: f64, sequences: usize) -> Duration {
+        let seconds = rows_s + attention_s;
+        duration(seconds + self.host_wait_s(seconds - self.outside_s(sequences as f64)))
     }
 }

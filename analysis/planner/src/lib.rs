@@ -1,0 +1,15 @@
+//! Predictions about deployments that need not exist, and how far they are off.
+//!
+//! Knows model shapes, devices, and the cost model and scheduler of the simulator. Must not know sockets, clocks or servers: what
+//! it says is a function of its inputs.
+//!
+//! Reading order: [`deployment`] (a model on devices under a serving software), [`closed_loop`] (users who wait for their
+//! answers, in short form), [`explain`] (a step operation by operation), [`validate`] (predictions beside other people's measurements, and the fit to them).
+
+pub mod closed_loop;
+pub mod deployment;
+pub mod explain;
+pub mod validate;
+
+pub use closed_loop::{ClosedLoop, LoopFigures};
+pub use deployment::Deployment;

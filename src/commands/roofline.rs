@@ -1,0 +1,75 @@
+//! `llmlab roofline`: a step of a model on a device, operation by operation.
+
+use std::fs;
+
+use llmlab_models::catalogue;
+use llmlab_planner::Deployment;
+use llmlab_planner::explain::Explanation;
+use llmlab_planner::validate::names;
+use llmlab_sim::cost_model::{Calibration, Efficiency, Sharding};
+use llmlab_sim::{Device, Roofline, SeqShape};
+
+use crate::cli::RooflineArgs;
+use crate::exit::{Code, Failure};
+use crate::text;
+
+pub fn roofline(args: RooflineArgs) -> Result<Code, Failure> {
+    let model = catalogue::architecture(&args.model).map_err(Failure::bad_input)?;
+    let hardware = catalogue::hardware(&args.hardware).map_err(Failure::bad_input)?;
+    let device = Device::from_catalogue(hardware).map_err(Failure::bad_input)?;
+    let format = args.weights.clone().unwrap_or_else(|| model.stored.to_string());
+    let weights = names::weights(&format).ok_or_else(|| {
+        Failure::bad_input(format!(
+            "--weights: {format:.40?} is not known; accepted are f32, f16, bf16, fp8, int8, int4, mxfp4, q4_0, q4_k_m, q5_k_m, q6_k, q8_0"
+        ))
+    })?;
+    let kv_value_bytes = names::kv_value_bytes(&args.kv).ok_or_else(|| {
+        Failure::bad_input(format!("--kv: {:.40?} is not known; accepted are bf16, f16, fp8, int8", args.kv))
+    })?;
+    let sharding = Sharding { tensor: args.tp, pipeline: args.pp, expert: args.ep };
+    let calibration = Calibration::shipped();
+    if !calibration.runtime.contains_key(&args.runtime) {
+        let known: Vec<&str> = calibration.runtime.keys().map(String::as_str).collect();
+        return Err(Failure::bad_input(format!(
+            "--runtime: {:.40?} is not known; accepted are {}",
+            args.runtime,
+            known.join(", ")
+        )));
+    }
+    let provenance = calibration.provenance(&device, &args.runtime);
+    let deployment = Deployment {
+        model,
+        device: device.clone(),
+        weights,
+        kv_value_bytes,
+        sharding,
+        runtime: args.runtime.clone(),
+    };
+    let cost = if args.ideal {
+        Roofline::with_efficiency(deployment.layers(), device, Efficiency::IDEAL)
+    } else {
+        deployment.roofline(calibration)
+    };
+    let one = SeqShape { context: args.context, new: 1, padding: 0, sample: true, drafts: 0 };
+    let (shapes, words) = match args.prefill {
+        Some(tokens) => {
+            (vec![SeqShape { context: 0, new: tokens, ..one }], format!("a prompt of {tokens} tokens"))
+        }
+        None => (
+            vec![one; args.batch as usize],
+            format!("{} sequence(s) decode after {} tokens", args.batch, args.context),
+        ),
+    };
+    let words = format!("{words}, {format} weights, {} device(s)", sharding.devices());
+    let taken = cost.step(&shapes);
+    let explanation = Explanation::of(&model.name, words, &cost, &taken, provenance);
+    if let Some(path) = &args.svg {
+        let svg = explanation.svg().map_err(Failure::internal)?;
+        fs::write(path, svg).map_err(|error| Failure::bad_input(format!("{}: {error}", path.display())))?;
+    }
+    if args.json {
+        let json = serde_json::to_string_pretty(&explanation).map_err(Failure::internal)?;
+        return text::print(&format!("{json}\n"));
+    }
+    text::print(&explanation.text())
+}
