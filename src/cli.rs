@@ -13,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
 use crate::catalogue_cli::{CatalogueArgs, HardwareCommand, ListArgs, MemoryArgs, ShowArgs};
+pub use crate::commands::plan_args::PlanArgs;
 use crate::mock_words;
 
 const EXIT_CODES: &str = "\
@@ -50,6 +51,15 @@ Examples:
 
 What is modelled, and what is not: docs/simulation.md")]
     Simulate(SimulateArgs),
+    /// From a model, its traffic and an SLO to devices, latency and money
+    #[command(after_help = "\
+Examples:
+  llmlab plan scenarios/plan/7b-one-gpu.toml
+  llmlab plan scenarios/plan/7b-one-gpu.toml --what-if traffic=2x,weights=fp8
+  llmlab plan --model llama-3.1-70b --rate 4 --ttft-p95 1s --tpot-p95 40ms --hardware h100-sxm,a100-sxm-80gb
+
+How it is computed, and how far it is off: docs/planning.md")]
+    Plan(Box<PlanArgs>),
     /// Serve a model with the reference engine over HTTP (OpenAI protocol)
     #[command(after_help = "\
 Examples:
@@ -156,7 +166,11 @@ Examples:
 How a time is put together: docs/simulation.md")]
     Roofline(RooflineArgs),
     /// Print the JSON schema of scenario files, for editor completion
-    Schema,
+    Schema {
+        /// Of which kind of file
+        #[arg(value_enum, default_value_t = SchemaOf::Scenario)]
+        of: SchemaOf,
+    },
     /// Print shell completions
     #[command(
         after_help = "Example:\n  llmlab completions bash > ~/.local/share/bash-completion/completions/llmlab"
@@ -745,4 +759,11 @@ pub enum Layout {
     #[value(name = "awq_gemv")]
     AwqGemv,
     CompressedTensors,
+}
+
+/// Kinds of files that editors can check.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum SchemaOf {
+    Scenario,
+    Plan,
 }

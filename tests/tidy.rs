@@ -22,7 +22,20 @@ const EDGES: &[(&str, &str, &[&str])] = &[
         "llmlab-sim",
         &["llmlab-core", "llmlab-loadgen", "llmlab-models", "llmlab-quant", "llmlab-results"],
     ),
-    ("analysis/planner", "llmlab-planner", &["llmlab-models", "llmlab-quant", "llmlab-sim"]),
+    (
+        "analysis/planner",
+        "llmlab-planner",
+        &[
+            "llmlab-core",
+            "llmlab-loadgen",
+            "llmlab-metrics",
+            "llmlab-models",
+            "llmlab-quant",
+            "llmlab-results",
+            "llmlab-scenarios",
+            "llmlab-sim",
+        ],
+    ),
     ("tui", "llmlab-tui", &[]),
 ];
 

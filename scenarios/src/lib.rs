@@ -5,7 +5,7 @@
 //! servers or clocks: whether a preset or a price exists is for whoever runs the spec. Touches the file system only to
 //! read the scenario, its trace, and to see that a model folder exists.
 //!
-//! Reading order: [`scenario`] (what is typed), [`spec`] (what it resolves to), [`journey`] (both, of users who take steps), `resolve` (from one to the other),
+//! Reading order: [`scenario`] (what is typed), [`spec`] (what it resolves to), [`journey`] (both, of users who take steps), `resolve` (from one to the other), [`plan`] (files of `llmlab plan`),
 //! [`knobs`] (the engine keys as one table), [`templates`] (command lines of known servers), [`traffic`] and [`trace`] (where lengths come from), [`fit`] (from a log to traffic), [`units`],
 //! [`error`], [`schema`].
 
@@ -17,6 +17,7 @@ pub mod error;
 pub mod fit;
 pub mod journey;
 pub mod knobs;
+pub mod plan;
 pub mod scenario;
 pub mod schema;
 pub mod spec;
@@ -28,7 +29,7 @@ pub mod units;
 mod resolve;
 
 pub use error::ScenarioError;
-pub use schema::json_schema;
+pub use schema::{json_schema, plan_schema};
 
 use error::{Finding, Source};
 use spec::{Cell, EngineSpec, RunSpec};

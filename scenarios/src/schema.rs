@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 
 use crate::client_mix;
 use crate::knobs::{Default, KNOBS, Kind, Knob, POLICIES};
+use crate::plan::PlanFile;
 use crate::resolve::{
-    CONVERSATIONS, DISTRIBUTIONS, FINDS, POPULARITIES, PROCESSES, PROTOCOLS, TIME_DISTRIBUTIONS,
+    CONVERSATIONS, DISTRIBUTIONS, FINDS, POPULARITIES, PRICINGS, PROCESSES, PROTOCOLS, TIME_DISTRIBUTIONS,
     TURN_DISTRIBUTIONS,
 };
 use crate::scenario::{DistributionTable, Scenario};
@@ -19,8 +20,16 @@ const MEMORY_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB|TiB|kB|MB|GB|TB)$"
 
 /// Pretty-printed, ending in a newline; `scenarios/schema.json` is this text.
 pub fn json_schema() -> String {
-    let mut schema = schemars::schema_for!(Scenario);
-    schema.insert("title".into(), json!("llmlab scenario"));
+    printed(schemars::schema_for!(Scenario), "llmlab scenario")
+}
+
+/// The same of plan files; `scenarios/plan/schema.json` is this text.
+pub fn plan_schema() -> String {
+    printed(schemars::schema_for!(PlanFile), "llmlab plan")
+}
+
+fn printed(mut schema: Schema, title: &str) -> String {
+    schema.insert("title".into(), json!(title));
     schema.as_object_mut().into_iter().flat_map(Map::values_mut).for_each(remove_null);
     let mut text = serde_json::to_string_pretty(&schema).expect("a schema is plain JSON");
     text.push('\n');
@@ -117,6 +126,10 @@ pub(crate) fn popularity(_: &mut SchemaGenerator) -> Schema {
 
 pub(crate) fn find(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": FINDS })
+}
+
+pub(crate) fn pricings(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": { "enum": PRICINGS } })
 }
 
 pub(crate) fn claim_metric(_: &mut SchemaGenerator) -> Schema {

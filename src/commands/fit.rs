@@ -36,7 +36,13 @@ pub fn fit(args: FitArgs) -> Result<Code, Failure> {
     let spec = llmlab_scenarios::parse(&scenario, &name).map_err(Failure::usage)?;
     let config = WorkloadConfig {
         requests: log.rows.len().min(MAX_DRAWN) as u64,
-        ..workload_config(&spec, u32::MAX, PromptStyle::TokenIds { first: 0, end: 1 }, 1.0)
+        ..workload_config(
+            spec.seed,
+            &spec.workload,
+            u32::MAX,
+            PromptStyle::TokenIds { first: 0, end: 1 },
+            1.0,
+        )
     };
     let drawn = shapes(&config).map_err(Failure::internal)?;
     write_new(&args.output, &scenario, args.force)?;

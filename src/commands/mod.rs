@@ -14,6 +14,8 @@ mod journey_client;
 mod merge;
 mod mock;
 mod models;
+mod plan;
+pub mod plan_args;
 mod replay;
 mod report;
 pub mod roofline;
@@ -27,13 +29,14 @@ mod validate;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, SchemaOf};
 use crate::exit::{Code, Failure};
 
 pub fn dispatch(command: Command) -> Result<Code, Failure> {
     match command {
         Command::Run(args) => run::run(args, None),
         Command::Simulate(args) => simulate::simulate(args),
+        Command::Plan(args) => plan::plan(*args),
         Command::Serve(args) => serve::serve(args),
         Command::Supervise(args) => supervise::supervise(args),
         Command::JourneyClient => journey_client::journey_client(),
@@ -51,8 +54,12 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Validate(args) => validate::validate(args),
         Command::Roofline(args) => roofline::roofline(args),
         Command::Init(args) => init::init(args),
-        Command::Schema => {
-            print!("{}", llmlab_scenarios::json_schema());
+        Command::Schema { of } => {
+            let text = match of {
+                SchemaOf::Scenario => llmlab_scenarios::json_schema(),
+                SchemaOf::Plan => llmlab_scenarios::plan_schema(),
+            };
+            print!("{text}");
             Ok(Code::Pass)
         }
         Command::Completions { shell } => {

@@ -4,11 +4,13 @@
 //! it says is a function of its inputs.
 //!
 //! Reading order: [`deployment`] (a model on devices under a serving software), [`closed_loop`] (users who wait for their
-//! answers, in short form), [`explain`] (a step operation by operation), [`validate`] (predictions beside other people's measurements, and the fit to them).
+//! answers, in short form), [`explain`] (a step operation by operation), [`plan`] (an SLO to devices
+//! and money), [`validate`] (predictions beside other people's measurements, and the fit to them).
 
 pub mod closed_loop;
 pub mod deployment;
 pub mod explain;
+pub mod plan;
 pub mod validate;
 
 pub use closed_loop::{ClosedLoop, LoopFigures};

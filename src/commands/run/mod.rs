@@ -179,14 +179,19 @@ fn watch(args: &RunArgs, live: &Arc<Live>, cancel: &CancellationToken) {
 
 /// First Ctrl-C: no new requests, short drain, save, report. Second: leave at once; finished requests are on disk.
 fn stop_on_ctrl_c(cancel: CancellationToken) {
+    on_interrupt(move || {
+        eprintln!("\nstopping: finishing what is in flight, then saving (Ctrl-C again leaves at once)");
+        cancel.cancel();
+    });
+}
+
+/// Calls `first` at the first Ctrl-C; the second ends the process.
+pub fn on_interrupt(first: impl FnOnce() + Send + 'static) {
     let listen = move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(async {
             if tokio::signal::ctrl_c().await.is_ok() {
-                eprintln!(
-                    "\nstopping: finishing what is in flight, then saving (Ctrl-C again leaves at once)"
-                );
-                cancel.cancel();
+                first();
             }
             if tokio::signal::ctrl_c().await.is_ok() {
                 std::process::exit(Code::Interrupted as i32);

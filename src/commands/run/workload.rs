@@ -30,7 +30,14 @@ impl Plan {
     }
 
     pub fn workload_config(&self, load_rps: f64) -> WorkloadConfig {
-        workload_config(&self.spec, self.max_tokens_per_request, self.prompts.clone(), load_rps)
+        let spec = &self.spec;
+        workload_config(
+            spec.seed,
+            &spec.workload,
+            self.max_tokens_per_request,
+            self.prompts.clone(),
+            load_rps,
+        )
     }
 
     /// The workload as a target gets it: without adapters where it does not serve them.
@@ -85,13 +92,18 @@ pub fn load_share(spec: &RunSpec) -> Option<f64> {
 
 /// What a scenario's words come to where a request may hold `limit` tokens. `load_rps` stands in for a rate given as a
 /// share of saturation, or searched.
-pub fn workload_config(spec: &RunSpec, limit: u32, prompts: PromptStyle, load_rps: f64) -> WorkloadConfig {
-    let w = &spec.workload;
+pub fn workload_config(
+    seed: u64,
+    w: &WorkloadSpec,
+    limit: u32,
+    prompts: PromptStyle,
+    load_rps: f64,
+) -> WorkloadConfig {
     // Output gets at most half of what a request may hold, the prompt the rest, so no draw is impossible.
     let output_max = w.output_range.1.min(limit / 2).max(1);
     let input_max = w.input_range.1.min(limit - output_max).max(1);
     WorkloadConfig {
-        seed: spec.seed,
+        seed,
         requests: u64::from(w.requests),
         lengths: lengths(&w.lengths),
         scale_input: w.scale_input,

@@ -4,13 +4,15 @@
 //! Reading order: [`format`] (numbers and escaping), [`view`] (the analysis as words) with [`turns`], [`terminal`], [`series`] (points for
 //! charts), [`svg`] and [`charts`], [`server_side`] and [`timeline`] (the server under the requests), [`composition`] (the batch step by
 //! step), [`page`] (Markdown and HTML), [`journey`] (the steps of users), [`sweep`] (the table of a sweep), [`search`] (the edge and the
-//! curve of a search).
+//! curve of a search), [`kit`] (the same for reports of other crates).
 
 pub mod charts;
 pub mod composition;
 pub mod format;
 pub mod journey;
+pub mod kit;
 pub mod page;
+mod scatter;
 pub mod search;
 pub mod series;
 pub mod server_side;

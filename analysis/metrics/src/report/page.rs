@@ -27,7 +27,7 @@ pub fn markdown(analysis: &Analysis) -> String {
 }
 
 /// A template that prints `view` as `v`, escaped for Markdown.
-pub(super) fn markdown_page(name: &'static str, template: &'static str, view: &impl Serialize) -> String {
+pub fn markdown_page(name: &'static str, template: &'static str, view: &impl Serialize) -> String {
     let mut env = environment();
     // Markdown has no standard autoescape; every value goes through ours instead.
     env.set_auto_escape_callback(|_| AutoEscape::None);
@@ -50,7 +50,7 @@ fn environment() -> Environment<'static> {
 }
 
 /// The same for HTML, with the reports' style as `style`.
-pub(super) fn html_page(name: &'static str, template: &'static str, view: &impl Serialize) -> String {
+pub fn html_page(name: &'static str, template: &'static str, view: &impl Serialize) -> String {
     let env = html_environment(name, template);
     let style = Value::from_safe_string(STYLE.to_owned());
     render(&env, name, context! { v => Serde(view), style => style })

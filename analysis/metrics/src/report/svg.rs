@@ -56,6 +56,7 @@ pub enum Unit {
     LogNanoseconds,
     Seconds,
     Percent,
+    Dollars,
     Number,
 }
 
@@ -65,6 +66,7 @@ impl Unit {
             Unit::LogNanoseconds => "logns",
             Unit::Seconds => "s",
             Unit::Percent => "pct",
+            Unit::Dollars => "usd",
             Unit::Number => "n",
         }
     }
@@ -78,8 +80,18 @@ impl Unit {
             }
             Unit::Seconds => format!("{} s", trim(v)),
             Unit::Percent => format!("{} %", trim(v * 100.0)),
+            Unit::Dollars => dollars(v),
             Unit::Number => trim(v),
         }
+    }
+}
+
+/// "$900", "$12k", "$3.4M"
+fn dollars(usd: f64) -> String {
+    match usd {
+        v if v >= 1e6 => format!("${}M", trim(v / 1e6)),
+        v if v >= 1e4 => format!("${}k", trim(v / 1e3)),
+        v => format!("${}", trim(v)),
     }
 }
 
@@ -89,6 +101,11 @@ fn trim(v: f64) -> String {
 }
 
 impl Axis {
+    /// A value of this axis in its unit.
+    pub fn text(&self, value: f64) -> String {
+        self.unit.text(value)
+    }
+
     /// Covers positive nanoseconds with ticks at 1, 2, 5 per decade (1 only on wide ranges).
     pub fn log_ns(label: &str, low_ns: f64, high_ns: f64) -> Axis {
         let low = low_ns.max(1.0).log10() - 0.03;

@@ -1,0 +1,309 @@
+//! The answer to a plan: every row that serves, the cheapest ones first, and what becomes of it when something changes.
+
+use llmlab_scenarios::plan::PlanSpec;
+use serde::Serialize;
+
+use super::PlanError;
+use super::candidate::Candidate;
+use super::capacity::{Traffic, Tried};
+use super::limits::Limit;
+use super::money::{HourlyPrice, Pricing, Served, api_usd_per_request, break_even_rps, spot_surplus};
+use super::pareto;
+use super::row::{Refusal, RefusalKind, Row, Sized, row};
+use super::search::Found;
+use super::words;
+
+/// How often spot machines are taken away, a replica an hour. Providers publish monthly rates of 5 to 20 % for most GPU types;
+/// this is the upper end.
+pub const SPOT_INTERRUPTIONS_PER_HOUR: f64 = 0.20 / super::money::HOURS_PER_MONTH;
+/// From the loss of a machine until its successor serves: provisioning, image, weights, warm-up (BLIS: 240 s for the load alone).
+pub const COLD_START_S: f64 = 420.0;
+
+/// What an API asks for the same tokens.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Api {
+    pub name: String,
+    pub provider: String,
+    pub usd_per_million_input: f64,
+    pub usd_per_million_output: f64,
+    pub from: String,
+}
+
+/// An API beside the cheapest row.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ApiRow {
+    pub api: Api,
+    pub usd_per_month: f64,
+    pub usd_per_request: f64,
+    /// Mean rate from which one full replica of the cheapest row is cheaper; `None` if none is.
+    pub break_even_rps: Option<f64>,
+}
+
+/// A change and what the answer would be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sensitivity {
+    pub change: String,
+    pub answer: String,
+    pub usd_per_month: Option<f64>,
+    /// Another candidate would be chosen.
+    pub decision_changes: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    pub spec: PlanSpec,
+    pub limits: Vec<Limit>,
+    pub served: Served,
+    /// Cheapest first.
+    pub rows: Vec<Row>,
+    /// Places in `rows` that no other row beats in cost, TTFT and TPOT (95th percentiles).
+    pub front: Vec<usize>,
+    pub refused: Vec<(Candidate, Refusal)>,
+    /// Candidates with no price for the ways of paying that were asked for.
+    pub unpriced: Vec<String>,
+    pub apis: Vec<ApiRow>,
+    pub sensitivities: Vec<Sensitivity>,
+    /// Rows that were to be looked at; fewer were if the search was interrupted.
+    pub configurations: usize,
+    pub complete: bool,
+    pub simulations: u64,
+}
+
+impl Plan {
+    /// The cheapest row within the budget.
+    pub fn best(&self) -> Option<&Row> {
+        self.rows.iter().find(|row| row.within_budget)
+    }
+
+    /// Why there is no answer, and what would have to change.
+    pub fn refusal(&self) -> Option<Refusal> {
+        if self.best().is_some() {
+            return None;
+        }
+        if let (Some(cheapest), Some(budget)) = (self.rows.first(), self.spec.usd_per_month) {
+            return Some(Refusal {
+                kind: RefusalKind::NoRate,
+                reason: format!(
+                    "the cheapest configuration that meets the SLO, {}, takes {} a month; the budget is {}",
+                    cheapest.sized.candidate.words(),
+                    words::dollars(cheapest.bill.usd_per_month),
+                    words::dollars(budget)
+                ),
+                change: "a larger budget, a longer limit, or less traffic at the busiest hour".into(),
+            });
+        }
+        // The refusal that came furthest says most.
+        let nearest = self.refused.iter().max_by_key(|(_, refusal)| refusal.kind);
+        match nearest {
+            Some((candidate, refusal)) => Some(Refusal {
+                reason: format!("{}: {}", candidate.words(), refusal.reason),
+                ..refusal.clone()
+            }),
+            None => Some(Refusal {
+                kind: RefusalKind::Impossible,
+                reason: match self.unpriced.is_empty() {
+                    true => "nothing was tried".into(),
+                    false => format!("no price is known for {}", self.unpriced.join(", ")),
+                },
+                change: "other hardware, another way of paying, or a price of your own in a catalogue file"
+                    .into(),
+            }),
+        }
+    }
+}
+
+/// What a plan needs beside its candidates.
+pub struct Market {
+    /// Of a device of the catalogue.
+    pub price: Box<dyn Fn(&str, Pricing) -> Option<HourlyPrice> + Sync>,
+    pub pricings: Vec<Pricing>,
+    pub apis: Vec<Api>,
+}
+
+/// Simulates a sized candidate at one rate.
+pub type AtRate<'a> = dyn Fn(&Candidate, f64) -> Result<Tried, PlanError> + Sync + 'a;
+
+/// Puts prices on what was sized. `at_rate` gives the latencies at the busiest hour.
+pub fn answer(
+    spec: &PlanSpec,
+    limits: &[Limit],
+    found: Vec<Found>,
+    complete: bool,
+    configurations: usize,
+    tokens: (f64, f64),
+    market: &Market,
+    at_rate: &AtRate<'_>,
+) -> Result<Plan, PlanError> {
+    let served_by = |sized: &Sized| Served {
+        mean_rps: spec.demand.mean_rps,
+        input_tokens: tokens.0,
+        output_tokens: tokens.1,
+        output_share: sized.output_share,
+    };
+    let mut refused = Vec::new();
+    let mut sized = Vec::new();
+    let mut unpriced: Vec<String> = Vec::new();
+    let mut simulations = 0;
+    for found in found {
+        match found {
+            Found::Refused(candidate, refusal) => refused.push((candidate, refusal)),
+            Found::Serves(one) => {
+                simulations += u64::from(one.capacity.simulations);
+                let (replicas, _) = one.replicas(spec.demand.peak_rps);
+                let devices =
+                    u64::from(replicas + spec.space.spare_replicas) * u64::from(one.candidate.devices());
+                if devices > u64::from(spec.space.max_devices) {
+                    let refusal = Refusal {
+                        kind: RefusalKind::TooManyDevices,
+                        reason: format!(
+                            "takes {devices} devices, at most {} may be used",
+                            spec.space.max_devices
+                        ),
+                        change: "a higher max_devices, or a faster device".into(),
+                    };
+                    refused.push((one.candidate.clone(), refusal));
+                } else {
+                    sized.push(one);
+                }
+            }
+        }
+    }
+    let mut rows = Vec::new();
+    for sized in &sized {
+        let prices: Vec<HourlyPrice> = market
+            .pricings
+            .iter()
+            .filter_map(|way| (market.price)(&sized.candidate.hardware, *way))
+            .collect();
+        if prices.is_empty() {
+            if !unpriced.contains(&sized.candidate.hardware) {
+                unpriced.push(sized.candidate.hardware.clone());
+            }
+            continue;
+        }
+        let (replicas, _) = sized.replicas(spec.demand.peak_rps);
+        let at_peak = at_rate(&sized.candidate, spec.demand.peak_rps / f64::from(replicas))?;
+        simulations += 1;
+        for price in &prices {
+            let surplus = match price.pricing {
+                Pricing::Spot => spot_surplus(SPOT_INTERRUPTIONS_PER_HOUR, COLD_START_S),
+                _ => 1.0,
+            };
+            rows.push(row(
+                sized,
+                price,
+                surplus,
+                spec.space.spare_replicas,
+                spec.demand.peak_rps,
+                &served_by(sized),
+                at_peak.clone(),
+                spec.usd_per_month,
+            ));
+        }
+    }
+    rows.sort_by(|a, b| a.bill.usd_per_month.total_cmp(&b.bill.usd_per_month));
+    let points: Vec<[f64; 3]> = rows
+        .iter()
+        .map(|row| [row.bill.usd_per_month, row.at_peak.observed.ttft_p95_s, row.at_peak.observed.tpot_p95_s])
+        .collect();
+    let mut plan = Plan {
+        limits: limits.to_vec(),
+        served: Served {
+            mean_rps: spec.demand.mean_rps,
+            input_tokens: tokens.0,
+            output_tokens: tokens.1,
+            output_share: 1.0,
+        },
+        front: pareto::front(&points),
+        rows,
+        refused,
+        unpriced,
+        apis: Vec::new(),
+        sensitivities: Vec::new(),
+        configurations,
+        complete,
+        simulations,
+        spec: spec.clone(),
+    };
+    plan.apis = apis(&plan, market);
+    plan.sensitivities = sensitivities(&plan);
+    Ok(plan)
+}
+
+fn apis(plan: &Plan, market: &Market) -> Vec<ApiRow> {
+    let requests_per_month = plan.served.mean_rps * 3600.0 * super::money::HOURS_PER_MONTH;
+    let mut rows: Vec<ApiRow> = market
+        .apis
+        .iter()
+        .map(|api| {
+            let per_request =
+                api_usd_per_request(api.usd_per_million_input, api.usd_per_million_output, &plan.served);
+            let break_even = plan.best().or(plan.rows.first()).and_then(|row| {
+                let hour = f64::from(row.sized.candidate.devices()) * row.price.usd;
+                break_even_rps(hour, row.sized.replica_rps(), per_request)
+            });
+            ApiRow {
+                usd_per_month: per_request * requests_per_month,
+                usd_per_request: per_request,
+                break_even_rps: break_even,
+                api: api.clone(),
+            }
+        })
+        .collect();
+    rows.sort_by(|a, b| a.usd_per_month.total_cmp(&b.usd_per_month));
+    rows
+}
+
+/// What changes the decision: traffic, prices and the model's own error, without a new simulation.
+fn sensitivities(plan: &Plan) -> Vec<Sensitivity> {
+    let Some(best) = plan.best() else { return Vec::new() };
+    let choose = |peak: f64, price: &dyn Fn(&Row) -> f64, slower: f64| {
+        plan.rows
+            .iter()
+            .map(|row| {
+                let mut sized = row.sized.clone();
+                if let Some(tried) = &mut sized.capacity.best {
+                    tried.rate_rps /= 1.0 + slower * sized.errors.throughput;
+                }
+                let (replicas, _) = sized.replicas(peak);
+                let hour = f64::from((replicas + row.spare) * sized.candidate.devices()) * price(row);
+                (row, replicas + row.spare, hour * super::money::HOURS_PER_MONTH)
+            })
+            .min_by(|a, b| a.2.total_cmp(&b.2))
+    };
+    let peak = plan.spec.demand.peak_rps;
+    let as_is = |row: &Row| row.price.usd;
+    let chosen = &best.sized.candidate.hardware;
+    let mut found = Vec::new();
+    let mut add = |change: String, answer: Option<(&Row, u32, f64)>| {
+        let Some((row, replicas, usd)) = answer else { return };
+        found.push(Sensitivity {
+            change,
+            answer: format!("{replicas} x ({}), {}", row.sized.candidate.words(), row.price.pricing.name()),
+            usd_per_month: Some(usd),
+            decision_changes: row.sized.candidate != best.sized.candidate
+                || row.price.pricing != best.price.pricing,
+        });
+    };
+    for factor in [0.5, 2.0, 5.0] {
+        add(format!("traffic x {factor}"), choose(peak * factor, &as_is, 0.0));
+    }
+    for factor in [0.7, 1.5] {
+        let price = |row: &Row| {
+            if row.sized.candidate.hardware == *chosen { row.price.usd * factor } else { row.price.usd }
+        };
+        add(format!("price of {chosen} x {factor}"), choose(peak, &price, 0.0));
+    }
+    add("throughput lower by its error, everywhere".into(), choose(peak, &as_is, 1.0));
+    found
+}
+
+/// Mean prompt and output tokens of the traffic.
+pub fn mean_tokens(traffic: &Traffic<'_>, requests: u64) -> Result<(f64, f64), PlanError> {
+    let workload = llmlab_loadgen::generate(&traffic(1.0, requests))
+        .map_err(|error| PlanError::Workload(error.to_string()))?;
+    let count = workload.requests.len().max(1) as f64;
+    let input: f64 = workload.requests.iter().map(|request| f64::from(request.prompt_tokens)).sum();
+    let output: f64 = workload.requests.iter().map(|request| f64::from(request.max_tokens)).sum();
+    Ok((input / count, output / count))
+}

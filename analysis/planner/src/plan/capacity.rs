@@ -1,0 +1,199 @@
+//! The highest rate at which one replica meets the SLO, by simulation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use llmlab_core::config::EngineConfig;
+use llmlab_core::engine::Engine;
+use llmlab_core::scheduler::Scheduler;
+use llmlab_loadgen::workload::PlannedRequest;
+use llmlab_loadgen::{Silent, Timeouts, Workload, WorkloadConfig, generate};
+use llmlab_sim::{CostModel, Facts, Options, Overhead, RooflineExecutor, SeqShape, simulate};
+use serde::Serialize;
+
+use super::PlanError;
+use super::limits::{Judge, Limit, Observed, Verdict};
+
+/// A search ends when a rate that broke the SLO is within this share of one that met it.
+pub const TOLERANCE: f64 = 0.04;
+/// Simulated at most for one rate.
+const MAX_REQUESTS: f64 = 20_000.0;
+/// Steps away from the first guess before a candidate is given up.
+const MAX_STEPS: u32 = 24;
+
+/// One copy of the model on its devices.
+pub struct Replica<'a> {
+    pub engine: &'a EngineConfig,
+    pub cost: &'a dyn CostFactory,
+    pub overhead: Overhead,
+    pub vocab_size: u32,
+    /// How long a request takes when the replica is as busy as it may be; a guess that only sets how much is simulated.
+    pub request_s: f64,
+}
+
+/// Makes the cost model of a replica; simulations run side by side, each with its own.
+pub trait CostFactory: Sync {
+    fn cost(&self) -> Box<dyn CostModel>;
+}
+
+impl<M: CostModel + Clone + 'static> CostFactory for M {
+    fn cost(&self) -> Box<dyn CostModel> {
+        Box::new(self.clone())
+    }
+}
+
+/// Requests at a rate; `requests` of them.
+pub type Traffic<'t> = dyn Fn(f64, u64) -> WorkloadConfig + Sync + 't;
+
+/// A rate and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tried {
+    pub rate_rps: f64,
+    pub observed: Observed,
+    pub verdict: Verdict,
+    /// Share of the time in which a step ran.
+    pub busy: f64,
+    pub output_tokens_per_s: f64,
+    pub input_tokens_per_s: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Capacity {
+    /// Met the SLO; `None` where no rate did.
+    pub best: Option<Tried>,
+    /// The lowest rate that broke it.
+    pub broken: Option<Tried>,
+    pub simulations: u32,
+}
+
+impl Replica<'_> {
+    /// The replica under `rate_rps`, for so many requests beyond the warm-up or four times as long as a request takes.
+    pub fn at(
+        &self,
+        rate_rps: f64,
+        requests: u32,
+        seed: u64,
+        traffic: &Traffic<'_>,
+        limits: &[Limit],
+    ) -> Result<Tried, PlanError> {
+        let warm_s = 1.5 * self.request_s;
+        let measured = f64::from(requests).max(4.0 * self.request_s * rate_rps);
+        let all = (measured + warm_s * rate_rps).clamp(1.0, MAX_REQUESTS) as u64;
+        let config = traffic(rate_rps, all);
+        let workload = generate(&config).map_err(|error| PlanError::Workload(error.to_string()))?;
+        // Where the cap cuts a run short, its warm-up shrinks with it.
+        let span_s = all as f64 / rate_rps;
+        let warm = Duration::from_secs_f64(warm_s.min(span_s / 3.0));
+        let counted = workload.requests.len() as f64 * (1.0 - warm.as_secs_f64() / span_s.max(1e-9));
+        let mut judge = Judge::new(limits, warm, counted.max(1.0) as u64);
+        let (facts, busy) = self.run(&workload, seed, &mut judge)?;
+        let elapsed = facts.elapsed.as_secs_f64().max(busy).max(1e-9);
+        let per_s = |tokens: fn(&PlannedRequest) -> u32| {
+            let sum: f64 = workload.requests.iter().map(|request| f64::from(tokens(request))).sum();
+            sum / workload.requests.len().max(1) as f64 * rate_rps
+        };
+        let (observed, verdict) = judge.observed();
+        Ok(Tried {
+            rate_rps,
+            observed,
+            verdict,
+            busy: busy / elapsed,
+            output_tokens_per_s: per_s(|r| r.max_tokens),
+            input_tokens_per_s: per_s(|r| r.prompt_tokens),
+        })
+    }
+
+    /// Facts, and the seconds in which a step ran.
+    fn run(&self, workload: &Workload, seed: u64, judge: &mut Judge<'_>) -> Result<(Facts, f64), PlanError> {
+        let scheduler = Scheduler::new(self.engine.clone())
+            .map_err(|error| PlanError::Engine(error.to_string()))?
+            .without_block_tables();
+        let busy = Busy::default();
+        let cost = Box::new(Metered { cost: self.cost.cost(), busy: busy.clone() });
+        let mut engine = Engine::new(scheduler, RooflineExecutor::new(cost, seed, self.vocab_size));
+        let options = Options { overhead: self.overhead, ..Options::new(patience()) };
+        let hopeless = judge.hopeless();
+        let stop = || hopeless.load(Ordering::Relaxed);
+        let facts = simulate(workload, &mut engine, options, judge, &Silent, &stop)
+            .map_err(|error| PlanError::Engine(error.to_string()))?;
+        Ok((facts, busy.seconds()))
+    }
+}
+
+/// The highest rate that meets the limits: steps of a half up or down from `guess_rps` until both sides are known, then
+/// halving in the logarithm.
+pub fn capacity(
+    replica: &Replica<'_>,
+    guess_rps: f64,
+    requests: u32,
+    seed: u64,
+    traffic: &Traffic<'_>,
+    limits: &[Limit],
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Capacity, PlanError> {
+    const STRIDE: f64 = 1.5;
+    let (mut best, mut broken): (Option<Tried>, Option<Tried>) = (None, None);
+    let mut rate = guess_rps;
+    let mut simulations = 0;
+    while simulations < MAX_STEPS && !cancelled() {
+        let tried = replica.at(rate, requests, seed, traffic, limits)?;
+        simulations += 1;
+        if tried.verdict.met {
+            best = Some(tried)
+        } else {
+            broken = Some(tried)
+        }
+        rate = match (&best, &broken) {
+            (Some(met), None) => met.rate_rps * STRIDE,
+            (None, Some(missed)) => missed.rate_rps / STRIDE,
+            (Some(met), Some(missed)) if missed.rate_rps <= met.rate_rps * (1.0 + TOLERANCE) => break,
+            (Some(met), Some(missed)) => (met.rate_rps * missed.rate_rps).sqrt(),
+            (None, None) => break,
+        };
+        // One request in a week is no load; what misses its limits there misses them alone on the device.
+        if rate < 1.0 / 604_800.0 {
+            break;
+        }
+    }
+    Ok(Capacity { best, broken, simulations })
+}
+
+/// A planner's clients wait for ever: what is late counts as late, not as lost.
+fn patience() -> Timeouts {
+    const FOREVER: Duration = Duration::from_secs(86_400 * 365);
+    Timeouts { connect: FOREVER, first_token: FOREVER, inter_token: FOREVER, total: FOREVER }
+}
+
+/// Time that steps took, counted where their time is asked for.
+struct Metered {
+    cost: Box<dyn CostModel>,
+    busy: Busy,
+}
+
+#[derive(Clone, Default)]
+struct Busy(Arc<AtomicU64>);
+
+impl Busy {
+    fn add(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    fn seconds(&self) -> f64 {
+        self.0.load(Ordering::Relaxed) as f64 * 1e-9
+    }
+}
+
+impl CostModel for Metered {
+    fn step_time(&self, seqs: &[SeqShape]) -> Duration {
+        let time = self.cost.step_time(seqs);
+        self.busy.add(time);
+        time
+    }
+
+    fn decode_time(&self, sequences: usize, keys: u64) -> Option<Duration> {
+        let time = self.cost.decode_time(sequences, keys)?;
+        self.busy.add(time);
+        Some(time)
+    }
+}

@@ -1,0 +1,378 @@
+//! A candidate resolved: does it fit, how fast can it be at all, and how much does it take?
+
+use std::time::Duration;
+
+use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};
+use llmlab_models::architecture::Architecture;
+use llmlab_models::catalogue::{Hardware, hardware};
+use llmlab_models::memory::{self, KvDtype, MemoryConfig, MemoryError, MemoryPlan};
+use llmlab_quant::WeightFormat;
+use llmlab_scenarios::plan::{PlanSpec, Space};
+use llmlab_scenarios::spec::SloSpec;
+use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
+use llmlab_sim::cost_model::{Calibration, Resource, Sharding, Weights};
+use llmlab_sim::{CostModel, Device, Overhead, Roofline, SeqShape};
+
+use super::PlanError;
+use super::candidate::{BF16, Candidate};
+use super::capacity::{Replica, Traffic, Tried, capacity};
+use super::limits::{Latency, Limit};
+use super::row::{ErrorBars, Provenance, Refusal, RefusalKind, Sized, below_floor};
+use super::search::Found;
+use crate::deployment::Deployment;
+
+/// Tried where a plan names none.
+pub const WEIGHTS: [&str; 3] = [BF16, "fp8", "int4"];
+pub const KV: [&str; 1] = [BF16];
+const BLOCK: u32 = 16;
+/// Without one that is asked for: longer contexts are rare, and each of them would have to fit.
+const LONGEST_BY_DEFAULT: u32 = 32_768;
+/// vLLM's default of `gpu_memory_utilization`.
+const UTILIZATION: f64 = 0.92;
+/// Devices that one machine holds where the catalogue does not say.
+const DEVICES_PER_NODE: f64 = 8.0;
+
+/// What stays the same for every candidate of a plan.
+pub struct Question<'q> {
+    pub spec: &'q PlanSpec,
+    pub model: &'static Architecture,
+    pub limits: Vec<Limit>,
+    pub traffic: &'q Traffic<'q>,
+    /// Mean tokens of a prompt and of an output.
+    pub tokens: (f64, f64),
+    pub cancelled: &'q (dyn Fn() -> bool + Sync),
+}
+
+/// A candidate that fits.
+struct Fitting {
+    cost: Roofline,
+    engine: EngineConfig,
+    kv_tokens: u64,
+    device: &'static Hardware,
+}
+
+pub fn limits(slo: &SloSpec) -> Vec<Limit> {
+    let of = |on, list: &[(f64, Duration)]| -> Vec<Limit> {
+        let limit = |(percentile, limit): &(f64, Duration)| Limit {
+            on,
+            percentile: *percentile,
+            seconds: limit.as_secs_f64(),
+        };
+        list.iter().map(limit).collect()
+    };
+    [
+        of(Latency::Ttft, &slo.ttft),
+        of(Latency::Tpot, &slo.tpot),
+        of(Latency::Itl, &slo.itl),
+        of(Latency::E2e, &slo.e2e),
+    ]
+    .concat()
+}
+
+/// The longest request of a plan.
+pub fn max_model_len(spec: &PlanSpec, model: &Architecture) -> u32 {
+    spec.max_model_len.unwrap_or(model.max_positions.clamp(2, LONGEST_BY_DEFAULT))
+}
+
+impl Question<'_> {
+    /// Capacity by simulation, or why there is none.
+    pub fn size(&self, candidate: &Candidate) -> Result<Found, PlanError> {
+        let refused = |refusal| Ok(Found::Refused(candidate.clone(), refusal));
+        let fitting = match self.fit(candidate)? {
+            Ok(fitting) => fitting,
+            Err(refusal) => return refused(refusal),
+        };
+        let (floor_ttft_s, floor_tpot_s) = self.floors(&fitting.cost);
+        if let Some(refusal) = below_floor(&self.limits, floor_ttft_s, floor_tpot_s) {
+            return refused(refusal);
+        }
+        let (guess_rps, batch) = self.guess(&fitting);
+        let replica = self.replica(&fitting, batch, guess_rps);
+        let spec = self.spec;
+        let found = capacity(
+            &replica,
+            guess_rps,
+            spec.workload.requests,
+            spec.seed,
+            self.traffic,
+            &self.limits,
+            &|| (self.cancelled)(),
+        )?;
+        if found.best.is_none() {
+            let nearest = found.broken.as_ref().and_then(|broken| broken.verdict.nearest);
+            let reason = nearest.map_or_else(
+                || "no rate was served".to_owned(),
+                |(limit, share)| {
+                    format!(
+                        "{} is missed by a factor of {} even when hardly anything is asked",
+                        limit.words(),
+                        super::words::digits(share)
+                    )
+                },
+            );
+            return refused(Refusal {
+                kind: RefusalKind::NoRate,
+                reason,
+                change: "a longer limit, shorter prompts, more tensor parallelism, or a faster device".into(),
+            });
+        }
+        let (input, output) = self.tokens;
+        let prefill_s = self.prefill_token_s(&fitting.cost) * input;
+        let decode_s = self.decode_s(&fitting.cost, batch) / batch.max(1.0) * output;
+        Ok(Found::Serves(Box::new(Sized {
+            candidate: candidate.clone(),
+            capacity: found,
+            errors: errors(fitting.cost.device(), &fitting.device.name),
+            kv_tokens: fitting.kv_tokens,
+            floor_ttft_s,
+            floor_tpot_s,
+            bound: bound(&fitting.cost, batch, input + output / 2.0),
+            output_share: decode_s / (prefill_s + decode_s),
+            tdp_w: fitting.device.tdp_w.as_ref().map(|figure| figure.value),
+        })))
+    }
+
+    /// The latencies of one replica at a rate.
+    pub fn at(&self, candidate: &Candidate, rate_rps: f64) -> Result<Tried, PlanError> {
+        let fitting = match self.fit(candidate)? {
+            Ok(fitting) => fitting,
+            Err(refusal) => return Err(PlanError::Engine(refusal.reason)),
+        };
+        let (guess_rps, batch) = self.guess(&fitting);
+        let replica = self.replica(&fitting, batch, guess_rps);
+        replica.at(rate_rps, self.spec.workload.requests, self.spec.seed, self.traffic, &self.limits)
+    }
+
+    fn replica<'f>(&self, fitting: &'f Fitting, batch: f64, rate_rps: f64) -> Replica<'f> {
+        Replica {
+            engine: &fitting.engine,
+            cost: &fitting.cost,
+            overhead: Overhead::SERVED_GPU,
+            vocab_size: self.model.vocab_size,
+            // Little's law.
+            request_s: batch / rate_rps,
+        }
+    }
+
+    fn fit(&self, candidate: &Candidate) -> Result<Result<Fitting, Refusal>, PlanError> {
+        let catalogued =
+            hardware(&candidate.hardware).map_err(|error| PlanError::Catalogue(error.to_string()))?;
+        let impossible = |reason: String, change: &str| {
+            Ok(Err(Refusal { kind: RefusalKind::Impossible, reason, change: change.to_owned() }))
+        };
+        let device = match Device::from_catalogue(catalogued) {
+            Ok(device) => device,
+            Err(error) => {
+                return impossible(error.to_string(), "another device, or its figures in a catalogue file");
+            }
+        };
+        let per_node = catalogued.devices_per_node.as_ref().map_or(DEVICES_PER_NODE, |figure| figure.value);
+        if f64::from(candidate.tensor_parallel) > per_node {
+            return impossible(
+                format!("{} devices are more than the {per_node} of a node", candidate.tensor_parallel),
+                "tensor parallelism inside a node, pipeline parallelism between nodes",
+            );
+        }
+        if candidate.weights == "fp8" && catalogued.fp8_tflops.is_none() {
+            return impossible(
+                format!("{} has no FP8 arithmetic", catalogued.name),
+                "weights = [\"int4\"] or [\"int8\"], or a device with FP8",
+            );
+        }
+        let unknown = |key, what, name: &str, accepted: String| PlanError::UnknownName {
+            key,
+            what,
+            name: name.chars().take(80).collect(),
+            accepted,
+        };
+        let weights: memory::Weights = candidate.weights.parse().map_err(|_| {
+            unknown("weights", "format", &candidate.weights, memory::Weights::NAMES.join(", "))
+        })?;
+        let kv: KvDtype = candidate
+            .kv
+            .parse()
+            .map_err(|_| unknown("kv", "format", &candidate.kv, "bf16, f16, fp8".into()))?;
+        let space = &self.spec.space;
+        let memory_bytes = device.memory_bytes as u64;
+        let config = MemoryConfig {
+            weights,
+            kv,
+            tp: candidate.tensor_parallel,
+            pp: candidate.pipeline_parallel,
+            max_model_len: Some(max_model_len(self.spec, self.model)),
+            max_num_batched_tokens: space.max_num_batched_tokens,
+            max_num_seqs: space.max_num_seqs,
+            gpu_memory_utilization: UTILIZATION,
+            async_scheduling: false,
+            ..MemoryConfig::vllm(memory_bytes)
+        };
+        let plan = match memory::plan(self.model, &config, memory_bytes) {
+            Ok(plan) => plan,
+            Err(error @ (MemoryError::TensorParallel { .. } | MemoryError::PipelineParallel { .. })) => {
+                return impossible(error.to_string(), "another degree of parallelism");
+            }
+            Err(error) => return Err(PlanError::Catalogue(error.to_string())),
+        };
+        if let Some(problem) = plan.problem {
+            let (reason, change) = problem.rsplit_once(": ").unwrap_or((&problem, "more memory"));
+            return Ok(Err(Refusal {
+                kind: RefusalKind::DoesNotFit,
+                reason: reason.to_owned(),
+                change: change.to_owned(),
+            }));
+        }
+        let deployment = Deployment {
+            model: self.model,
+            device,
+            weights: cost_weights(weights.of(self.model), &plan, self.model, candidate.devices()),
+            kv_value_bytes: f64::from(kv.bytes()),
+            sharding: Sharding {
+                tensor: candidate.tensor_parallel,
+                pipeline: candidate.pipeline_parallel,
+                expert: 1,
+            },
+            runtime: DEFAULT_RUNTIME.into(),
+        };
+        // Windows and their groups make a cache's capacity depend on how long requests are.
+        let request = (self.tokens.0 + self.tokens.1).ceil().max(1.0);
+        let kv_tokens = (plan.sequences(request as u32) * request) as u64;
+        let longest = plan.max_model_len;
+        Ok(Ok(Fitting {
+            cost: deployment.roofline(Calibration::shipped()),
+            engine: engine(&self.spec.space, kv_tokens, longest),
+            kv_tokens,
+            device: catalogued,
+        }))
+    }
+
+    /// TTFT of the mean prompt and TPOT of one sequence, alone on a replica.
+    fn floors(&self, cost: &Roofline) -> (f64, f64) {
+        let input = self.tokens.0.round().max(1.0) as u32;
+        let overhead = Overhead::SERVED_GPU;
+        let ttft =
+            cost.step_time(&[SeqShape { context: 0, new: input, padding: 0, sample: true, drafts: 0 }]);
+        let tpot =
+            cost.step_time(&[SeqShape { context: input, new: 1, padding: 0, sample: true, drafts: 0 }]);
+        (ttft.as_secs_f64() + overhead.request_s + overhead.delivery_s, tpot.as_secs_f64())
+    }
+
+    /// The time that a prompt token takes in a full step.
+    fn prefill_token_s(&self, cost: &Roofline) -> f64 {
+        let budget = f64::from(self.spec.space.max_num_batched_tokens);
+        let input = self.tokens.0.clamp(1.0, budget);
+        let prompts = (budget / input).floor().clamp(1.0, 64.0) as usize;
+        let shape = SeqShape { context: 0, new: input as u32, padding: 0, sample: true, drafts: 0 };
+        let step = cost.step_time(&vec![shape; prompts]).as_secs_f64();
+        step / (prompts as f64 * f64::from(shape.new.max(1)))
+    }
+
+    fn decode_s(&self, cost: &Roofline, batch: f64) -> f64 {
+        let context = self.tokens.0 + self.tokens.1 / 2.0;
+        cost.mixed_s(&[], batch.max(1.0) as usize, (batch.max(1.0) * context) as u64)
+    }
+
+    /// A rate to begin with, and how many sequences are then in a decode: the largest batch whose steps, prompts of newcomers
+    /// included, keep the TPOT.
+    fn guess(&self, fitting: &Fitting) -> (f64, f64) {
+        let (input, output) = self.tokens;
+        let of_tpot = |limit: &&Limit| matches!(limit.on, Latency::Tpot | Latency::Itl);
+        let tpot =
+            self.limits.iter().filter(of_tpot).map(|limit| limit.seconds).fold(f64::INFINITY, f64::min);
+        let room = fitting.kv_tokens as f64 / (input + output);
+        let most = f64::from(self.spec.space.max_num_seqs).min(room).max(1.0);
+        let prefill_token_s = self.prefill_token_s(&fitting.cost);
+        let mut best = (1e-3, 1.0);
+        let mut batch = 1.0;
+        while batch <= most {
+            // Each step brings a token for each sequence, so 1 / output of them end and as many prompts begin.
+            let step =
+                self.decode_s(&fitting.cost, batch) + batch / output.max(1.0) * input * prefill_token_s;
+            if step > 0.9 * tpot && batch > 1.0 {
+                break;
+            }
+            best = (batch / (output.max(1.0) * step), batch);
+            batch = (batch * 1.25).max(batch + 1.0);
+        }
+        (best.0 * 0.8, best.1)
+    }
+}
+
+fn engine(space: &Space, kv_tokens: u64, longest: u32) -> EngineConfig {
+    let blocks = (kv_tokens / u64::from(BLOCK)).min(u64::from(u32::MAX - 1)) as u32;
+    EngineConfig {
+        policy: PolicyConfig::Vllm(VllmConfig {
+            max_num_seqs: space.max_num_seqs,
+            max_num_batched_tokens: space.max_num_batched_tokens,
+            ..VllmConfig::default()
+        }),
+        kv: KvStrategy::Paged,
+        block_size: BLOCK,
+        num_blocks: blocks + 1,
+        max_model_len: longest,
+    }
+}
+
+/// How the cost model sees a format. Mixes of GGUF, and experts in 4 bits beside other matrices, count with their mean.
+fn cost_weights(weights: memory::Weights, plan: &MemoryPlan, model: &Architecture, devices: u32) -> Weights {
+    let of = Weights::of;
+    match weights {
+        memory::Weights::F32 => of(WeightFormat::F32),
+        memory::Weights::Fp8 => of(WeightFormat::Fp8),
+        memory::Weights::Int8 => of(WeightFormat::Int8),
+        memory::Weights::Int4 { .. } => of(WeightFormat::Int4),
+        memory::Weights::Mxfp4 | memory::Weights::Gguf(_) => {
+            let bits = 8.0 * plan.weight_bytes as f64 * f64::from(devices) / model.parameters() as f64;
+            Weights::mixed(bits, bits)
+        }
+        memory::Weights::Published | memory::Weights::F16 | memory::Weights::Bf16 => of(WeightFormat::Bf16),
+    }
+}
+
+/// What most of a full decode step waits for.
+fn bound(cost: &Roofline, batch: f64, context: f64) -> &'static str {
+    let shape = SeqShape { context: context as u32, new: 1, padding: 0, sample: true, drafts: 0 };
+    let step = cost.step(&vec![shape; batch.clamp(1.0, 4096.0) as usize]);
+    let resources = [
+        (Resource::Memory, "memory bandwidth"),
+        (Resource::Compute, "arithmetic"),
+        (Resource::Link, "links between devices"),
+        (Resource::Overhead, "launches and the host"),
+    ];
+    let seconds = |resource| -> f64 {
+        step.operations.iter().filter(|op| op.bound_by() == resource).map(|op| op.seconds()).sum()
+    };
+    resources
+        .into_iter()
+        .max_by(|a, b| seconds(a.0).total_cmp(&seconds(b.0)))
+        .map_or("nothing", |(_, name)| name)
+}
+
+/// The spread of the fit where the device's class was measured; wide bars where nothing was.
+fn errors(device: &Device, name: &str) -> ErrorBars {
+    /// Where no measurement of the class is behind a number. Datasheet rooflines were off by about this much in other
+    /// planners' own reports (TTFT MAPE 45 %).
+    const UNKNOWN: (f64, f64, f64) = (0.5, 0.3, 0.3);
+    let spreads = || {
+        Calibration::shipped()
+            .spread
+            .iter()
+            .filter(|spread| spread.class == device.class.name() && spread.runtime == DEFAULT_RUNTIME)
+    };
+    let of = |metric: &str, otherwise: f64| {
+        spreads()
+            .find(|spread| spread.metric == metric)
+            .map_or(otherwise, |spread| spread.p90_error.exp() - 1.0)
+    };
+    let measured = spreads().any(|spread| spread.devices.iter().any(|known| known == name));
+    let provenance = match (measured, spreads().next().is_some()) {
+        (true, _) => Provenance::Measured,
+        (false, true) => Provenance::Calibrated,
+        (false, false) => Provenance::Roofline,
+    };
+    ErrorBars {
+        ttft: of("ttft", UNKNOWN.0),
+        tpot: of("tpot", UNKNOWN.1),
+        throughput: of("throughput", UNKNOWN.2),
+        provenance,
+    }
+}

@@ -1,0 +1,231 @@
+//! [`PlanFile`] to [`PlanSpec`]: defaults, ranges, and the busiest hour as the workload's rate.
+
+use std::path::Path;
+
+use toml::Spanned;
+
+use super::{find, in_range, positive, run_name, slo, workload};
+use crate::error::{Finding, unknown_value};
+use crate::plan::{Demand, DemandTable, Own, OwnTable, PlanFile, PlanSpec, Space, SpaceTable};
+use crate::scenario::WorkloadTable;
+use crate::spec::{ArrivalSpec, DayCurve, RateSpec, Searched, SloSpec, WorkloadSpec};
+
+const SECONDS_A_DAY: f64 = 86_400.0;
+const DEFAULT_REQUESTS: u32 = 1000;
+const DEFAULT_PEAK_TO_MEAN: f64 = 2.0;
+const MAX_PARALLEL: u32 = 1024;
+const MAX_DEVICES: u32 = 1_000_000;
+pub const PRICINGS: [&str; 4] = ["on-demand", "spot", "reserved", "own"];
+
+pub(crate) fn resolve(file: &PlanFile, base: &Path) -> Result<PlanSpec, Finding> {
+    let slo = slo::resolve(&file.slo)?;
+    if slo == SloSpec::default() {
+        return Err(Finding::new(0..0, "the plan has no [slo] to meet")
+            .help("e.g. [slo] with ttft_p95 = \"500ms\" and tpot_p95 = \"50ms\""));
+    }
+    let (workload, demand) = demanded(file, base)?;
+    let model = &file.model.name;
+    if model.get_ref().trim().is_empty() {
+        return Err(Finding::new(model.span(), "the model has no name").help("e.g. name = \"llama-3.1-8b\""));
+    }
+    let folder = base.join(model.get_ref());
+    let is_folder = model.get_ref().contains('/') && folder.is_dir();
+    let len = file.model.max_model_len.as_ref();
+    Ok(PlanSpec {
+        name: run_name(&file.name)?,
+        seed: file.seed.unwrap_or(super::DEFAULT_SEED),
+        model: if is_folder { folder.display().to_string() } else { model.get_ref().clone() },
+        max_model_len: len.map(|n| in_range(n, "max_model_len", 2, 10_000_000)).transpose()?,
+        workload,
+        demand,
+        slo,
+        usd_per_month: match &file.budget {
+            Some(budget) => Some(positive(&budget.usd_per_month, "usd_per_month", 1e12)?),
+            None => None,
+        },
+        space: space(&file.search)?,
+        apis: file.api.models.as_deref().map(texts),
+        own: own(&file.own)?,
+    })
+}
+
+/// The workload at the busiest hour.
+fn demanded(file: &PlanFile, base: &Path) -> Result<(WorkloadSpec, Demand), Finding> {
+    let table = file.workload.get_ref();
+    let mut changed: WorkloadTable = table.clone();
+    changed.requests.get_or_insert_with(|| Spanned::new(file.workload.span(), DEFAULT_REQUESTS));
+    let changed = Spanned::new(file.workload.span(), changed);
+    let mut workload = match &file.demand {
+        None => workload::resolve(&changed, base)?,
+        Some(_) => workload::resolve(&find::with_stand_in(&changed, Searched::Rate)?, base)?,
+    };
+    let at = table.arrivals.span();
+    let curve = match &workload.arrivals {
+        ArrivalSpec::Diurnal { curve, .. } => Some(curve.clone()),
+        _ => None,
+    };
+    let demand = match (&file.demand, workload.arrivals.rate(), curve) {
+        (Some(written), _, Some(_)) => {
+            return Err(Finding::new(written.span(), "arrivals and [demand] both describe a day")
+                .help("write the hours in [demand] hourly, and process = \"poisson\" in arrivals"));
+        }
+        (Some(written), Some(_), None) => of_a_day(written)?,
+        (None, Some(RateSpec::PerSecond { rps }), None) => {
+            Demand { mean_rps: *rps, peak_rps: *rps, hourly_rps: None }
+        }
+        (None, Some(RateSpec::PerSecond { rps }), Some(curve)) => of_curve(*rps, &curve),
+        (None, Some(_), _) => {
+            return Err(Finding::new(at, "a plan needs a rate, not a share of a saturation")
+                .help("e.g. arrivals = { process = \"poisson\", rate = 12.0 }, or a [demand]"));
+        }
+        (_, None, _) => {
+            return Err(Finding::new(at, "a plan needs requests that come at a rate")
+                .help("a closed loop and a trace's own times have none: e.g. arrivals = { process = \"poisson\", rate = 12.0 }"));
+        }
+    };
+    if let ArrivalSpec::Diurnal { .. } = workload.arrivals {
+        // A day's curve is Poisson at each moment; the busiest one is what has to be served.
+        workload.arrivals = ArrivalSpec::Poisson { rate: RateSpec::PerSecond { rps: demand.peak_rps } };
+    }
+    if let Some(rate) = workload.arrivals.rate_mut() {
+        *rate = RateSpec::PerSecond { rps: demand.peak_rps };
+    }
+    Ok((workload, demand))
+}
+
+fn of_a_day(written: &Spanned<DemandTable>) -> Result<Demand, Finding> {
+    let table = written.get_ref();
+    let a_day = match (&table.requests_per_day, &table.users_per_day, &table.requests_per_user) {
+        (Some(requests), None, None) => positive(requests, "requests_per_day", 1e13)?,
+        (None, Some(users), Some(each)) => {
+            positive(users, "users_per_day", 1e10)? * positive(each, "requests_per_user", 1e4)?
+        }
+        (None, Some(users), None) => {
+            return Err(Finding::new(users.span(), "how many requests does a user send?")
+                .help("e.g. requests_per_user = 8"));
+        }
+        _ => {
+            return Err(Finding::new(
+                written.span(),
+                "[demand] needs exactly one of requests_per_day and users_per_day",
+            ));
+        }
+    };
+    let mean_rps = a_day / SECONDS_A_DAY;
+    let (peak_rps, hourly_rps) = match (&table.peak_to_mean, &table.hourly) {
+        (Some(ratio), None) => {
+            let factor = positive(ratio, "peak_to_mean", 1000.0)?;
+            if factor < 1.0 {
+                return Err(Finding::new(ratio.span(), format!("peak_to_mean is {factor}"))
+                    .label("the busiest hour is no quieter than the mean: 1 or more"));
+            }
+            (mean_rps * factor, None)
+        }
+        (None, Some(hours)) => {
+            let list = hours.get_ref();
+            let sum: f64 = list.iter().sum();
+            if list.len() != 24 || list.iter().any(|hour| !(*hour >= 0.0)) || !(sum > 0.0 && sum.is_finite())
+            {
+                return Err(Finding::new(hours.span(), "hourly is no day")
+                    .label("must be 24 numbers, 0 or more, not all 0"));
+            }
+            let day: Vec<f64> = list.iter().map(|hour| hour / sum * 24.0 * mean_rps).collect();
+            (day.iter().copied().fold(0.0, f64::max), Some(day))
+        }
+        (None, None) => (mean_rps * DEFAULT_PEAK_TO_MEAN, None),
+        (Some(ratio), Some(_)) => {
+            return Err(Finding::new(
+                ratio.span(),
+                "peak_to_mean and hourly both say how busy the busiest hour is",
+            ));
+        }
+    };
+    Ok(Demand { mean_rps, peak_rps, hourly_rps })
+}
+
+fn of_curve(mean_rps: f64, curve: &DayCurve) -> Demand {
+    let hours: Vec<f64> = match curve {
+        DayCurve::Sine { amplitude, period, peak } => (0..24)
+            .map(|hour| {
+                let phase =
+                    (f64::from(hour) + 0.5) / 24.0 - peak.as_secs_f64() / period.as_secs_f64().max(1e-9);
+                1.0 + amplitude * (std::f64::consts::TAU * phase).cos()
+            })
+            .collect(),
+        DayCurve::Parts { rates, .. } => {
+            (0..24).map(|hour| rates[(hour * rates.len() / 24).min(rates.len() - 1)]).collect()
+        }
+    };
+    let peak = match curve {
+        DayCurve::Sine { amplitude, .. } => 1.0 + amplitude,
+        DayCurve::Parts { rates, .. } => rates.iter().copied().fold(0.0, f64::max),
+    };
+    Demand {
+        mean_rps,
+        peak_rps: mean_rps * peak,
+        hourly_rps: Some(hours.iter().map(|factor| factor * mean_rps).collect()),
+    }
+}
+
+fn space(table: &SpaceTable) -> Result<Space, Finding> {
+    let counts = |list: &Option<Vec<Spanned<u32>>>, name, default: &[u32]| match list {
+        None => Ok(default.to_vec()),
+        Some(list) => list.iter().map(|n| in_range(n, name, 1, MAX_PARALLEL)).collect(),
+    };
+    let one = |written: &Option<Spanned<u32>>, name, least, most, default| {
+        written.as_ref().map_or(Ok(default), |n| in_range(n, name, least, most))
+    };
+    let pricing = match &table.pricing {
+        None => vec![PRICINGS[0].to_owned()],
+        Some(list) => {
+            for way in list {
+                if !PRICINGS.contains(&way.get_ref().as_str()) {
+                    return Err(unknown_value(way.span(), "pricing", way.get_ref(), &PRICINGS));
+                }
+            }
+            texts(list)
+        }
+    };
+    Ok(Space {
+        hardware: table.hardware.as_deref().map(texts),
+        weights: table.weights.as_deref().map(texts),
+        kv: table.kv.as_deref().map(texts),
+        tensor_parallel: counts(&table.tensor_parallel, "tensor_parallel", &[1, 2, 4, 8])?,
+        pipeline_parallel: counts(&table.pipeline_parallel, "pipeline_parallel", &[1])?,
+        pricing,
+        max_num_seqs: one(&table.max_num_seqs, "max_num_seqs", 1, 65_536, 256)?,
+        max_num_batched_tokens: one(
+            &table.max_num_batched_tokens,
+            "max_num_batched_tokens",
+            1,
+            1_048_576,
+            8192,
+        )?,
+        max_devices: one(&table.max_devices, "max_devices", 1, MAX_DEVICES, 1024)?,
+        spare_replicas: one(&table.spare_replicas, "spare_replicas", 0, 1000, 0)?,
+    })
+}
+
+fn own(table: &OwnTable) -> Result<Own, Finding> {
+    let number = |written: &Option<Spanned<f64>>, name, most, default| {
+        written.as_ref().map_or(Ok(default), |value| positive(value, name, most))
+    };
+    let pue = number(&table.pue, "pue", 10.0, 1.3)?;
+    if let Some(written) = &table.pue
+        && pue < 1.0
+    {
+        return Err(Finding::new(written.span(), format!("pue is {pue}"))
+            .label("the building cannot draw less than the machines in it: 1 or more"));
+    }
+    Ok(Own {
+        years: number(&table.years, "years", 50.0, 4.0)?,
+        usd_per_kwh: number(&table.usd_per_kwh, "usd_per_kwh", 100.0, 0.12)?,
+        pue,
+        server_overhead: number(&table.server_overhead, "server_overhead", 100.0, 0.35)?,
+        upkeep_per_year: number(&table.upkeep_per_year, "upkeep_per_year", 10.0, 0.1)?,
+    })
+}
+
+fn texts(list: &[Spanned<String>]) -> Vec<String> {
+    list.iter().map(|text| text.get_ref().clone()).collect()
+}

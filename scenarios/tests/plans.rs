@@ -1,0 +1,92 @@
+//! Plan files: the shipped ones are right, the busiest hour is what is planned for, and mistakes are told with their place.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use llmlab_scenarios::ScenarioError;
+use llmlab_scenarios::plan::{PlanSpec, load_plan, parse_plan};
+use llmlab_scenarios::spec::{ArrivalSpec, RateSpec};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("plan")
+}
+
+#[test]
+fn every_shipped_plan_resolves_and_points_editors_to_the_schema() {
+    let files: Vec<PathBuf> = fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    assert!(files.len() >= 6, "{files:?}");
+    for file in files {
+        let (text, spec) = load_plan(&file).unwrap_or_else(|error| panic!("{}: {error:?}", file.display()));
+        assert!(text.starts_with("#:schema ./schema.json\n"), "{}", file.display());
+        assert_eq!(file.file_stem().unwrap().to_str(), Some(spec.name.as_str()));
+    }
+}
+
+#[test]
+fn the_committed_schema_is_current() {
+    let path = folder().join("schema.json");
+    let current = llmlab_scenarios::plan_schema();
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        fs::write(&path, &current).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap();
+    assert!(committed == current, "scenarios/plan/schema.json is stale: run this test with UPDATE_SCHEMA=1");
+}
+
+const START: &str = "name = \"p\"\n[model]\nname = \"m\"\n[slo]\nttft_p95 = \"1s\"\n[workload]\ntraffic = \"azure-2023-code\"\n";
+
+fn spec(rest: &str) -> PlanSpec {
+    parse_plan(&format!("{START}{rest}"), "p.toml").unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+fn mistake(text: &str) -> (String, usize) {
+    match parse_plan(text, "p.toml") {
+        Err(ScenarioError::Invalid(mistake)) => (mistake.to_string(), mistake.line()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_busiest_hour_sets_the_rate() {
+    let plain = spec("arrivals = { process = \"poisson\", rate = 3.0 }");
+    assert_eq!((plain.demand.mean_rps, plain.demand.peak_rps), (3.0, 3.0));
+    let users = "arrivals = { process = \"gamma\", cv = 2.0 }\n[demand]\nusers_per_day = 86400\nrequests_per_user = 2\n";
+    let day = spec(&format!("{users}peak_to_mean = 3"));
+    assert_eq!((day.demand.mean_rps, day.demand.peak_rps), (2.0, 6.0));
+    assert_eq!(day.workload.arrivals, ArrivalSpec::Gamma { rate: RateSpec::PerSecond { rps: 6.0 }, cv: 2.0 });
+    let mut hours = [1.0; 24];
+    hours[12] = 25.0;
+    let hourly = spec(&format!("{users}hourly = {hours:?}"));
+    assert!((hourly.demand.peak_rps - 2.0 * 25.0 / 2.0).abs() < 1e-9, "{:?}", hourly.demand);
+    let mean = hourly.demand.hourly_rps.unwrap().iter().sum::<f64>() / 24.0;
+    assert!((mean - 2.0).abs() < 1e-9);
+    let sine = spec("arrivals = { process = \"diurnal\", rate = 4.0, amplitude = 0.5 }");
+    assert_eq!((sine.demand.mean_rps, sine.demand.peak_rps), (4.0, 6.0));
+    assert!(matches!(sine.workload.arrivals, ArrivalSpec::Poisson { .. }));
+}
+
+#[test]
+fn mistakes_have_a_place() {
+    let without_slo = "name = \"p\"\n[model]\nname = \"m\"\n[workload]\ntraffic = \"azure-2023-code\"\narrivals = { rate = 1.0 }\n";
+    assert!(mistake(without_slo).0.contains("no [slo]"));
+    for (rest, line, part) in [
+        ("arrivals = { users = 4 }", 8, "at a rate"),
+        ("arrivals = { load = 0.7 }", 8, "not a share"),
+        ("arrivals = {}\n[demand]\nusers_per_day = 5", 10, "how many requests"),
+        ("arrivals = {}\n[demand]\nrequests_per_day = 5\npeak_to_mean = 0.5", 11, "peak_to_mean is 0.5"),
+        ("arrivals = {}\n[demand]\nrequests_per_day = 5\nhourly = [1.0]", 11, "no day"),
+        ("arrivals = { rate = 1.0 }\n[budget]\nusd_per_month = 0", 10, "usd_per_month is 0"),
+        ("arrivals = { rate = 1.0 }\n[search]\npricing = [\"sport\"]", 10, "unknown pricing \"sport\""),
+        ("arrivals = { rate = 1.0 }\n[search]\ntensor_parallel = [0]", 10, "tensor_parallel is 0"),
+        ("arrivals = { rate = 1.0 }\n[own]\npue = 0.9", 10, "pue is 0.9"),
+        ("arrivals = { rate = 1.0 }\n[surch]\npue = 0.9", 9, "unknown key `surch`"),
+    ] {
+        let (message, at) = mistake(&format!("{START}{rest}"));
+        assert!(message.contains(part), "{rest}: {message}");
+        assert_eq!(at, line, "{rest}: {message}");
+    }
+}

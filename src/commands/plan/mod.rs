@@ -1,0 +1,167 @@
+//! `llmlab plan`: a plan file to a table of configurations, cheapest first.
+
+mod market;
+mod progress;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use llmlab_loadgen::{PromptStyle, WorkloadConfig};
+use llmlab_models::architecture::Architecture;
+use llmlab_models::catalogue;
+use llmlab_planner::plan::PlanError;
+use llmlab_planner::plan::answer::{Plan, answer, mean_tokens};
+use llmlab_planner::plan::candidate::{Candidate, candidates};
+use llmlab_planner::plan::report;
+use llmlab_planner::plan::resolve::{KV, Question, WEIGHTS, limits, max_model_len};
+use llmlab_planner::plan::search::search;
+use llmlab_planner::plan::what_if::what_if;
+use llmlab_planner::plan::words::dollars;
+use llmlab_scenarios::plan::{PlanSpec, load_plan, parse_plan};
+use llmlab_scenarios::spec::RateSpec;
+
+use super::plan_args::PlanArgs;
+use super::run::workload_config;
+use crate::exit::{Code, Failure};
+use crate::text;
+use progress::Progress;
+
+/// Requests from which the mean lengths are taken.
+const SAMPLE: u64 = 4000;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+pub fn plan(args: PlanArgs) -> Result<Code, Failure> {
+    let spec = match (&args.file, args.as_file()) {
+        (Some(file), _) => load_plan(file).map_err(Failure::usage)?.1,
+        (None, Some(text)) => parse_plan(&text, "command line").map_err(Failure::usage)?,
+        (None, None) => return Err(Failure::bad_input("name a plan file, or --model, --rate and limits")),
+    };
+    let changed: Vec<(String, PlanSpec)> = args
+        .what_if
+        .iter()
+        .map(|changes| Ok((changes.clone(), what_if(&spec, changes).map_err(Failure::bad_input)?)))
+        .collect::<Result<_, Failure>>()?;
+    super::run::on_interrupt(|| {
+        eprintln!("\nstopping: what is done so far is the answer (Ctrl-C again leaves at once)");
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    });
+    let plan = decide(&spec)?;
+    let folder =
+        args.out.clone().unwrap_or_else(|| PathBuf::from("results/plans").join(file_name(&spec.name)));
+    let html = write(&plan, &folder)?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&plan).map_err(Failure::internal)?;
+        text::print(&format!("{json}\n"))?;
+    } else {
+        text::print(&report::terminal(&plan))?;
+    }
+    for (changes, spec) in &changed {
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            break;
+        }
+        let other = decide(spec)?;
+        text::print(&format!(
+            "\nwhat if {changes}\n  was {}\n  is  {}\n",
+            in_a_line(&plan),
+            in_a_line(&other)
+        ))?;
+    }
+    eprintln!("report: {}", html.display());
+    Ok(match (INTERRUPTED.load(Ordering::Relaxed), plan.best()) {
+        (true, _) => Code::Interrupted,
+        (false, Some(_)) => Code::Pass,
+        (false, None) => Code::SloFailed,
+    })
+}
+
+fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
+    let model = architecture(&spec.model)?;
+    let limit = max_model_len(spec, model);
+    let mut workload = spec.workload.clone();
+    if let Some(rate) = workload.arrivals.rate_mut() {
+        *rate = RateSpec::Sought;
+    }
+    let prompts = PromptStyle::TokenIds { first: 0, end: model.vocab_size.max(1) };
+    let traffic = |rate_rps: f64, requests: u64| WorkloadConfig {
+        requests,
+        ..workload_config(spec.seed, &workload, limit, prompts.clone(), rate_rps)
+    };
+    let tokens = mean_tokens(&traffic, SAMPLE).map_err(failure)?;
+    let market = market::market(spec, model)?;
+    let priced = |device: &catalogue::Hardware| {
+        market.pricings.iter().any(|way| (market.price)(&device.name, *way).is_some())
+    };
+    let tried = candidates(&spec.space, &WEIGHTS, &KV, priced).map_err(failure)?;
+    let question = Question {
+        spec,
+        model,
+        limits: limits(&spec.slo),
+        traffic: &traffic,
+        tokens,
+        cancelled: &|| INTERRUPTED.load(Ordering::Relaxed),
+    };
+    let progress = Progress::new();
+    let found = search(&tried, &|candidate| question.size(candidate), &INTERRUPTED, &|done, of| {
+        progress.tell(done, of);
+    })
+    .map_err(failure)?;
+    progress.end();
+    let complete = found.len() == tried.len();
+    let at_rate = |candidate: &Candidate, rate: f64| question.at(candidate, rate);
+    let configurations = tried.len() * market.pricings.len();
+    answer(spec, &question.limits, found, complete, configurations, tokens, &market, &at_rate)
+        .map_err(failure)
+}
+
+fn architecture(name: &str) -> Result<&'static Architecture, Failure> {
+    catalogue::architecture(name).map_err(|error| Failure::bad_input(format!("model: {error}")))
+}
+
+/// A mistake of the person who asked, but for what the engine says.
+fn failure(error: PlanError) -> Failure {
+    match error {
+        PlanError::Engine(_) => Failure::internal(error),
+        _ => Failure::bad_input(error),
+    }
+}
+
+fn in_a_line(plan: &Plan) -> String {
+    match (plan.best(), plan.refusal()) {
+        (Some(best), _) => format!(
+            "{} x ({}), {}: {} a month, TTFT p95 {}, TPOT p95 {}",
+            best.replicas,
+            best.sized.candidate.words(),
+            best.price.pricing.name(),
+            dollars(best.bill.usd_per_month),
+            llmlab_planner::plan::words::seconds(best.at_peak.observed.ttft_p95_s),
+            llmlab_planner::plan::words::seconds(best.at_peak.observed.tpot_p95_s),
+        ),
+        (None, Some(refusal)) => format!("no: {}", refusal.reason),
+        (None, None) => "no answer".into(),
+    }
+}
+
+/// Letters, digits, '.', '_' and '-' as they are.
+fn file_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' }).collect()
+}
+
+/// Returns the path of the page.
+fn write(plan: &Plan, folder: &Path) -> Result<PathBuf, Failure> {
+    let cannot = |path: &Path, error: std::io::Error| {
+        Failure::bad_input(format!("cannot write {}: {error}", path.display()))
+    };
+    fs::create_dir_all(folder).map_err(|error| cannot(folder, error))?;
+    let json = serde_json::to_string_pretty(plan).map_err(Failure::internal)?;
+    let html = folder.join("plan.html");
+    for (path, text) in [
+        (folder.join("plan.json"), json),
+        (folder.join("plan.md"), report::markdown(plan)),
+        (html.clone(), report::html(plan)),
+    ] {
+        fs::write(&path, text).map_err(|error| cannot(&path, error))?;
+    }
+    Ok(html)
+}
