@@ -58,6 +58,9 @@ Examples:
   llmlab plan scenarios/plan/7b-one-gpu.toml --what-if traffic=2x,weights=fp8
   llmlab plan --model llama-3.1-70b --rate 4 --ttft-p95 1s --tpot-p95 40ms --hardware h100-sxm,a100-sxm-80gb
 
+  llmlab plan --device apple-m3-max-40
+  llmlab plan --device apple-m1 --model mistral-7b
+
 How it is computed, and how far it is off: docs/planning.md")]
     Plan(Box<PlanArgs>),
     /// Serve a model with the reference engine over HTTP (OpenAI protocol)

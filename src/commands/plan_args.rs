@@ -5,17 +5,34 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// A plan file, or `--model`, a rate and limits.
+/// What is asked of a plan and means nothing for one device.
+const NOT_OF_A_DEVICE: [&str; 10] = [
+    "rate",
+    "traffic",
+    "ttft_p95",
+    "tpot_p95",
+    "max_model_len",
+    "hardware",
+    "pricing",
+    "budget",
+    "what_if",
+    "out",
+];
+
+/// A plan file, a device, or `--model`, a rate and limits.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
     /// A plan file, such as scenarios/plan/7b-one-gpu.toml
-    #[arg(required_unless_present = "model", conflicts_with = "model")]
+    #[arg(required_unless_present_any = ["model", "device"], conflicts_with_all = ["model", "device"])]
     pub file: Option<PathBuf>,
     /// A model of the catalogue (llmlab models list)
-    #[arg(long, requires = "rate")]
+    #[arg(long)]
     pub model: Option<String>,
+    /// What a laptop, a phone or a board runs, and how fast (llmlab hardware list); with --model one model in every format
+    #[arg(long, value_name = "NAME", conflicts_with_all = NOT_OF_A_DEVICE)]
+    pub device: Option<String>,
     /// Requests a second in the busiest hour
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", requires = "model", required_unless_present_any = ["file", "device"])]
     pub rate: Option<f64>,
     /// A published traffic shape
     #[arg(long, default_value = "azure-2023-conversation", value_name = "NAME", requires = "model")]
@@ -33,7 +50,7 @@ pub struct PlanArgs {
     #[arg(long, value_delimiter = ',', value_name = "NAME,...", requires = "model")]
     pub hardware: Vec<String>,
     /// Formats of the weights to try
-    #[arg(long, value_delimiter = ',', value_name = "FORMAT,...", requires = "model")]
+    #[arg(long, value_delimiter = ',', value_name = "FORMAT,...", conflicts_with = "file")]
     pub weights: Vec<String>,
     /// on-demand, spot, reserved, own
     #[arg(long, value_delimiter = ',', value_name = "WAY,...", requires = "model")]

@@ -72,6 +72,8 @@ pub struct Hardware {
     pub tdp_w: Option<Figure>,
     /// What one costs to buy, in US dollars.
     pub cost_usd: Option<Figure>,
+    /// Battery of the usual machine with this chip, in watt-hours.
+    pub battery_wh: Option<Figure>,
 }
 
 impl DeviceKind {
@@ -118,6 +120,7 @@ impl Hardware {
             ("devices_per_node", &self.devices_per_node, 1.0..=10_000.0),
             ("tdp_w", &self.tdp_w, 1.0..=3000.0),
             ("cost_usd", &self.cost_usd, 10.0..=1_000_000.0),
+            ("battery_wh", &self.battery_wh, 1.0..=200.0),
         ];
         let known =
             optional.into_iter().filter_map(|(key, figure, range)| Some((key, figure.as_ref()?, range)));

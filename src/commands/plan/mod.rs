@@ -1,5 +1,6 @@
 //! `llmlab plan`: a plan file to a table of configurations, cheapest first.
 
+mod edge;
 mod market;
 mod progress;
 
@@ -11,7 +12,7 @@ use llmlab_loadgen::{PromptStyle, WorkloadConfig};
 use llmlab_models::architecture::Architecture;
 use llmlab_models::catalogue;
 use llmlab_planner::plan::PlanError;
-use llmlab_planner::plan::answer::{Plan, answer, mean_tokens};
+use llmlab_planner::plan::answer::{Plan, Simulations, answer, mean_tokens};
 use llmlab_planner::plan::candidate::{Candidate, candidates};
 use llmlab_planner::plan::report;
 use llmlab_planner::plan::resolve::{KV, Question, WEIGHTS, limits, max_model_len};
@@ -20,7 +21,9 @@ use llmlab_planner::plan::what_if::what_if;
 use llmlab_planner::plan::words::dollars;
 use llmlab_scenarios::plan::{PlanSpec, load_plan, parse_plan};
 use llmlab_scenarios::spec::RateSpec;
+use serde::Serialize;
 
+use super::hardware::print_json;
 use super::plan_args::PlanArgs;
 use super::run::workload_config;
 use crate::exit::{Code, Failure};
@@ -33,6 +36,9 @@ const SAMPLE: u64 = 4000;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 pub fn plan(args: PlanArgs) -> Result<Code, Failure> {
+    if let Some(device) = &args.device {
+        return edge::on_device(device, &args);
+    }
     let spec = match (&args.file, args.as_file()) {
         (Some(file), _) => load_plan(file).map_err(Failure::usage)?.1,
         (None, Some(text)) => parse_plan(&text, "command line").map_err(Failure::usage)?,
@@ -51,22 +57,26 @@ pub fn plan(args: PlanArgs) -> Result<Code, Failure> {
     let folder =
         args.out.clone().unwrap_or_else(|| PathBuf::from("results/plans").join(file_name(&spec.name)));
     let html = write(&plan, &folder)?;
-    if args.json {
-        let json = serde_json::to_string_pretty(&plan).map_err(Failure::internal)?;
-        text::print(&format!("{json}\n"))?;
-    } else {
+    if !args.json {
         text::print(&report::terminal(&plan))?;
     }
+    let mut others = Vec::new();
     for (changes, spec) in &changed {
         if INTERRUPTED.load(Ordering::Relaxed) {
             break;
         }
         let other = decide(spec)?;
-        text::print(&format!(
-            "\nwhat if {changes}\n  was {}\n  is  {}\n",
-            in_a_line(&plan),
-            in_a_line(&other)
-        ))?;
+        if !args.json {
+            text::print(&format!(
+                "\nwhat if {changes}\n  was {}\n  is  {}\n",
+                in_a_line(&plan),
+                in_a_line(&other)
+            ))?;
+        }
+        others.push(WhatIf { changes, plan: other });
+    }
+    if args.json {
+        print_json(&Answers { plan: &plan, what_if: others })?;
     }
     eprintln!("report: {}", html.display());
     Ok(match (INTERRUPTED.load(Ordering::Relaxed), plan.best()) {
@@ -74,6 +84,20 @@ pub fn plan(args: PlanArgs) -> Result<Code, Failure> {
         (false, Some(_)) => Code::Pass,
         (false, None) => Code::SloFailed,
     })
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Answers<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    what_if: Vec<WhatIf<'a>>,
+}
+
+#[derive(Serialize)]
+struct WhatIf<'a> {
+    changes: &'a str,
+    plan: Plan,
 }
 
 fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
@@ -109,10 +133,13 @@ fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
     .map_err(failure)?;
     progress.end();
     let complete = found.len() == tried.len();
-    let at_rate = |candidate: &Candidate, rate: f64| question.at(candidate, rate);
+    let run = Simulations {
+        at_rate: &|candidate: &Candidate, rate| question.at(candidate, rate),
+        together: &|candidate, replicas, routing| question.together(candidate, replicas, routing),
+        cancelled: &|| INTERRUPTED.load(Ordering::Relaxed),
+    };
     let configurations = tried.len() * market.pricings.len();
-    answer(spec, &question.limits, found, complete, configurations, tokens, &market, &at_rate)
-        .map_err(failure)
+    answer(spec, &question.limits, found, complete, configurations, tokens, &market, &run).map_err(failure)
 }
 
 fn architecture(name: &str) -> Result<&'static Architecture, Failure> {

@@ -1,11 +1,16 @@
 //! The answer to a plan: every row that serves, the cheapest ones first, and what becomes of it when something changes.
 
+use std::cell::RefCell;
+
 use llmlab_scenarios::plan::PlanSpec;
+use llmlab_sim::cluster::Routing;
 use serde::Serialize;
 
 use super::PlanError;
 use super::candidate::Candidate;
 use super::capacity::{Traffic, Tried};
+use super::cluster::{self, Seen};
+use super::hybrid::{self, Division};
 use super::limits::Limit;
 use super::money::{HourlyPrice, Pricing, Served, api_usd_per_request, break_even_rps, spot_surplus};
 use super::pareto;
@@ -37,6 +42,8 @@ pub struct ApiRow {
     pub usd_per_request: f64,
     /// Mean rate from which one full replica of the cheapest row is cheaper; `None` if none is.
     pub break_even_rps: Option<f64>,
+    /// Replicas of that row for the base load and this API for the rest, where that costs least.
+    pub mixed: Option<Division>,
 }
 
 /// A change and what the answer would be.
@@ -72,7 +79,7 @@ pub struct Plan {
 impl Plan {
     /// The cheapest row within the budget.
     pub fn best(&self) -> Option<&Row> {
-        self.rows.iter().find(|row| row.within_budget)
+        self.rows.iter().find(|row| row.within_budget && row.holds())
     }
 
     /// Why there is no answer, and what would have to change.
@@ -80,7 +87,8 @@ impl Plan {
         if self.best().is_some() {
             return None;
         }
-        if let (Some(cheapest), Some(budget)) = (self.rows.first(), self.spec.usd_per_month) {
+        let holding = self.rows.iter().find(|row| row.holds());
+        if let (Some(cheapest), Some(budget)) = (holding, self.spec.usd_per_month) {
             return Some(Refusal {
                 kind: RefusalKind::NoRate,
                 reason: format!(
@@ -120,10 +128,19 @@ pub struct Market {
     pub apis: Vec<Api>,
 }
 
-/// Simulates a sized candidate at one rate.
-pub type AtRate<'a> = dyn Fn(&Candidate, f64) -> Result<Tried, PlanError> + Sync + 'a;
+/// What is asked of the simulator for rows.
+pub struct Simulations<'a> {
+    /// One replica at one rate.
+    pub at_rate: &'a dyn Fn(&Candidate, f64) -> Result<Tried, PlanError>,
+    /// So many replicas behind a router, in the busiest hour.
+    pub together: &'a dyn Fn(&Candidate, u32, Routing) -> Result<Seen, PlanError>,
+    pub cancelled: &'a dyn Fn() -> bool,
+}
 
-/// Puts prices on what was sized. `at_rate` gives the latencies at the busiest hour.
+/// Of the Pareto front, the cheapest ones that are simulated as clusters, beside the answer.
+const CLUSTERS: usize = 3;
+
+/// Puts prices on what was sized, and simulates the best rows as clusters.
 pub fn answer(
     spec: &PlanSpec,
     limits: &[Limit],
@@ -132,7 +149,7 @@ pub fn answer(
     configurations: usize,
     tokens: (f64, f64),
     market: &Market,
-    at_rate: &AtRate<'_>,
+    run: &Simulations<'_>,
 ) -> Result<Plan, PlanError> {
     let served_by = |sized: &Sized| Served {
         mean_rps: spec.demand.mean_rps,
@@ -150,8 +167,8 @@ pub fn answer(
             Found::Serves(one) => {
                 simulations += u64::from(one.capacity.simulations);
                 let (replicas, _) = one.replicas(spec.demand.peak_rps);
-                let devices =
-                    u64::from(replicas + spec.space.spare_replicas) * u64::from(one.candidate.devices());
+                let devices = (u64::from(replicas) + u64::from(spec.space.spare_replicas))
+                    * u64::from(one.candidate.devices());
                 if devices > u64::from(spec.space.max_devices) {
                     let refusal = Refusal {
                         kind: RefusalKind::TooManyDevices,
@@ -182,30 +199,12 @@ pub fn answer(
             continue;
         }
         let (replicas, _) = sized.replicas(spec.demand.peak_rps);
-        let at_peak = at_rate(&sized.candidate, spec.demand.peak_rps / f64::from(replicas))?;
+        let at_peak = (run.at_rate)(&sized.candidate, spec.demand.peak_rps / f64::from(replicas))?;
         simulations += 1;
         for price in &prices {
-            let surplus = match price.pricing {
-                Pricing::Spot => spot_surplus(SPOT_INTERRUPTIONS_PER_HOUR, COLD_START_S),
-                _ => 1.0,
-            };
-            rows.push(row(
-                sized,
-                price,
-                surplus,
-                spec.space.spare_replicas,
-                spec.demand.peak_rps,
-                &served_by(sized),
-                at_peak.clone(),
-                spec.usd_per_month,
-            ));
+            rows.push(put_price(spec, sized, price, 0, &served_by(sized), at_peak.clone()));
         }
     }
-    rows.sort_by(|a, b| a.bill.usd_per_month.total_cmp(&b.bill.usd_per_month));
-    let points: Vec<[f64; 3]> = rows
-        .iter()
-        .map(|row| [row.bill.usd_per_month, row.at_peak.observed.ttft_p95_s, row.at_peak.observed.tpot_p95_s])
-        .collect();
     let mut plan = Plan {
         limits: limits.to_vec(),
         served: Served {
@@ -214,7 +213,7 @@ pub fn answer(
             output_tokens: tokens.1,
             output_share: 1.0,
         },
-        front: pareto::front(&points),
+        front: Vec::new(),
         rows,
         refused,
         unpriced,
@@ -225,12 +224,91 @@ pub fn answer(
         simulations,
         spec: spec.clone(),
     };
+    sort(&mut plan);
+    check_clusters(&mut plan, run)?;
     plan.apis = apis(&plan, market);
     plan.sensitivities = sensitivities(&plan);
     Ok(plan)
 }
 
+fn put_price(
+    spec: &PlanSpec,
+    sized: &Sized,
+    price: &HourlyPrice,
+    added: u32,
+    served: &Served,
+    at_peak: Tried,
+) -> Row {
+    let surplus = match price.pricing {
+        Pricing::Spot => spot_surplus(SPOT_INTERRUPTIONS_PER_HOUR, COLD_START_S),
+        _ => 1.0,
+    };
+    let spare = spec.space.spare_replicas;
+    row(sized, price, added, surplus, spare, spec.demand.peak_rps, served, at_peak, spec.usd_per_month)
+}
+
+/// Cheapest first, and which of them no other beats.
+fn sort(plan: &mut Plan) {
+    plan.rows.sort_by(|a, b| a.bill.usd_per_month.total_cmp(&b.bill.usd_per_month));
+    let figures = |row: &Row| {
+        let seen = &row.at_peak.observed;
+        [row.bill.usd_per_month, seen.ttft_p95_s, seen.tpot_p95_s]
+    };
+    let points: Vec<[f64; 3]> = plan.rows.iter().map(figures).collect();
+    plan.front = pareto::front(&points);
+}
+
+/// Simulates the answer and the cheapest of the front as the clusters they would be. Where the cluster needs replicas more than
+/// an even share says, all rows of that candidate get them, and another row may become the answer.
+fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanError> {
+    let mut seen: Vec<(Candidate, Routing, Seen)> = Vec::new();
+    let mut passed: Vec<(Candidate, Pricing)> = Vec::new();
+    while !(run.cancelled)() {
+        let best = plan.rows.iter().position(|row| row.within_budget && row.holds());
+        let places = best.into_iter().chain(plan.front.iter().copied().take(CLUSTERS));
+        let unknown = |place: &usize| {
+            let row = &plan.rows[*place];
+            !passed.iter().any(|(of, pricing)| *of == row.sized.candidate && *pricing == row.price.pricing)
+        };
+        let Some(place) = places.into_iter().find(unknown) else { break };
+        let row = plan.rows[place].clone();
+        let candidate = row.sized.candidate.clone();
+        passed.push((candidate.clone(), row.price.pricing));
+        let memory = RefCell::new(&mut seen);
+        let simulate = |replicas: u32, routing: Routing| {
+            let known = |(of, by, seen): &&(Candidate, Routing, Seen)| {
+                *of == candidate && *by == routing && seen.replicas == replicas
+            };
+            if let Some((_, _, seen)) = memory.borrow().iter().find(known) {
+                return Ok(seen.clone());
+            }
+            let found = (run.together)(&candidate, replicas, routing)?;
+            memory.borrow_mut().push((candidate.clone(), routing, found.clone()));
+            Ok(found)
+        };
+        let before = row.sized.replicas(plan.spec.demand.peak_rps).0;
+        let Some(mut check) = cluster::check(row.needed, row.replicas - row.needed, &simulate)? else {
+            continue;
+        };
+        check.added += row.needed - before;
+        for other in plan.rows.iter_mut().filter(|other| other.sized.candidate == candidate) {
+            if other.needed < before + check.added {
+                let served = Served { output_share: other.sized.output_share, ..plan.served };
+                let at_peak = other.at_peak.clone();
+                *other = put_price(&plan.spec, &other.sized, &other.price, check.added, &served, at_peak);
+            }
+            if other.price.pricing == row.price.pricing {
+                other.cluster = Some(check.clone());
+            }
+        }
+        sort(plan);
+    }
+    plan.simulations += seen.len() as u64;
+    Ok(())
+}
+
 fn apis(plan: &Plan, market: &Market) -> Vec<ApiRow> {
+    let hours = hybrid::hours(&plan.spec.demand);
     let requests_per_month = plan.served.mean_rps * 3600.0 * super::money::HOURS_PER_MONTH;
     let mut rows: Vec<ApiRow> = market
         .apis
@@ -246,6 +324,10 @@ fn apis(plan: &Plan, market: &Market) -> Vec<ApiRow> {
                 usd_per_month: per_request * requests_per_month,
                 usd_per_request: per_request,
                 break_even_rps: break_even,
+                mixed: plan.best().or(plan.rows.first()).and_then(|row| {
+                    let hour = f64::from(row.sized.candidate.devices()) * row.price.usd;
+                    hybrid::divide(&hours, row.needed, row.sized.replica_rps(), hour, per_request)
+                }),
                 api: api.clone(),
             }
         })
@@ -260,14 +342,17 @@ fn sensitivities(plan: &Plan) -> Vec<Sensitivity> {
     let choose = |peak: f64, price: &dyn Fn(&Row) -> f64, slower: f64| {
         plan.rows
             .iter()
+            .filter(|row| row.holds())
             .map(|row| {
                 let mut sized = row.sized.clone();
                 if let Some(tried) = &mut sized.capacity.best {
                     tried.rate_rps /= 1.0 + slower * sized.errors.throughput;
                 }
                 let (replicas, _) = sized.replicas(peak);
-                let hour = f64::from((replicas + row.spare) * sized.candidate.devices()) * price(row);
-                (row, replicas + row.spare, hour * super::money::HOURS_PER_MONTH)
+                // As many beside those that serve as the row has.
+                let replicas = replicas.saturating_add(row.replicas - row.needed);
+                let hour = f64::from(replicas) * f64::from(sized.candidate.devices()) * price(row);
+                (row, replicas, hour * super::money::HOURS_PER_MONTH)
             })
             .min_by(|a, b| a.2.total_cmp(&b.2))
     };

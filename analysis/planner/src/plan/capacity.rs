@@ -160,7 +160,7 @@ pub fn capacity(
 }
 
 /// A planner's clients wait for ever: what is late counts as late, not as lost.
-fn patience() -> Timeouts {
+pub(super) fn patience() -> Timeouts {
     const FOREVER: Duration = Duration::from_secs(86_400 * 365);
     Timeouts { connect: FOREVER, first_token: FOREVER, inter_token: FOREVER, total: FOREVER }
 }

@@ -9,6 +9,7 @@ use llmlab_models::memory::{self, KvDtype, MemoryConfig, MemoryError, MemoryPlan
 use llmlab_quant::WeightFormat;
 use llmlab_scenarios::plan::{PlanSpec, Space};
 use llmlab_scenarios::spec::SloSpec;
+use llmlab_sim::cluster::Routing;
 use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::{Calibration, Resource, Sharding, Weights};
 use llmlab_sim::{CostModel, Device, Overhead, Roofline, SeqShape};
@@ -16,6 +17,7 @@ use llmlab_sim::{CostModel, Device, Overhead, Roofline, SeqShape};
 use super::PlanError;
 use super::candidate::{BF16, Candidate};
 use super::capacity::{Replica, Traffic, Tried, capacity};
+use super::cluster::Seen;
 use super::limits::{Latency, Limit};
 use super::row::{ErrorBars, Provenance, Refusal, RefusalKind, Sized, below_floor};
 use super::search::Found;
@@ -141,6 +143,25 @@ impl Question<'_> {
         let (guess_rps, batch) = self.guess(&fitting);
         let replica = self.replica(&fitting, batch, guess_rps);
         replica.at(rate_rps, self.spec.workload.requests, self.spec.seed, self.traffic, &self.limits)
+    }
+
+    /// So many replicas behind a router, in the busiest hour.
+    pub fn together(
+        &self,
+        candidate: &Candidate,
+        replicas: u32,
+        routing: Routing,
+    ) -> Result<Seen, PlanError> {
+        let fitting = match self.fit(candidate)? {
+            Ok(fitting) => fitting,
+            Err(refusal) => return Err(PlanError::Engine(refusal.reason)),
+        };
+        let (guess_rps, batch) = self.guess(&fitting);
+        let replica = self.replica(&fitting, batch, guess_rps);
+        let spec = self.spec;
+        let rate_rps = spec.demand.peak_rps;
+        let requests = spec.workload.requests;
+        replica.together(replicas, routing, rate_rps, requests, spec.seed, self.traffic, &self.limits)
     }
 
     fn replica<'f>(&self, fitting: &'f Fitting, batch: f64, rate_rps: f64) -> Replica<'f> {
@@ -313,7 +334,12 @@ fn engine(space: &Space, kv_tokens: u64, longest: u32) -> EngineConfig {
 }
 
 /// How the cost model sees a format. Mixes of GGUF, and experts in 4 bits beside other matrices, count with their mean.
-fn cost_weights(weights: memory::Weights, plan: &MemoryPlan, model: &Architecture, devices: u32) -> Weights {
+pub(crate) fn cost_weights(
+    weights: memory::Weights,
+    plan: &MemoryPlan,
+    model: &Architecture,
+    devices: u32,
+) -> Weights {
     let of = Weights::of;
     match weights {
         memory::Weights::F32 => of(WeightFormat::F32),
@@ -370,9 +396,9 @@ fn errors(device: &Device, name: &str) -> ErrorBars {
         (false, false) => Provenance::Roofline,
     };
     ErrorBars {
-        ttft: of("ttft", UNKNOWN.0),
-        tpot: of("tpot", UNKNOWN.1),
-        throughput: of("throughput", UNKNOWN.2),
+        ttft: of("TTFT under load", UNKNOWN.0),
+        tpot: of("TPOT under load", UNKNOWN.1),
+        throughput: of("saturated throughput", UNKNOWN.2),
         provenance,
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::candidate::Candidate;
 use super::capacity::{Capacity, Tried};
+use super::cluster::ClusterCheck;
 use super::limits::Limit;
 use super::money::{Bill, HourlyPrice, Served, bill};
 use super::words;
@@ -105,9 +106,11 @@ pub struct Row {
     pub sized: Sized,
     pub price: HourlyPrice,
     pub replicas: u32,
+    /// Of these, those that the busiest hour takes; the others are spare, or make up for spot machines taken away.
+    pub needed: u32,
     /// Of these, those that may fail at the busiest hour.
     pub spare: u32,
-    /// If predicted throughput is off by its error, without the spare ones.
+    /// If predicted throughput is off by its error.
     pub replicas_range: (u32, u32),
     /// At the busiest hour.
     pub at_peak: Tried,
@@ -120,6 +123,8 @@ pub struct Row {
     pub n_plus_one_usd_per_month: f64,
     pub usd_per_month_range: (f64, f64),
     pub within_budget: bool,
+    /// The replicas simulated together, for the rows that were looked at more closely.
+    pub cluster: Option<ClusterCheck>,
     /// Power over the day.
     pub watts: Option<f64>,
 }
@@ -128,12 +133,19 @@ impl Row {
     pub fn devices(&self) -> u32 {
         self.replicas.saturating_mul(self.sized.candidate.devices())
     }
+
+    /// Not known to break the SLO as a cluster.
+    pub fn holds(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|check| check.least_outstanding.met)
+    }
 }
 
-/// `surplus`: how many times as many devices have to be held as are needed, for pricings that take them away.
+/// `added`: replicas beyond an even share of the traffic. `surplus`: how many times as many devices have to be held as are
+/// needed, for pricings that take them away.
 pub fn row(
     sized: &Sized,
     price: &HourlyPrice,
+    added: u32,
     surplus: f64,
     spare: u32,
     peak_rps: f64,
@@ -141,28 +153,31 @@ pub fn row(
     at_peak: Tried,
     budget: Option<f64>,
 ) -> Row {
-    let (needed, range) = sized.replicas(peak_rps);
-    let held = |replicas: u32| (f64::from(replicas) * surplus).ceil();
-    let hour = |replicas: u32| held(replicas) * f64::from(sized.candidate.devices()) * price.usd;
-    let month = |replicas: u32| hour(replicas) * super::money::HOURS_PER_MONTH;
-    let replicas = (held(needed) as u32).saturating_add(spare);
-    let bill = bill(hour(needed) + f64::from(spare * sized.candidate.devices()) * price.usd, served);
-    let at_spare = |replicas: u32| month(replicas) + month(1) * f64::from(spare);
+    let (alone, range) = sized.replicas(peak_rps);
+    let needed = alone.saturating_add(added);
+    // Those that serve, those that make up for what is taken away, and the spare ones.
+    let held = |needed: u32| ((f64::from(needed) * surplus).ceil() as u32).saturating_add(spare);
+    let hour = |needed: u32| f64::from(held(needed)) * f64::from(sized.candidate.devices()) * price.usd;
+    let month = |needed: u32| hour(needed) * super::money::HOURS_PER_MONTH;
+    let replicas = held(needed);
+    let bill = bill(hour(needed), served);
     let watts = sized.tdp_w.map(|tdp| {
         let load = at_peak.busy * served.mean_rps / peak_rps;
         super::money::watts(tdp, load) * f64::from(replicas) * f64::from(sized.candidate.devices())
     });
     Row {
         replicas,
+        needed,
         spare,
-        replicas_range: range,
+        replicas_range: (held(range.0), held(range.1)),
         headroom: sized.replica_rps() * f64::from(needed) / peak_rps - 1.0,
         binding: binding(sized),
-        n_plus_one_usd_per_month: at_spare(needed.saturating_add(1)),
-        usd_per_month_range: (at_spare(range.0), at_spare(range.1)),
+        n_plus_one_usd_per_month: month(needed.saturating_add(1)),
+        usd_per_month_range: (month(range.0), month(range.1)),
         within_budget: budget.is_none_or(|most| bill.usd_per_month <= most),
         watts,
         bill,
+        cluster: None,
         at_peak,
         price: price.clone(),
         sized: sized.clone(),

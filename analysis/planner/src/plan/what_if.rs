@@ -1,8 +1,11 @@
 //! `--what-if traffic=2x,weights=fp8`: the same plan with something changed.
 
+use llmlab_models::catalogue;
+use llmlab_models::memory::{KvDtype, Weights};
 use llmlab_scenarios::plan::PlanSpec;
 
 use super::PlanError;
+use super::money::Pricing;
 
 /// Keys, and what each does with its value.
 pub const KEYS: &str = "traffic=<factor>x, input=<factor>x, output=<factor>x, slo=<factor>x (2x: limits twice as long), \
@@ -14,6 +17,9 @@ pub fn what_if(spec: &PlanSpec, changes: &str) -> Result<PlanSpec, PlanError> {
     let mut changed = spec.clone();
     let (mut hardware, mut weights, mut kv, mut tp, mut pp, mut pricing) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    if changes.trim_matches([',', ' ']).is_empty() {
+        return Err(wrong(changes, "nothing is changed"));
+    }
     for change in changes.split(',').map(str::trim).filter(|change| !change.is_empty()) {
         let (key, value) = change.split_once('=').ok_or_else(|| wrong(change, "no '='"))?;
         let factor = || {
@@ -50,12 +56,24 @@ pub fn what_if(spec: &PlanSpec, changes: &str) -> Result<PlanSpec, PlanError> {
                 }
             }
             "budget" => changed.usd_per_month = Some(factor()?),
-            "hardware" => hardware.push(value.to_owned()),
-            "weights" => weights.push(value.to_owned()),
-            "kv" => kv.push(value.to_owned()),
+            "hardware" => match catalogue::hardware(value) {
+                Ok(device) => hardware.push(device.name.clone()),
+                Err(error) => return Err(wrong(change, &error.to_string())),
+            },
+            "weights" => match value.parse::<Weights>() {
+                Ok(_) => weights.push(value.to_owned()),
+                Err(error) => return Err(wrong(change, &error)),
+            },
+            "kv" => match value.parse::<KvDtype>() {
+                Ok(_) => kv.push(value.to_owned()),
+                Err(_) => return Err(wrong(change, "the KV cache is in bf16, f16 or fp8")),
+            },
             "tp" => tp.push(count(1024)?),
             "pp" => pp.push(count(1024)?),
-            "pricing" => pricing.push(value.to_owned()),
+            "pricing" => match Pricing::named(value) {
+                Some(way) => pricing.push(way.name().to_owned()),
+                None => return Err(wrong(change, "the ways of paying are on-demand, spot, reserved, own")),
+            },
             "spare" => changed.space.spare_replicas = count(1000)?,
             _ => return Err(wrong(change, "unknown key")),
         }

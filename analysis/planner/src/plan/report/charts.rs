@@ -80,7 +80,7 @@ fn break_even(plan: &Plan) -> Option<Chart> {
     let own: Vec<(f64, f64)> = rates
         .map(|rate| {
             let (replicas, _) = best.sized.replicas((rate * peak).max(1e-12));
-            (rate, f64::from(replicas + best.spare) * per_replica)
+            (rate, f64::from(replicas.saturating_add(best.replicas - best.needed)) * per_replica)
         })
         .collect();
     let highest = own.iter().map(|(_, usd)| *usd).fold(0.0, f64::max);

@@ -46,6 +46,7 @@ pub fn terminal(plan: &Plan) -> String {
         out.push_str(&format!("    what would help: {}\n", reason.change));
     }
     for (title, headings, rows) in [
+        ("As clusters", &view.cluster_headings, &view.clusters),
         ("APIs", &view.api_headings, &view.apis),
         ("What changes the decision", &view.sensitivity_headings, &view.sensitivities),
     ] {

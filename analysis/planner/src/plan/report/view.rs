@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::super::answer::Plan;
+use super::super::cluster::{ClusterCheck, Seen};
 use super::super::money::Pricing;
 use super::super::row::{RefusalKind, Row};
 use super::super::words::{digits, dollars, percent, seconds, thousands};
@@ -28,6 +29,9 @@ pub struct View {
     /// The best row in figures, with where each is from.
     pub details: Vec<(String, String)>,
     pub refused: Vec<Reason>,
+    pub cluster_headings: Vec<&'static str>,
+    /// Rows that were simulated as clusters.
+    pub clusters: Vec<Vec<String>>,
     pub api_headings: Vec<&'static str>,
     pub apis: Vec<Vec<String>>,
     pub sensitivity_headings: Vec<&'static str>,
@@ -78,7 +82,24 @@ pub fn view(plan: &Plan) -> View {
         more_rows: plan.rows.len().saturating_sub(ROWS),
         details: best.map_or_else(Vec::new, details),
         refused: reasons(plan),
-        api_headings: vec!["API", "provider", "$/1M in", "$/1M out", "$/month", "own replica cheaper from"],
+        cluster_headings: vec![
+            "configuration",
+            "needed",
+            "fewest in flight",
+            "round robin",
+            "with one replica of the row failed",
+        ],
+        clusters: clusters(plan),
+        api_headings: vec![
+            "API",
+            "provider",
+            "$/1M in",
+            "$/1M out",
+            "$/month",
+            "own replica cheaper from",
+            "cheapest mix",
+            "mix $/month",
+        ],
         apis: apis(plan),
         sensitivity_headings: vec!["if", "then", "$/month", ""],
         sensitivities: plan
@@ -133,9 +154,9 @@ fn points(plan: &Plan, best: &Row) -> Vec<String> {
             errors.provenance.name()
         ),
         format!(
-            "More traffic breaks {} first, at {} requests/s a replica.",
-            best.binding,
-            digits(best.sized.replica_rps())
+            "A replica takes {} requests/s; the first thing to break beyond is {}.",
+            digits(best.sized.replica_rps()),
+            best.binding
         ),
         format!(
             "{} a month with one replica more, so that one may fail; {} to {} if throughput is off by its error.",
@@ -150,6 +171,9 @@ fn points(plan: &Plan, best: &Row) -> Vec<String> {
             dollars(best.bill.usd_per_million_output_tokens)
         ),
     ];
+    if let Some(check) = best.cluster.as_ref().filter(|check| check.least_outstanding.replicas > 1) {
+        points.push(as_cluster(best, check));
+    }
     if let Some(api) = plan.apis.first() {
         let compared = if api.usd_per_month < best.bill.usd_per_month { "cheaper" } else { "dearer" };
         points.push(format!(
@@ -159,7 +183,77 @@ fn points(plan: &Plan, best: &Row) -> Vec<String> {
             dollars(api.usd_per_month)
         ));
     }
+    let mixes = plan.apis.iter().filter_map(|api| Some((api, api.mixed.filter(|mix| mix.replicas > 0)?)));
+    let cheapest = mixes.min_by(|a, b| a.1.usd_per_month().total_cmp(&b.1.usd_per_month()));
+    if let Some((api, mix)) = cheapest.filter(|(_, mix)| mix.share_spilled > 0.0) {
+        points.push(format!(
+            "{} own replica{} without a spare one and {} by {} for what is more: {} a month, {} of the day's requests and {} of the busiest hour's go to the API.",
+            mix.replicas,
+            if mix.replicas == 1 { "" } else { "s" },
+            api.api.name,
+            api.api.provider,
+            dollars(mix.usd_per_month()),
+            percent(mix.share_spilled),
+            percent(mix.share_spilled_at_peak)
+        ));
+    }
     points
+}
+
+/// What the simulation of the whole cluster says of the answer.
+fn as_cluster(best: &Row, check: &ClusterCheck) -> String {
+    let seen = &check.least_outstanding;
+    let mut words = format!(
+        "Simulated together, {} replicas behind a router that takes the one with the fewest requests in flight: {}",
+        seen.replicas,
+        latencies(seen)
+    );
+    if check.added > 0 {
+        words.push_str(&format!(" ({} more than an even share needs)", check.added));
+    }
+    words.push_str(&format!("; by turns {}", latencies(&check.round_robin)));
+    words.push_str(match (&check.one_failed, check.survives_one()) {
+        (None, _) => ".",
+        (Some(_), true) => ". One replica may fail and the SLO holds.",
+        (Some(_), false) => ". When one replica fails the SLO breaks; with one more it holds.",
+    });
+    if best.replicas > best.needed + best.spare {
+        words.push_str(" What is held beside them makes up for spot machines that are taken away.");
+    }
+    words
+}
+
+/// "TTFT p95 120 ms, TPOT p95 20 ms, holds"
+fn latencies(seen: &Seen) -> String {
+    format!(
+        "TTFT p95 {}, TPOT p95 {}, {}",
+        seconds(seen.observed.ttft_p95_s),
+        seconds(seen.observed.tpot_p95_s),
+        if seen.met { "holds" } else { "breaks the SLO" }
+    )
+}
+
+fn clusters(plan: &Plan) -> Vec<Vec<String>> {
+    let checked = plan.rows.iter().filter_map(|row| Some((row, row.cluster.as_ref()?)));
+    checked
+        .map(|(row, check)| {
+            let needed = match check.added {
+                0 => row.needed.to_string(),
+                added => format!("{} (+{added})", row.needed),
+            };
+            let left = match &check.one_failed {
+                Some(seen) => format!("{} left: {}", seen.replicas, latencies(seen)),
+                None => "nothing is served".into(),
+            };
+            vec![
+                format!("{}, {}", row.sized.candidate.words(), row.price.pricing.name()),
+                needed,
+                latencies(&check.least_outstanding),
+                if row.needed > 1 { latencies(&check.round_robin) } else { "the same".into() },
+                left,
+            ]
+        })
+        .collect()
 }
 
 fn question(plan: &Plan) -> Vec<(&'static str, String)> {
@@ -326,6 +420,12 @@ fn apis(plan: &Plan) -> Vec<Vec<String>> {
                 dollars(row.usd_per_month),
                 row.break_even_rps
                     .map_or_else(|| "never".into(), |rate| format!("{} requests/s", digits(rate))),
+                row.mixed.map_or_else(String::new, |mix| match (mix.replicas, mix.share_spilled) {
+                    (0, _) => "the API alone".into(),
+                    (own, share) if share > 0.0 => format!("{own} own, {} to the API", percent(share)),
+                    (own, _) => format!("{own} own alone"),
+                }),
+                row.mixed.map_or_else(String::new, |mix| dollars(mix.usd_per_month())),
             ]
         })
         .collect()
@@ -356,7 +456,7 @@ fn risks(plan: &Plan) -> Vec<String> {
             ));
         }
     }
-    if best.replicas - best.spare == 1 {
+    if best.replicas == 1 {
         risks.push("One replica alone: when it fails nothing is served. See the N+1 column.".into());
     }
     if best.headroom < 0.1 {
@@ -381,13 +481,13 @@ fn assumptions(plan: &Plan) -> Vec<String> {
             "Each replica is simulated with the scheduler of our engine under vLLM's rules: max_num_seqs {}, max_num_batched_tokens {}, prefix caching on, prompts as drawn.",
             space.max_num_seqs, space.max_num_batched_tokens
         ),
-        "Requests are divided evenly over the replicas; a router that looks at queues does no worse.".into(),
+        "Rows are sized with an even share of the requests for each replica. The answer and the cheapest of the front are simulated as clusters, and get replicas where that breaks the SLO.".into(),
         "Replicas are sized for the busiest hour and paid for all day. A month has 730 hours.".into(),
         "Input and output tokens bear the part of the bill that they take of the devices' time.".into(),
     ];
     if space.pricing.iter().any(|way| way == Pricing::Spot.name()) {
         lines.push(format!(
-            "Spot: a replica is taken away {} times a month and its successor serves {} later; as much more is held.",
+            "Spot: a replica is taken away {} times a month and its successor serves {} later; as much more is held, in whole replicas.",
             digits(super::super::answer::SPOT_INTERRUPTIONS_PER_HOUR * super::super::money::HOURS_PER_MONTH),
             seconds(super::super::answer::COLD_START_S)
         ));

@@ -1,0 +1,225 @@
+//! `llmlab plan` through the binary: an answer that adds up, refusals that say what would help, devices, and Ctrl-C.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::Stdio;
+
+use common::{llmlab, signal, stderr, stdout};
+use serde_json::Value;
+
+/// A plan small enough for a test: one device, one format, two requests a second.
+const PLAN: [&str; 14] = [
+    "plan",
+    "--model",
+    "llama-3.1-8b",
+    "--rate",
+    "2",
+    "--max-model-len",
+    "8192",
+    "--ttft-p95",
+    "1s",
+    "--tpot-p95",
+    "50ms",
+    "--weights",
+    "bf16",
+    "--hardware=h100-sxm",
+];
+
+fn run(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = llmlab(dir).args(args).env("XDG_CONFIG_HOME", dir.join("no-config")).output().unwrap();
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+/// The plan with options in place of its own.
+fn changed(changes: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+    let mut args = PLAN.to_vec();
+    for (option, value) in changes {
+        match args.iter().position(|arg| arg == option || arg.starts_with(&format!("{option}="))) {
+            Some(at) if args[at] == *option => args[at + 1] = value,
+            Some(at) => {
+                args[at] = option;
+                args.insert(at + 1, value);
+            }
+            None => args.extend([option, value]),
+        }
+    }
+    args
+}
+
+fn f64_of(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn an_answer_adds_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = changed(&[("--rate", "60"), ("--pricing", "on-demand,spot")]);
+    args.extend(["--json", "--what-if", "traffic=0.5x"]);
+    let (code, said, error) = run(dir.path(), &args);
+    assert_eq!(code, Some(0), "{error}");
+    let plan: Value = serde_json::from_str(&said).unwrap();
+    let rows = plan["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "{said}");
+    for row in rows {
+        let capacity = f64_of(&row["sized"]["capacity"]["best"]["rate_rps"]);
+        let check = &row["cluster"];
+        assert_eq!(f64_of(&row["needed"]), (60.0 / capacity).ceil() + f64_of(&check["added"]));
+        assert_eq!(check["least_outstanding"]["met"], true, "{check}");
+        let bill = f64_of(&row["replicas"]) * f64_of(&row["price"]["usd"]) * 730.0;
+        assert!((f64_of(&row["bill"]["usd_per_month"]) / bill - 1.0).abs() < 1e-9, "{row}");
+        assert!(f64_of(&row["n_plus_one_usd_per_month"]) > bill);
+        let seen = &row["at_peak"]["observed"];
+        assert!(f64_of(&seen["ttft_p95_s"]) <= 1.0 && f64_of(&seen["tpot_p95_s"]) <= 0.05, "{seen}");
+        // Between what a fifth of the device's arithmetic does and all of it: 16 GFLOP a token at 989 TFLOP/s.
+        let tokens =
+            capacity * (f64_of(&plan["served"]["input_tokens"]) + f64_of(&plan["served"]["output_tokens"]));
+        assert!((12e3..62e3).contains(&tokens), "{tokens} tokens/s a replica");
+    }
+    // Spot holds more replicas than it needs, and costs less all the same.
+    assert_eq!(rows[0]["price"]["pricing"], "spot");
+    assert!(f64_of(&rows[0]["replicas"]) > f64_of(&rows[0]["needed"]));
+    for api in plan["apis"].as_array().unwrap() {
+        let mix = &api["mixed"];
+        let together = f64_of(&mix["own_usd_per_month"]) + f64_of(&mix["api_usd_per_month"]);
+        assert!(
+            together <= f64_of(&api["usd_per_month"]) * (1.0 + 1e-9),
+            "a mix is never dearer than the API: {api}"
+        );
+    }
+    let half = &plan["what_if"][0]["plan"];
+    assert!(f64_of(&half["rows"][0]["needed"]) < f64_of(&rows[0]["needed"]));
+    let folder = dir.path().join("results/plans/plan");
+    for file in ["plan.html", "plan.md", "plan.json"] {
+        assert!(folder.join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn what_has_no_answer_says_what_would_have_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    for (changes, reason, change) in [
+        (
+            vec![("--model", "llama-3.1-70b"), ("--hardware", "rtx-4090")],
+            "does not fit into memory",
+            "what would help",
+        ),
+        (vec![("--ttft-p95", "1ms")], "TTFT p95 1.00 ms is below the floor", "a longer limit"),
+        (vec![("--rate", "1000000")], "at most 1024 may be used", "a higher max_devices"),
+        (vec![("--budget", "1")], "the budget is $1.00", ""),
+        (vec![("--hardware", "apple-m1"), ("--pricing", "spot")], "no price is known for apple-m1", ""),
+    ] {
+        let (code, said, error) = run(dir.path(), &changed(&changes));
+        assert_eq!(code, Some(10), "{changes:?}: {said}{error}");
+        assert!(said.starts_with("No: "), "{said}");
+        assert!(
+            said.contains(reason) && said.contains(change),
+            "{changes:?}: {reason:?} is missing in\n{said}"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_word_is_one_plain_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let price = r#"
+[[price]]
+hardware = "h100-sxm"
+usd_per_hour = 0.0
+provider = "nobody"
+pricing = "on-demand"
+devices = 1
+source = "nowhere"
+date = "2026-11"
+confidence = "published"
+"#;
+    std::fs::write(dir.path().join("free.toml"), price).unwrap();
+    let cases: Vec<(Vec<&str>, &str)> = vec![
+        (changed(&[("--catalogue", "free.toml")]), "accepted are numbers above 0"),
+        (changed(&[("--model", "llama-9")]), "model: "),
+        (changed(&[("--hardware", "h100O")]), "hardware: "),
+        (changed(&[("--weights", "q99")]), "unknown format"),
+        (changed(&[("--rate", "0")]), "rate"),
+        (changed(&[("--ttft-p95", "soon")]), "ttft_p95"),
+        (changed(&[("--pricing", "barter")]), "on-demand"),
+        (changed(&[("--what-if", "traffic")]), "no '='"),
+        (changed(&[("--what-if", "traffic=-2x")]), "a number above 0"),
+        (changed(&[("--what-if", "colour=red")]), "unknown key"),
+        (changed(&[("--what-if", "hardware=abacus")]), "abacus"),
+        (changed(&[("--what-if", "pricing=barter")]), "on-demand, spot, reserved, own"),
+        (changed(&[("--what-if", ",")]), "accepted: traffic"),
+        (vec!["plan", "--model", "llama-3.1-8b"], "--rate"),
+        (vec!["plan", "nowhere.toml"], "nowhere.toml"),
+        (vec!["plan", "--device", "abacus"], "--device: "),
+        (vec!["plan", "--device", "epyc-genoa"], "is a CPU"),
+        (vec!["plan", "--device", "apple-m1", "--model", "llama-9"], "model: "),
+        (vec!["plan", "--device", "apple-m1", "--weights", "q99"], "q99"),
+        (vec!["plan", "--device", "apple-m1", "--rate", "2"], "cannot be used with"),
+    ];
+    for (args, words) in cases {
+        let (code, said, error) = run(dir.path(), &args);
+        assert_eq!((code, said.as_str()), (Some(2), ""), "{args:?}: {error}");
+        // Drawn errors are broken into lines.
+        let plain = error.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+        assert!(
+            plain.contains(words) && !plain.contains("panicked"),
+            "{args:?}: {words:?} is missing in\n{error}"
+        );
+    }
+}
+
+#[test]
+fn a_device_says_what_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, said, error) = run(dir.path(), &["plan", "--device", "apple-m1"]);
+    assert_eq!(code, Some(0), "{error}");
+    for part in ["llama-3.2-1b", "mistral-7b", "battery", "models fit in none of the formats"] {
+        assert!(said.contains(part), "{part} is missing in\n{said}");
+    }
+    let (code, said, _) =
+        run(dir.path(), &["plan", "--device", "apple-m1", "--model", "mistral-7b", "--json"]);
+    assert_eq!(code, Some(0));
+    let found: Value = serde_json::from_str(&said).unwrap();
+    let rows = found["rows"].as_array().unwrap();
+    assert!(rows.len() >= 4 && rows.iter().all(|row| row["model"] == "mistral-7b"), "{said}");
+    assert!(found["too_large"].as_array().unwrap().iter().any(|row| row["format"] == "f16"), "{said}");
+    let (code, said, _) =
+        run(dir.path(), &["plan", "--device", "raspberry-pi-5", "--model", "llama-3.1-70b"]);
+    assert_eq!(code, Some(10));
+    assert!(said.contains("does not fit") && said.contains("what would help"), "{said}");
+}
+
+/// Every GPU with a price and thousands of requests for each rate keep any machine busy for longer than the first line of
+/// progress takes to come; that line says that the search has begun.
+#[test]
+fn ctrl_c_leaves_the_part_that_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = r#"
+name = "long"
+model = { name = "llama-3.1-8b" }
+workload = { traffic = "azure-2023-conversation", requests = 5000, arrivals = { process = "poisson", rate = 2.0 } }
+slo = { ttft_p95 = "1s" }
+"#;
+    std::fs::write(dir.path().join("long.toml"), file).unwrap();
+    let args = ["plan", "long.toml", "--out", "here"];
+    let mut child = llmlab(dir.path())
+        .args(args)
+        .env("XDG_CONFIG_HOME", dir.path().join("no-config"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    progress.read_line(&mut line).unwrap();
+    assert!(line.contains("configurations"), "{line}");
+    signal(child.id(), "INT");
+    let mut rest = String::new();
+    progress.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{rest}");
+    assert!(stdout(&output).contains("interrupted, the table is partial"), "{}", stdout(&output));
+    let json = std::fs::read_to_string(dir.path().join("here/plan.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["complete"], false);
+}
