@@ -196,6 +196,8 @@ impl Client<'_> {
             };
             let arrived = poll_fn(|context| match connection.poll_body(context, &self.reading, &mut take) {
                 Poll::Ready(arrived) => Poll::Ready(Some(arrived)),
+                // What may lie in the socket is read first, in the next turn.
+                Poll::Pending if self.reading.turn_is_over() => Poll::Pending,
                 Poll::Pending => timer.as_mut().poll(context).map(|()| None),
             });
             let arrived = arrived.await.transpose()?;

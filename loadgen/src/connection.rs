@@ -68,6 +68,8 @@ pub(crate) struct Connection {
     /// When its last bytes arrived.
     read_at: At,
     keep_alive: bool,
+    /// Of the request, what the server had not taken when its answer began.
+    unsent: Vec<u8>,
 }
 
 /// How a response did not come.
@@ -93,7 +95,14 @@ pub(crate) enum Arrived<T> {
 impl Reusable for Connection {
     async fn over(stream: Box<dyn Duplex>) -> Result<Self, Failure> {
         let body = BodyReader::of_length(0);
-        Ok(Connection { stream, rest: Vec::new(), body, read_at: At::ZERO, keep_alive: true })
+        Ok(Connection {
+            stream,
+            rest: Vec::new(),
+            body,
+            read_at: At::ZERO,
+            keep_alive: true,
+            unsent: Vec::new(),
+        })
     }
 
     fn is_usable(&mut self) -> bool {
@@ -115,8 +124,11 @@ impl Connection {
             self.poll_head(context, reading)
         })
         .await;
-        // What the server did not wait for would be the start of the next request.
+        // What the server did not wait for would be the start of the next request. It may still want it for this answer.
         self.keep_alive &= matches!(request.end, Some(Ok(())));
+        if request.end.is_none() {
+            self.unsent = [head, body].concat().split_off(request.written);
+        }
         answer.map_err(|failure| match request.end {
             Some(Err(error)) if self.rest.is_empty() && request.written == 0 => NoHead::NeverLeft(error),
             _ if self.rest.is_empty() => NoHead::Silent(failure),
@@ -141,9 +153,10 @@ impl Connection {
                 Ok(bytes) => bytes,
                 Err(error) => return Poll::Ready(Err(broken(&error, Outcome::NoResponse, PLACE))),
             };
+            let is_first = self.rest.is_empty();
             self.rest.extend_from_slice(bytes);
-            // Only the end of a line can make a head whole, or wrong enough to say so.
-            let is_worth_a_look = bytes.contains(&b'\n');
+            // The first bytes tell what is no HTTP at all; after them only the end of a line makes a head whole.
+            let is_worth_a_look = is_first || bytes.contains(&b'\n');
             match is_worth_a_look.then(|| read_head(&self.rest)).transpose() {
                 Ok(Some(Some((head, length)))) => {
                     self.rest.drain(..length);
@@ -172,6 +185,7 @@ impl Connection {
         if self.body.is_over() {
             return Poll::Ready(Ok(Arrived::End(self.read_at)));
         }
+        self.send_rest(context);
         if !self.rest.is_empty() {
             let rest = std::mem::take(&mut self.rest);
             return Poll::Ready(self.unwrap(&rest, take));
@@ -190,6 +204,17 @@ impl Connection {
             Ok(bytes) => self.unwrap(bytes, take),
             Err(error) => Err(broken(&error, Outcome::StreamCut, MID_STREAM)),
         })
+    }
+
+    /// Goes on with what is left of the request. That it cannot be sent is no failure: the answer is under way.
+    fn send_rest(&mut self, context: &mut Context<'_>) {
+        while !self.unsent.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(context, &self.unsent) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(written @ 1..)) => drop(self.unsent.drain(..written)),
+                Poll::Ready(Ok(0) | Err(_)) => self.unsent.clear(),
+            }
+        }
     }
 
     fn poll_read<'b>(

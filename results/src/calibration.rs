@@ -55,7 +55,41 @@ pub struct CalibrationFacts {
     pub served_late: Errors,
 }
 
+/// Of the requests, that may be missing without a word.
+const MOST_LEFT_OUT: f64 = 0.01;
+
 impl CalibrationFacts {
+    /// The client did not get through what it was to send and read in twice the time.
+    pub fn is_behind(&self) -> bool {
+        self.left_out as f64 > MOST_LEFT_OUT * self.requests as f64
+    }
+
+    /// Of two attempts, in each figure the better one.
+    pub fn better_of(self, other: CalibrationFacts) -> CalibrationFacts {
+        let pick = |a: Errors, b: Errors| if b.p99_ns < a.p99_ns { b } else { a };
+        let (ttft, itl) = (pick(self.ttft, other.ttft), pick(self.itl, other.itl));
+        let whole = match (self.is_behind(), other.is_behind()) {
+            (true, false) => return other,
+            (false, true) => return self,
+            _ if other.worst_p99_ns() < self.worst_p99_ns() => other,
+            _ => self,
+        };
+        CalibrationFacts { ttft, itl, ..whole }
+    }
+
+    /// Of two clients of one run, in each figure the worse one.
+    pub fn worse_of(&self, other: &CalibrationFacts) -> CalibrationFacts {
+        let pick = |a: Errors, b: Errors| if b.p99_ns > a.p99_ns { b } else { a };
+        let whole = match (self.is_behind(), other.is_behind()) {
+            (false, true) => other,
+            (true, false) => self,
+            _ if other.worst_p99_ns() > self.worst_p99_ns() => other,
+            _ => self,
+        };
+        let (ttft, itl) = (pick(self.ttft, other.ttft), pick(self.itl, other.itl));
+        CalibrationFacts { ttft, itl, ..whole.clone() }
+    }
+
     /// The larger p99 of what a report would have wrong.
     pub fn worst_p99_ns(&self) -> u64 {
         self.ttft.p99_ns.max(self.itl.p99_ns)

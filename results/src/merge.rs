@@ -247,13 +247,16 @@ fn prompt_fit(shards: &[OneTrial]) -> Option<PromptFit> {
 
 /// That of the client with the largest error; of one that has none, if there is such a client.
 fn worst_calibration(shards: &[OneTrial]) -> Option<ClientCalibration> {
-    let all: Option<Vec<&ClientCalibration>> =
-        shards.iter().map(|part| part.manifest.client_calibration.as_ref()).collect();
-    let error_ns = |calibration: &&ClientCalibration| match calibration {
-        ClientCalibration::Measured(facts) => facts.worst_p99_ns(),
-        ClientCalibration::Skipped { .. } | ClientCalibration::Failed { .. } => u64::MAX,
-    };
-    all?.into_iter().max_by_key(error_ns).cloned()
+    let found = || shards.iter().filter_map(|part| part.manifest.client_calibration.as_ref());
+    let measured = found().filter_map(|calibration| match calibration {
+        ClientCalibration::Measured(facts) => Some(facts.clone()),
+        ClientCalibration::Skipped { .. } | ClientCalibration::Failed { .. } => None,
+    });
+    // What one client was found to do is not undone by another of which nothing is known.
+    match measured.reduce(|worst, facts| worst.worse_of(&facts)) {
+        Some(facts) => Some(ClientCalibration::Measured(facts)),
+        None => found().next().cloned(),
+    }
 }
 
 fn manifest(shards: &[OneTrial], trial: &TrialFacts) -> Manifest {

@@ -76,6 +76,12 @@ fn mistakes_have_a_place() {
     for (rest, line, part) in [
         ("arrivals = { users = 4 }", 8, "at a rate"),
         ("arrivals = { load = 0.7 }", 8, "not a share"),
+        (
+            "arrivals = { rate = 1.0 }\nsessions = { turns = { distribution = \"fixed\", count = 4 } }",
+            9,
+            "as sessions",
+        ),
+        ("arrivals = { rate = 1e-6 }", 8, "less than one request a day"),
         ("arrivals = {}\n[demand]\nusers_per_day = 5", 10, "how many requests"),
         ("arrivals = {}\n[demand]\nrequests_per_day = 5\npeak_to_mean = 0.5", 11, "peak_to_mean is 0.5"),
         ("arrivals = {}\n[demand]\nrequests_per_day = 5\nhourly = [1.0]", 11, "no day"),

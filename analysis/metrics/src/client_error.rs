@@ -12,13 +12,18 @@ pub fn causes(
     latency: &Latency,
     late_limit_ns: f64,
 ) -> Vec<UntrustedCause> {
-    let Some(ClientCalibration::Measured(CalibrationFacts { ttft, itl, streams, .. })) = calibration else {
+    let Some(ClientCalibration::Measured(facts)) = calibration else {
         return Vec::new();
     };
+    let CalibrationFacts { ttft, itl, streams, .. } = facts;
     let itl_p50_ns = latency.itl.as_ref().and_then(|d| d.raw.p50_ns).unwrap_or(0.0);
     let itl_limit_ns = LATE_NS.max(LATE_SHARE * itl_p50_ns);
     let (ttft_ns, itl_ns, streams) = (ttft.p99_ns as f64, itl.p99_ns as f64, *streams);
     let mut causes = Vec::new();
+    if facts.is_behind() {
+        let (left_out, requests) = (facts.left_out, facts.requests);
+        causes.push(UntrustedCause::ClientBehind { left_out, requests, streams });
+    }
     if ttft_ns > late_limit_ns {
         let (p99_ns, limit_ns) = (ttft_ns, late_limit_ns);
         causes.push(UntrustedCause::ClientTtftError { p99_ns, limit_ns, streams });

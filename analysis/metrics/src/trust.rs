@@ -40,6 +40,12 @@ pub enum UntrustedCause {
         limit_ns: f64,
         streams: u64,
     },
+    /// Against our own timing server it left out more than one request in a hundred.
+    ClientBehind {
+        left_out: u64,
+        requests: u64,
+        streams: u64,
+    },
     ClientItlError {
         p99_ns: f64,
         limit_ns: f64,
@@ -106,6 +112,10 @@ impl fmt::Display for UntrustedCause {
             UntrustedCause::ClientTtftError { p99_ns, limit_ns, streams } => {
                 own_error(f, "TTFT", p99_ns, limit_ns, streams)
             }
+            UntrustedCause::ClientBehind { left_out, requests, streams } => write!(
+                f,
+                "the client did not get through {left_out} of {requests} requests of our own timing server at {streams} streams: give it a free core or lower the load"
+            ),
             UntrustedCause::ClientItlError { p99_ns, limit_ns, streams } => {
                 own_error(f, "ITL", p99_ns, limit_ns, streams)
             }

@@ -111,9 +111,12 @@ impl BodyReader {
     /// One byte that is not of the body.
     fn between(&mut self, byte: u8) -> Result<(), NotHttp> {
         self.state = match (self.state, byte) {
-            (State::Size { bytes, .. }, _) if byte.is_ascii_hexdigit() => {
+            (State::Size { bytes, any }, _) if byte.is_ascii_hexdigit() => {
                 if bytes >> 60 != 0 {
                     return Err(NotHttp("a chunk's size has more than 64 bits"));
+                }
+                if any && bytes == 0 {
+                    self.count_extra()?;
                 }
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
                 State::Size { bytes: bytes << 4 | u64::from(digit), any: true }

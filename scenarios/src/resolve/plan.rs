@@ -59,6 +59,10 @@ fn demanded(file: &PlanFile, base: &Path) -> Result<(WorkloadSpec, Demand), Find
         None => workload::resolve(&changed, base)?,
         Some(_) => workload::resolve(&find::with_stand_in(&changed, Searched::Rate)?, base)?,
     };
+    if let Some(sessions) = &table.sessions {
+        return Err(Finding::new(sessions.span(), "a plan counts requests, and these arrive as sessions")
+            .help("write the lengths of all turns as lengths, with prefixes for what they share"));
+    }
     let at = table.arrivals.span();
     let curve = match &workload.arrivals {
         ArrivalSpec::Diurnal { curve, .. } => Some(curve.clone()),
@@ -86,6 +90,10 @@ fn demanded(file: &PlanFile, base: &Path) -> Result<(WorkloadSpec, Demand), Find
     if let ArrivalSpec::Diurnal { .. } = workload.arrivals {
         // A day's curve is Poisson at each moment; the busiest one is what has to be served.
         workload.arrivals = ArrivalSpec::Poisson { rate: RateSpec::PerSecond { rps: demand.peak_rps } };
+    }
+    if demand.mean_rps * SECONDS_A_DAY < 1.0 {
+        let span = file.demand.as_ref().map_or(at, Spanned::span);
+        return Err(Finding::new(span, "less than one request a day").label("a plan needs one at least"));
     }
     if let Some(rate) = workload.arrivals.rate_mut() {
         *rate = RateSpec::PerSecond { rps: demand.peak_rps };

@@ -143,6 +143,16 @@ fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
 }
 
 fn architecture(name: &str) -> Result<&'static Architecture, Failure> {
+    let folder = Path::new(name);
+    if folder.is_dir() {
+        let file = folder.join("config.json");
+        let text = fs::read_to_string(&file)
+            .map_err(|error| Failure::bad_input(format!("model: cannot read {}: {error}", file.display())))?;
+        let found = Architecture::from_hf_config(&text, &file)
+            .map_err(|error| Failure::bad_input(format!("model: {error}")))?;
+        // One for the whole of the process.
+        return Ok(Box::leak(Box::new(found)));
+    }
     catalogue::architecture(name).map_err(|error| Failure::bad_input(format!("model: {error}")))
 }
 
@@ -170,8 +180,11 @@ fn in_a_line(plan: &Plan) -> String {
     }
 }
 
-/// Letters, digits, '.', '_' and '-' as they are.
+/// Letters, digits, '.', '_' and '-' as they are; no name that a file system reads as another folder.
 fn file_name(name: &str) -> String {
+    if name.chars().all(|c| c == '.') {
+        return "plan".into();
+    }
     name.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' }).collect()
 }
 

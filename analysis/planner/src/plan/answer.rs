@@ -199,10 +199,27 @@ pub fn answer(
             continue;
         }
         let (replicas, _) = sized.replicas(spec.demand.peak_rps);
-        let at_peak = (run.at_rate)(&sized.candidate, spec.demand.peak_rps / f64::from(replicas))?;
+        // Another rate draws other requests, which may just break what the search saw hold.
+        let mut added = 0;
+        let mut at_peak = (run.at_rate)(&sized.candidate, spec.demand.peak_rps / f64::from(replicas))?;
         simulations += 1;
+        while !at_peak.verdict.met && added < 1 + replicas / 10 && !(run.cancelled)() {
+            added += 1;
+            let share = spec.demand.peak_rps / f64::from(replicas.saturating_add(added));
+            at_peak = (run.at_rate)(&sized.candidate, share)?;
+            simulations += 1;
+        }
+        if !at_peak.verdict.met {
+            let refusal = Refusal {
+                kind: RefusalKind::NoRate,
+                reason: format!("the SLO is met by no number of replicas near {replicas}"),
+                change: "a longer limit, or traffic that comes more evenly".into(),
+            };
+            refused.push((sized.candidate.clone(), refusal));
+            continue;
+        }
         for price in &prices {
-            rows.push(put_price(spec, sized, price, 0, &served_by(sized), at_peak.clone()));
+            rows.push(put_price(spec, sized, price, added, &served_by(sized), at_peak.clone()));
         }
     }
     let mut plan = Plan {
@@ -318,7 +335,10 @@ fn apis(plan: &Plan, market: &Market) -> Vec<ApiRow> {
                 api_usd_per_request(api.usd_per_million_input, api.usd_per_million_output, &plan.served);
             let break_even = plan.best().or(plan.rows.first()).and_then(|row| {
                 let hour = f64::from(row.sized.candidate.devices()) * row.price.usd;
-                break_even_rps(hour, row.sized.replica_rps(), per_request)
+                // A replica is full in the busiest hour, not over the day.
+                let demand = &plan.spec.demand;
+                let replica_rps = row.sized.replica_rps() * demand.mean_rps / demand.peak_rps;
+                break_even_rps(hour, replica_rps, per_request)
             });
             ApiRow {
                 usd_per_month: per_request * requests_per_month,

@@ -21,6 +21,8 @@ pub const TOLERANCE: f64 = 0.04;
 const MAX_REQUESTS: f64 = 20_000.0;
 /// Steps away from the first guess before a candidate is given up.
 const MAX_STEPS: u32 = 24;
+/// Simulated at least: a request every quarter of an hour meets an idle replica, as any that comes more rarely does.
+pub const LOWEST_RPS: f64 = 1e-3;
 
 /// One copy of the model on its devices.
 pub struct Replica<'a> {
@@ -85,8 +87,7 @@ impl Replica<'_> {
         // Where the cap cuts a run short, its warm-up shrinks with it.
         let span_s = all as f64 / rate_rps;
         let warm = Duration::from_secs_f64(warm_s.min(span_s / 3.0));
-        let counted = workload.requests.len() as f64 * (1.0 - warm.as_secs_f64() / span_s.max(1e-9));
-        let mut judge = Judge::new(limits, warm, counted.max(1.0) as u64);
+        let mut judge = Judge::new(limits, warm, workload.requests.len() as u64);
         let (facts, busy) = self.run(&workload, seed, &mut judge)?;
         let elapsed = facts.elapsed.as_secs_f64().max(busy).max(1e-9);
         let per_s = |tokens: fn(&PlannedRequest) -> u32| {
@@ -137,7 +138,11 @@ pub fn capacity(
     let mut rate = guess_rps;
     let mut simulations = 0;
     while simulations < MAX_STEPS && !cancelled() {
-        let tried = replica.at(rate, requests, seed, traffic, limits)?;
+        let tried = match replica.at(rate, requests, seed, traffic, limits) {
+            // Some processes have no meaning at rates far from the one that was asked for.
+            Err(PlanError::Workload(_)) if simulations > 0 => break,
+            tried => tried?,
+        };
         simulations += 1;
         if tried.verdict.met {
             best = Some(tried)
@@ -151,8 +156,8 @@ pub fn capacity(
             (Some(met), Some(missed)) => (met.rate_rps * missed.rate_rps).sqrt(),
             (None, None) => break,
         };
-        // One request in a week is no load; what misses its limits there misses them alone on the device.
-        if rate < 1.0 / 604_800.0 {
+        // What misses its limits there misses them alone on the device.
+        if rate < LOWEST_RPS {
             break;
         }
     }

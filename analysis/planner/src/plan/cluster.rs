@@ -96,8 +96,7 @@ impl Replica<'_> {
         let workload = generate(&traffic(rate_rps, all)).map_err(|e| PlanError::Workload(e.to_string()))?;
         let span_s = all as f64 / rate_rps;
         let warm = Duration::from_secs_f64(warm_s.min(span_s / 3.0));
-        let counted = workload.requests.len() as f64 * (1.0 - warm.as_secs_f64() / span_s.max(1e-9));
-        let mut judge = Judge::new(limits, warm, counted.max(1.0) as u64);
+        let mut judge = Judge::new(limits, warm, workload.requests.len() as u64);
         let pool = Pool {
             vocab_size: self.vocab_size,
             overhead: self.overhead,

@@ -16,7 +16,7 @@ use llmlab_sim::{CostModel, Device, Overhead, Roofline, SeqShape};
 
 use super::PlanError;
 use super::candidate::{BF16, Candidate};
-use super::capacity::{Replica, Traffic, Tried, capacity};
+use super::capacity::{LOWEST_RPS, Replica, Traffic, Tried, capacity};
 use super::cluster::Seen;
 use super::limits::{Latency, Limit};
 use super::row::{ErrorBars, Provenance, Refusal, RefusalKind, Sized, below_floor};
@@ -142,6 +142,7 @@ impl Question<'_> {
         };
         let (guess_rps, batch) = self.guess(&fitting);
         let replica = self.replica(&fitting, batch, guess_rps);
+        let rate_rps = rate_rps.max(LOWEST_RPS);
         replica.at(rate_rps, self.spec.workload.requests, self.spec.seed, self.traffic, &self.limits)
     }
 
@@ -159,7 +160,7 @@ impl Question<'_> {
         let (guess_rps, batch) = self.guess(&fitting);
         let replica = self.replica(&fitting, batch, guess_rps);
         let spec = self.spec;
-        let rate_rps = spec.demand.peak_rps;
+        let rate_rps = spec.demand.peak_rps.max(LOWEST_RPS);
         let requests = spec.workload.requests;
         replica.together(replicas, routing, rate_rps, requests, spec.seed, self.traffic, &self.limits)
     }
@@ -256,7 +257,13 @@ impl Question<'_> {
         };
         // Windows and their groups make a cache's capacity depend on how long requests are.
         let request = (self.tokens.0 + self.tokens.1).ceil().max(1.0);
-        let kv_tokens = (plan.sequences(request as u32) * request) as u64;
+        let whole = plan.kv_plan.as_ref().map_or(0, |kv| kv.num_blocks * u64::from(config.block_size));
+        let kv_tokens = match self.model.kv_shape().window_layers {
+            0 => whole,
+            _ => (plan.sequences(request as u32) * request) as u64,
+        };
+        // The longest request fits, else the plan had refused.
+        let kv_tokens = kv_tokens.max(u64::from(plan.max_model_len));
         let longest = plan.max_model_len;
         Ok(Ok(Fitting {
             cost: deployment.roofline(Calibration::shipped()),
@@ -266,15 +273,13 @@ impl Question<'_> {
         }))
     }
 
-    /// TTFT of the mean prompt and TPOT of one sequence, alone on a replica.
+    /// TTFT and TPOT that no request on a replica can be below.
     fn floors(&self, cost: &Roofline) -> (f64, f64) {
-        let input = self.tokens.0.round().max(1.0) as u32;
         let overhead = Overhead::SERVED_GPU;
-        let ttft =
-            cost.step_time(&[SeqShape { context: 0, new: input, padding: 0, sample: true, drafts: 0 }]);
-        let tpot =
-            cost.step_time(&[SeqShape { context: input, new: 1, padding: 0, sample: true, drafts: 0 }]);
-        (ttft.as_secs_f64() + overhead.request_s + overhead.delivery_s, tpot.as_secs_f64())
+        // Of a prompt all else of which is in the prefix cache: nothing that is asked can be quicker.
+        let shape = SeqShape { context: 0, new: 1, padding: 0, sample: true, drafts: 0 };
+        let step = cost.step_time(&[shape]).as_secs_f64();
+        (step + overhead.request_s + overhead.delivery_s, step)
     }
 
     /// The time that a prompt token takes in a full step.

@@ -52,7 +52,7 @@ impl Provenance {
     }
 }
 
-/// How far predictions of a kind were from measurements: two in three lie within the factor 1 + `error` either way.
+/// How far predictions of a kind were from measurements: nine in ten lie within the factor 1 + `error` either way.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ErrorBars {
     pub ttft: f64,
@@ -69,7 +69,7 @@ pub struct Sized {
     pub errors: ErrorBars,
     /// Tokens that its KV cache holds.
     pub kv_tokens: u64,
-    /// Of one request on an idle replica: median prompt.
+    /// That no request on a replica can be below.
     pub floor_ttft_s: f64,
     pub floor_tpot_s: f64,
     /// What steps wait for where it is full: "memory bandwidth", ...
@@ -156,7 +156,7 @@ pub fn row(
     let (alone, range) = sized.replicas(peak_rps);
     let needed = alone.saturating_add(added);
     // Those that serve, those that make up for what is taken away, and the spare ones.
-    let held = |needed: u32| ((f64::from(needed) * surplus).ceil() as u32).saturating_add(spare);
+    let held = |needed: u32| ((f64::from(needed) * surplus).round() as u32).saturating_add(spare);
     let hour = |needed: u32| f64::from(held(needed)) * f64::from(sized.candidate.devices()) * price.usd;
     let month = |needed: u32| hour(needed) * super::money::HOURS_PER_MONTH;
     let replicas = held(needed);

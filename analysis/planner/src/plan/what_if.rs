@@ -55,7 +55,10 @@ pub fn what_if(spec: &PlanSpec, changes: &str) -> Result<PlanSpec, PlanError> {
                     *limit = limit.mul_f64(factor);
                 }
             }
-            "budget" => changed.usd_per_month = Some(factor()?),
+            "budget" => {
+                let usd = value.parse::<f64>().ok().filter(|usd| *usd > 0.0 && *usd <= 1e12);
+                changed.usd_per_month = Some(usd.ok_or_else(|| wrong(change, "dollars, above 0"))?);
+            }
             "hardware" => match catalogue::hardware(value) {
                 Ok(device) => hardware.push(device.name.clone()),
                 Err(error) => return Err(wrong(change, &error.to_string())),
@@ -74,6 +77,7 @@ pub fn what_if(spec: &PlanSpec, changes: &str) -> Result<PlanSpec, PlanError> {
                 Some(way) => pricing.push(way.name().to_owned()),
                 None => return Err(wrong(change, "the ways of paying are on-demand, spot, reserved, own")),
             },
+            "spare" if value == "0" => changed.space.spare_replicas = 0,
             "spare" => changed.space.spare_replicas = count(1000)?,
             _ => return Err(wrong(change, "unknown key")),
         }

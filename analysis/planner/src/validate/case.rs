@@ -107,7 +107,17 @@ impl Case {
         let lengths = |field: &str, name: &str| count(field, name, MOST_TOKENS);
         let batch = || count(&row.batch_or_concurrency, "batch_or_concurrency", MOST_SEQUENCES);
         let saturated = row.batch_or_concurrency.eq_ignore_ascii_case("saturated");
-        let seconds = if row.unit == "ms" { measured / 1e3 } else { measured };
+        let seconds = match row.unit.to_ascii_lowercase().as_str() {
+            "us" => measured / 1e6,
+            "ms" => measured / 1e3,
+            "s" | "tok/s" | "tok/s/gpu" | "tokens/s" | "gib" | "b" => measured,
+            _ => {
+                return Err(format!(
+                    "unit: {:.20?} is none of us, ms, s, tok/s, tok/s/gpu, GiB, B",
+                    row.unit
+                ));
+            }
+        };
         let is_static = row.notes.contains("static batch");
         let input = || lengths(&row.isl, "isl");
         let output = || lengths(&row.osl, "osl");
