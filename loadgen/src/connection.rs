@@ -54,7 +54,7 @@ impl Reading {
         self.turn_ends.set(self.clock.now() + TURN);
     }
 
-    fn turn_is_over(&self) -> bool {
+    pub(crate) fn turn_is_over(&self) -> bool {
         self.last_read.get() > self.turn_ends.get()
     }
 }

@@ -95,3 +95,46 @@ impl CalibrationFacts {
         self.ttft.p99_ns.max(self.itl.p99_ns)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(left_out: u64, ttft: u64, itl: u64) -> CalibrationFacts {
+        let errors = |p99_ns| Errors { samples: 100, p50_ns: 1, p99_ns, max_ns: p99_ns };
+        CalibrationFacts {
+            trial: "r1".into(),
+            protocol: "openai-chat".into(),
+            streams: 4,
+            requests: 100,
+            rate_rps: 3.0,
+            events_per_s: 30.0,
+            ttft_ns: 50,
+            itl_ns: 10,
+            elapsed_ns: 2_000,
+            left_out,
+            send_lag: errors(1),
+            ttft: errors(ttft),
+            itl: errors(itl),
+            served_late: errors(1),
+        }
+    }
+
+    #[test]
+    fn a_second_attempt_counts_where_it_is_better_and_a_second_client_where_it_is_worse() {
+        let (one, two) = (facts(0, 60, 5), facts(0, 5, 40));
+        let better = one.clone().better_of(two.clone());
+        assert_eq!((better.ttft.p99_ns, better.itl.p99_ns), (5, 5));
+        let worse = one.worse_of(&two);
+        assert_eq!((worse.ttft.p99_ns, worse.itl.p99_ns), (60, 40));
+        assert!(!worse.is_behind());
+    }
+
+    #[test]
+    fn a_client_that_falls_behind_is_not_excused_by_small_errors_of_what_it_did() {
+        let (behind, slow) = (facts(2, 1, 1), facts(1, 60, 5));
+        assert!(behind.is_behind() && !slow.is_behind());
+        assert_eq!(behind.clone().better_of(slow.clone()).ttft.p99_ns, 60);
+        assert!(slow.worse_of(&behind).is_behind());
+    }
+}

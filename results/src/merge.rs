@@ -245,7 +245,7 @@ fn prompt_fit(shards: &[OneTrial]) -> Option<PromptFit> {
     fits().min_by_key(certainty).map(|fit| PromptFit { missed, ..fit.clone() })
 }
 
-/// That of the client with the largest error; of one that has none, if there is such a client.
+/// In each figure that of the worst client.
 fn worst_calibration(shards: &[OneTrial]) -> Option<ClientCalibration> {
     let found = || shards.iter().filter_map(|part| part.manifest.client_calibration.as_ref());
     let measured = found().filter_map(|calibration| match calibration {

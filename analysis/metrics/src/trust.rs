@@ -34,7 +34,7 @@ pub enum UntrustedCause {
     Steal {
         share: f64,
     },
-    /// Found by the run's calibration, as is the next one.
+    /// Found by the run's calibration, as are the next two.
     ClientTtftError {
         p99_ns: f64,
         limit_ns: f64,

@@ -172,8 +172,9 @@ fn a_merged_run_is_calibrated_as_its_worst_client_is() {
     };
     assert_eq!(merged([measured(5), measured(80), measured(7)]), measured(80));
     let skipped = Some(ClientCalibration::Skipped { why: "--no-client-calibration".into() });
-    assert_eq!(merged([measured(5), skipped.clone(), measured(7)]), skipped);
-    assert_eq!(merged([measured(5), None, measured(7)]), None);
+    assert_eq!(merged([measured(5), skipped.clone(), measured(7)]), measured(7));
+    assert_eq!(merged([measured(80), None, measured(7)]), measured(80));
+    assert_eq!(merged([None, skipped.clone(), None]), skipped);
 }
 
 #[test]
