@@ -120,10 +120,13 @@ impl Plan {
     }
 }
 
+/// What a device of that name costs, paid for in this way.
+pub type Prices = dyn Fn(&str, Pricing) -> Option<HourlyPrice> + Sync;
+
 /// What a plan needs beside its candidates.
 pub struct Market {
     /// Of a device of the catalogue.
-    pub price: Box<dyn Fn(&str, Pricing) -> Option<HourlyPrice> + Sync>,
+    pub price: Box<Prices>,
     pub pricings: Vec<Pricing>,
     pub apis: Vec<Api>,
 }
