@@ -132,7 +132,9 @@ fn of_a_day(written: &Spanned<DemandTable>) -> Result<Demand, Finding> {
         (None, Some(hours)) => {
             let list = hours.get_ref();
             let sum: f64 = list.iter().sum();
-            if list.len() != 24 || list.iter().any(|hour| !(*hour >= 0.0)) || !(sum > 0.0 && sum.is_finite())
+            if list.len() != 24
+                || list.iter().any(|hour| hour.is_nan() || *hour < 0.0)
+                || !(sum > 0.0 && sum.is_finite())
             {
                 return Err(Finding::new(hours.span(), "hourly is no day")
                     .label("must be 24 numbers, 0 or more, not all 0"));

@@ -120,10 +120,13 @@ impl Plan {
     }
 }
 
+/// What a device of that name costs, paid for in this way.
+pub type Prices = dyn Fn(&str, Pricing) -> Option<HourlyPrice> + Sync;
+
 /// What a plan needs beside its candidates.
 pub struct Market {
     /// Of a device of the catalogue.
-    pub price: Box<dyn Fn(&str, Pricing) -> Option<HourlyPrice> + Sync>,
+    pub price: Box<Prices>,
     pub pricings: Vec<Pricing>,
     pub apis: Vec<Api>,
 }
@@ -346,7 +349,11 @@ fn apis(plan: &Plan, market: &Market) -> Vec<ApiRow> {
                 break_even_rps: break_even,
                 mixed: plan.best().or(plan.rows.first()).and_then(|row| {
                     let hour = f64::from(row.sized.candidate.devices()) * row.price.usd;
-                    hybrid::divide(&hours, row.needed, row.sized.replica_rps(), hour, per_request)
+                    // Where the cluster needed more replicas, each is known to hold its share of the busiest hour and no more.
+                    let share = plan.spec.demand.peak_rps / f64::from(row.needed);
+                    let added = row.cluster.as_ref().is_some_and(|check| check.added > 0);
+                    let rate = if added { share } else { row.sized.replica_rps() };
+                    hybrid::divide(&hours, row.needed, rate, hour, per_request)
                 }),
                 api: api.clone(),
             }

@@ -239,7 +239,7 @@ fn clusters(plan: &Plan) -> Vec<Vec<String>> {
         .map(|(row, check)| {
             let needed = match check.added {
                 0 => row.needed.to_string(),
-                added => format!("{} (+{added})", row.needed),
+                added => format!("{} ({added} added)", row.needed),
             };
             let left = match &check.one_failed {
                 Some(seen) => format!("{} left: {}", seen.replicas, latencies(seen)),
@@ -317,7 +317,7 @@ fn lines(plan: &Plan) -> Vec<Line> {
                     percent(row.headroom),
                     dollars(row.n_plus_one_usd_per_month),
                     dollars(row.bill.usd_per_million_output_tokens),
-                    row.binding.clone(),
+                    row.binding.split(';').next().unwrap_or_default().to_owned(),
                 ],
                 on_front: plan.front.contains(&place),
                 best: Some(place) == best,
@@ -423,9 +423,11 @@ fn apis(plan: &Plan) -> Vec<Vec<String>> {
                 row.mixed.map_or_else(String::new, |mix| match (mix.replicas, mix.share_spilled) {
                     (0, _) => "the API alone".into(),
                     (own, share) if share > 0.0 => format!("{own} own, {} to the API", percent(share)),
-                    (own, _) => format!("{own} own alone"),
+                    _ => "own replicas alone".into(),
                 }),
-                row.mixed.map_or_else(String::new, |mix| dollars(mix.usd_per_month())),
+                row.mixed
+                    .filter(|mix| mix.share_spilled > 0.0)
+                    .map_or_else(String::new, |mix| dollars(mix.usd_per_month())),
             ]
         })
         .collect()
