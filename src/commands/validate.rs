@@ -66,7 +66,22 @@ fn write_fit(path: &Path, cases: &[&Case]) -> Result<Code, Failure> {
     let mut fitted = fit::fit(cases, &fit::prior(), ITERATIONS);
     fitted.source = "llmlab validate --write-fit, from analysis/validation/measured.csv; what no row says anything of: analysis/planner/src/validate/prior.toml".into();
     fitted.spread = spreads(&outcomes(cases, &fitted));
-    let text = toml::to_string(&fitted).map_err(Failure::internal)?;
+    let text = rounded(&toml::to_string(&fitted).map_err(Failure::internal)?);
     fs::write(path, text).map_err(|error| Failure::bad_input(format!("{}: {error}", path.display())))?;
     text::print(&format!("wrote {}\n", path.display()))
+}
+
+/// Figures with six digits, of which the fit knows three.
+fn rounded(toml: &str) -> String {
+    let line = |line: &str| match line.split_once(" = ") {
+        Some((key, value)) => match value.parse::<f64>() {
+            Ok(number) if number.fract() != 0.0 => {
+                let digits = format!("{number:.5e}").parse().unwrap_or(number);
+                format!("{key} = {digits}\n")
+            }
+            _ => format!("{line}\n"),
+        },
+        None => format!("{line}\n"),
+    };
+    toml.lines().map(line).collect()
 }

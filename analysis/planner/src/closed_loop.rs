@@ -2,13 +2,24 @@
 //! one length. Continuous batching with chunked prompts, first come first served, as vLLM's scheduler plans them; stretches of
 //! plain decoding are one evaluation of the cost model. `tests/short_form.rs` lays it beside the scheduler itself.
 //!
+//! Beside the engine works a front end, one thing after another: requests on their way in, tokens on their way out. Where it is
+//! slower than the engine, tokens wait for it.
+//!
 //! The first wave starts at once. Its outputs end after a share of the length that grows from user to user, so that later ones
 //! come evenly spread, as those of a long run do.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use llmlab_sim::{Roofline, SeqShape};
+
+/// When a request gets room in the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Its prompt fits; when answers outgrow the cache, who came last gives its room back and is computed again later (vLLM).
+    Prompt,
+    /// Its prompt and whole answer fit (TensorRT-LLM's `guaranteed_no_evict`).
+    WholeAnswer,
+}
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,12 +32,15 @@ pub struct ClosedLoop {
     pub max_num_batched_tokens: u32,
     /// Tokens that the KV cache holds.
     pub kv_tokens: u64,
+    pub admission: Admission,
     /// Requests of each user, of which the first is in the burst; means are over all of them.
     pub requests_per_user: u32,
-    /// Host times, in seconds: of a request that others wait for, one request after the other; of a request before it is queued,
-    /// beside others; of a request that a step waits for; of a token that a step waits for.
+    /// Times of the front end, in seconds: of a request and of a token, one after another; of a request before it is queued,
+    /// beside others.
     pub serial_s: f64,
+    pub serial_token_s: f64,
     pub request_s: f64,
+    /// What a step waits for, in seconds: for a request that it admits, and for a token of it.
     pub admission_s: f64,
     pub token_s: f64,
 }
@@ -52,14 +66,15 @@ struct State<'a> {
     steps: u64,
     /// Keys that a decode step sees.
     keys: u64,
-    /// By the step after which they end.
-    decoding: BinaryHeap<Reverse<(u64, u32)>>,
-    /// Users whose prompts are computed or wait, with the tokens that are done; the first come first.
-    queue: VecDeque<(u32, u32)>,
-    /// How many of the queue have their place in the batch.
+    /// By the step after which they end; who ends last came last.
+    decoding: BTreeSet<(u64, u32)>,
+    /// Whose prompts are computed or wait; the first come first.
+    queue: VecDeque<Waiting>,
+    /// How many of the queue have their place in the batch, and the tokens that they keep room for.
     admitted: usize,
+    admitted_tokens: u64,
     arrivals: VecDeque<(f64, u32)>,
-    /// When the host has time for the next request.
+    /// When the front end is done with what it has.
     host_free: f64,
     users: Vec<User>,
     sums: [Sums; 2],
@@ -67,12 +82,21 @@ struct State<'a> {
     decode_steps: f64,
 }
 
+struct Waiting {
+    user: u32,
+    /// To be computed: the prompt, and what was generated of an answer that lost its room.
+    tokens: u32,
+    done: u32,
+}
+
 #[derive(Clone, Copy, Default)]
 struct User {
     sent_s: f64,
-    first_s: f64,
+    first_s: Option<f64>,
     wave: u32,
     output: u32,
+    /// Tokens of the answer when its prompt, with what was generated, was last put in the queue.
+    generated: u32,
 }
 
 /// Of the burst, and of what follows.
@@ -106,9 +130,10 @@ impl ClosedLoop {
             now: 0.0,
             steps: 0,
             keys: 0,
-            decoding: BinaryHeap::new(),
+            decoding: BTreeSet::new(),
             queue: VecDeque::new(),
             admitted: 0,
+            admitted_tokens: 0,
             arrivals: VecDeque::new(),
             host_free: 0.0,
             users: vec![User::default(); self.users as usize],
@@ -121,7 +146,7 @@ impl ClosedLoop {
             user.output = ((f64::from(self.output_tokens) * share).ceil() as u32).max(1);
         }
         for user in 0..self.users {
-            state.send(user);
+            state.send(user, 0.0);
         }
         while state.sums[1].requests < f64::from(self.users * WAVES) {
             state.advance();
@@ -134,38 +159,84 @@ impl State<'_> {
     fn advance(&mut self) {
         while self.arrivals.front().is_some_and(|(at, _)| *at <= self.now) {
             let (_, user) = self.arrivals.pop_front().expect("it has a first");
-            self.queue.push_back((user, 0));
+            self.queue.push_back(Waiting { user, tokens: self.asked.input_tokens, done: 0 });
         }
-        let needed = u64::from(self.asked.input_tokens) + u64::from(self.asked.output_tokens);
-        let room = (self.asked.kv_tokens / needed).min(u64::from(self.asked.max_num_seqs)) as usize;
+        self.make_room();
         let mut shapes: Vec<SeqShape> = Vec::new();
         let mut budget =
             u64::from(self.asked.max_num_batched_tokens).saturating_sub(self.decoding.len() as u64);
         let mut starting = 0;
-        for (place, (_, done)) in self.queue.iter_mut().enumerate() {
+        for place in 0..self.queue.len() {
             let waits = place >= self.admitted;
-            if budget == 0 || waits && self.decoding.len() + place >= room {
+            if budget == 0 || waits && !self.has_room(place) {
                 break;
             }
-            let rest = self.asked.input_tokens - *done;
+            let waiting = &mut self.queue[place];
+            let rest = waiting.tokens - waiting.done;
             let new = u64::from(rest).min(budget) as u32;
             budget -= u64::from(new);
             if waits {
                 self.admitted += 1;
+                self.admitted_tokens += u64::from(waiting.tokens);
                 starting += 1;
             }
-            shapes.push(SeqShape { context: *done, new, padding: 0, sample: new == rest, drafts: 0 });
-            *done += new;
+            shapes.push(SeqShape { context: waiting.done, new, padding: 0, sample: new == rest, drafts: 0 });
+            waiting.done += new;
         }
         if shapes.is_empty() {
             self.decode();
         } else {
             self.mixed(&shapes, starting);
         }
-        while self.decoding.peek().is_some_and(|Reverse((end, _))| *end <= self.steps) {
-            let Reverse((_, user)) = self.decoding.pop().expect("it has a first");
+        while self.decoding.first().is_some_and(|(end, _)| *end <= self.steps) {
+            let (_, user) = self.decoding.pop_first().expect("it has a first");
             self.finish(user);
         }
+    }
+
+    /// Tokens that the cache holds or has promised.
+    fn held(&self) -> u64 {
+        self.keys + self.admitted_tokens
+    }
+
+    /// Whether the one at this place of the queue, before whom all are admitted, may start.
+    fn has_room(&self, place: usize) -> bool {
+        let running = (self.decoding.len() + place) as u64;
+        let needed = u64::from(self.asked.input_tokens) + u64::from(self.asked.output_tokens);
+        running < u64::from(self.asked.max_num_seqs)
+            && match self.asked.admission {
+                Admission::WholeAnswer => running < self.asked.kv_tokens / needed,
+                // Everybody's next token has room too.
+                Admission::Prompt => {
+                    let tokens = u64::from(self.queue[place].tokens);
+                    self.held() + tokens + running < self.asked.kv_tokens
+                }
+            }
+    }
+
+    /// Until everybody's next token fits, who came last gives its room back.
+    fn make_room(&mut self) {
+        while self.held() + self.decoding.len() as u64 > self.asked.kv_tokens {
+            if self.admitted > 0 {
+                self.admitted -= 1;
+                let last = &mut self.queue[self.admitted];
+                last.done = 0;
+                self.admitted_tokens -= u64::from(last.tokens);
+                continue;
+            }
+            let Some((end, place)) = self.decoding.pop_last() else { return };
+            let user = &mut self.users[place as usize];
+            user.generated = user.output - (end - self.steps) as u32;
+            let tokens = self.asked.input_tokens + user.generated;
+            self.keys -= u64::from(tokens);
+            self.queue.push_front(Waiting { user: place, tokens, done: 0 });
+        }
+    }
+
+    /// The front end gets the tokens of `steps` steps, of which the first ended at `first` and the last now.
+    fn deliver(&mut self, tokens: usize, first: f64, steps: u64) {
+        let each = tokens as f64 * self.asked.serial_token_s;
+        self.host_free = (self.host_free.max(first) + steps as f64 * each).max(self.now + each);
     }
 
     /// One step with prompts in it.
@@ -176,38 +247,44 @@ impl State<'_> {
         self.now += self.cost.mixed_s(shapes, decoding, self.keys)
             + f64::from(starting) * self.asked.admission_s
             + tokens as f64 * self.asked.token_s;
+        self.deliver(tokens, self.now, 1);
         self.steps += 1;
         self.keys += decoding as u64;
         self.decoded += decoding as f64;
         self.decode_steps += 1.0;
         for _ in 0..complete {
-            let (user, _) = self.queue.pop_front().expect("a complete prompt was queued");
+            let waiting = self.queue.pop_front().expect("a complete prompt was queued");
             self.admitted -= 1;
-            let state = &mut self.users[user as usize];
-            state.first_s = self.now;
-            self.keys += u64::from(self.asked.input_tokens) + 1;
-            self.decoding.push(Reverse((self.steps + u64::from(state.output) - 1, user)));
+            self.admitted_tokens -= u64::from(waiting.tokens);
+            let user = &mut self.users[waiting.user as usize];
+            user.first_s.get_or_insert(self.host_free);
+            self.keys += u64::from(waiting.tokens) + 1;
+            let end = self.steps + u64::from(user.output - user.generated) - 1;
+            self.decoding.insert((end, waiting.user));
         }
     }
 
-    /// Steps until somebody ends or arrives.
+    /// Steps until somebody ends, arrives or has no room.
     fn decode(&mut self) {
         let count = self.decoding.len();
-        let Some(Reverse((end, _))) = self.decoding.peek() else {
+        let Some((end, _)) = self.decoding.first() else {
             // Nobody is served; the next comes.
             self.now = self.arrivals.front().map_or(self.now, |(at, _)| at.max(self.now));
             return;
         };
         let step = |keys: u64| self.cost.mixed_s(&[], count, keys) + count as f64 * self.asked.token_s;
         let until_end = end - self.steps;
+        let until_full = (self.asked.kv_tokens - self.held()) / count as u64;
         let one = step(self.keys);
         let until_arrival = match self.arrivals.front() {
             Some((at, _)) if self.queue.is_empty() => ((at - self.now) / one).ceil().max(1.0) as u64,
             _ => u64::MAX,
         };
-        let steps = until_end.min(until_arrival).max(1);
+        let steps = until_end.min(until_arrival).min(until_full).max(1);
+        let first = self.now + one;
         // Keys grow by one a sequence and step, and time is linear in them.
         self.now += steps as f64 * step(self.keys + count as u64 * (steps - 1) / 2);
+        self.deliver(count, first, steps);
         self.steps += steps;
         self.keys += count as u64 * steps;
         self.decoded += (count as u64 * steps) as f64;
@@ -215,25 +292,28 @@ impl State<'_> {
     }
 
     fn finish(&mut self, place: u32) {
+        let ended = self.host_free;
         let user = &mut self.users[place as usize];
         self.keys -= u64::from(self.asked.input_tokens) + u64::from(user.output);
+        let first_s = user.first_s.unwrap_or(ended);
         let sums = &mut self.sums[usize::from(user.wave > 0)];
         if sums.requests == 0.0 {
-            sums.started = self.now;
+            sums.started = ended;
         }
         sums.requests += 1.0;
-        sums.ttft_s += user.first_s - user.sent_s;
+        sums.ttft_s += first_s - user.sent_s;
         if user.output > 1 {
-            sums.tpot_s += (self.now - user.first_s) / f64::from(user.output - 1);
+            sums.tpot_s += (ended - first_s) / f64::from(user.output - 1);
         }
         sums.tokens += f64::from(user.output);
-        sums.last_s = self.now;
-        *user = User { sent_s: self.now, wave: user.wave + 1, output: self.asked.output_tokens, ..*user };
-        self.send(place);
+        sums.last_s = ended;
+        let (wave, output) = (user.wave + 1, self.asked.output_tokens);
+        *user = User { sent_s: ended, wave, output, ..User::default() };
+        self.send(place, ended);
     }
 
-    fn send(&mut self, user: u32) {
-        self.host_free = self.host_free.max(self.now) + self.asked.serial_s;
+    fn send(&mut self, user: u32, at: f64) {
+        self.host_free = self.host_free.max(at) + self.asked.serial_s;
         self.arrivals.push_back((self.host_free + self.asked.request_s, user));
     }
 

@@ -6,7 +6,7 @@ use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::cost_model::{Calibration, Sharding, Weights};
 use llmlab_sim::{Device, Roofline};
 
-use crate::closed_loop::ClosedLoop;
+use crate::closed_loop::{Admission, ClosedLoop};
 
 const GIB: f64 = 1_073_741_824.0;
 
@@ -71,8 +71,14 @@ impl Deployment {
             },
             max_num_batched_tokens: 8192,
             kv_tokens: self.kv_tokens(0.92),
+            admission: if self.runtime.starts_with("tensorrt-llm") {
+                Admission::WholeAnswer
+            } else {
+                Admission::Prompt
+            },
             requests_per_user: 10,
-            serial_s: of_server(1e-3 * host.serial_ms + 1e-6 * host.serial_token_us * f64::from(output)),
+            serial_s: of_server(1e-3 * host.serial_ms),
+            serial_token_s: of_server(1e-6 * host.serial_token_us),
             request_s: of_server(1e-3 * host.request_ms),
             admission_s: of_server(1e-3 * host.admission_ms),
             token_s: of_server(1e-6 * host.token_us),

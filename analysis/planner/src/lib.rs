@@ -14,5 +14,5 @@ pub mod explain;
 pub mod plan;
 pub mod validate;
 
-pub use closed_loop::{ClosedLoop, LoopFigures};
+pub use closed_loop::{Admission, ClosedLoop, LoopFigures};
 pub use deployment::Deployment;

@@ -9,7 +9,7 @@ use llmlab_loadgen::{
     Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Silent, Timeouts, WorkloadConfig,
 };
 use llmlab_models::{WeightFormat, catalogue};
-use llmlab_planner::{ClosedLoop, Deployment};
+use llmlab_planner::{Admission, ClosedLoop, Deployment};
 use llmlab_results::record::{RecordSink, RequestRecord};
 use llmlab_sim::cost_model::{Calibration, Sharding, Weights};
 use llmlab_sim::{Device, Options, RooflineExecutor, simulate};
@@ -34,8 +34,11 @@ fn deployment() -> Deployment {
     }
 }
 
-/// Seconds a token, in the waves between the first and the last.
-fn scheduled_tpot_s(users: u32, input: u32, output: u32) -> f64 {
+/// Blocks of 16 tokens that hold everybody.
+const MANY: u32 = 26_000;
+
+/// Seconds to the first token and a further token, in the waves between the first and the last.
+fn scheduled(users: u32, input: u32, output: u32, blocks: u32) -> (f64, f64) {
     let workload = llmlab_loadgen::generate(&WorkloadConfig {
         seed: 11,
         requests: u64::from(users) * 6,
@@ -64,7 +67,7 @@ fn scheduled_tpot_s(users: u32, input: u32, output: u32) -> f64 {
         }),
         kv: KvStrategy::Paged,
         block_size: 16,
-        num_blocks: 26_000,
+        num_blocks: blocks,
         max_model_len: 8192,
     };
     let cost = deployment().roofline(Calibration::shipped());
@@ -75,29 +78,34 @@ fn scheduled_tpot_s(users: u32, input: u32, output: u32) -> f64 {
     let patient = Timeouts { connect: long, first_token: long, inter_token: long, total: long };
     simulate(&workload, &mut engine, Options::new(patient), &mut kept, &Silent, &|| false).unwrap();
     let between = |record: &&RequestRecord| (u64::from(users)..u64::from(5 * users)).contains(&record.index);
-    let each = kept.0.iter().filter(between).map(|record| {
-        let span = record.last_token_ns().unwrap() - record.first_token_ns().unwrap();
-        span as f64 / 1e9 / f64::from(output - 1)
-    });
-    let each: Vec<f64> = each.collect();
-    each.iter().sum::<f64>() / each.len() as f64
+    let (mut ttft_s, mut tpot_s, mut requests) = (0.0, 0.0, 0.0);
+    for record in kept.0.iter().filter(between) {
+        let first = record.first_token_ns().unwrap();
+        ttft_s += (first - record.scheduled_ns) as f64 / 1e9;
+        tpot_s += (record.last_token_ns().unwrap() - first) as f64 / 1e9 / f64::from(output - 1);
+        requests += 1.0;
+    }
+    (ttft_s / requests, tpot_s / requests)
 }
 
-fn short_tpot_s(users: u32, input: u32, output: u32) -> f64 {
+fn short(users: u32, input: u32, output: u32, blocks: u32, admission: Admission) -> (f64, f64) {
     let asked = ClosedLoop {
         users,
         input_tokens: input,
         output_tokens: output,
         max_num_seqs: 256,
         max_num_batched_tokens: 8192,
-        kv_tokens: 25_999 * 16,
-        requests_per_user: 10,
+        kv_tokens: u64::from(blocks - 1) * 16,
+        admission,
+        requests_per_user: 100,
         serial_s: 0.0,
+        serial_token_s: 0.0,
         request_s: 0.0,
         admission_s: 0.0,
         token_s: 0.0,
     };
-    asked.run(&deployment().roofline(Calibration::shipped())).unwrap().tpot_s
+    let figures = asked.run(&deployment().roofline(Calibration::shipped())).unwrap();
+    (figures.ttft_s, figures.tpot_s)
 }
 
 /// The waves of a loop that all users enter at once stay together for long in the one, and are spread in the other; where
@@ -105,13 +113,61 @@ fn short_tpot_s(users: u32, input: u32, output: u32) -> f64 {
 #[test]
 fn the_short_form_agrees_with_the_scheduler() {
     for (users, input, output) in [(1, 500, 64), (8, 1024, 256), (32, 1024, 512), (64, 256, 256)] {
-        let (scheduled, short) = (scheduled_tpot_s(users, input, output), short_tpot_s(users, input, output));
+        let (_, scheduled) = scheduled(users, input, output, MANY);
+        let (_, short) = short(users, input, output, MANY, Admission::Prompt);
         let error = short / scheduled - 1.0;
         println!(
             "{users} users, {input} in, {output} out: {scheduled:.5} s, short {short:.5} s, {error:+.3}"
         );
         assert!(error.abs() < 0.15, "{users} users, {input} in, {output} out: {scheduled} and {short}");
     }
+}
+
+/// Where answers outgrow the cache, the scheduler lets prompts in and takes room back later: few wait for their first token, and
+/// all for their others.
+#[test]
+fn a_cache_that_answers_outgrow_costs_what_it_costs_the_scheduler() {
+    for (users, input, output, blocks) in [(16, 256, 512, 400), (24, 128, 1024, 900), (32, 1024, 256, 1000)] {
+        let (ttft_s, tpot_s) = scheduled(users, input, output, blocks);
+        let prompt = short(users, input, output, blocks, Admission::Prompt);
+        let whole = short(users, input, output, blocks, Admission::WholeAnswer);
+        let answer = |(ttft_s, tpot_s): (f64, f64)| ttft_s + tpot_s * f64::from(output - 1);
+        println!(
+            "{users} users, {input} in, {output} out: {ttft_s:.3} s and {tpot_s:.5} s, {prompt:?}, {whole:?}"
+        );
+        let error = answer(prompt) / answer((ttft_s, tpot_s)) - 1.0;
+        assert!(error.abs() < 0.2, "{users} users, {input} in, {output} out: {error:+.3}");
+        assert!((prompt.0 - ttft_s).abs() < (whole.0 - ttft_s).abs(), "{ttft_s} {prompt:?} {whole:?}");
+    }
+}
+
+/// Tokens that leave one after another bound the throughput, however fast the steps are.
+#[test]
+fn a_slow_front_end_bounds_the_throughput() {
+    let cost = deployment().roofline(Calibration::shipped());
+    let with = |serial_s: f64, serial_token_s: f64| {
+        let asked = ClosedLoop {
+            users: 64,
+            input_tokens: 128,
+            output_tokens: 256,
+            max_num_seqs: 256,
+            max_num_batched_tokens: 8192,
+            kv_tokens: 400_000,
+            admission: Admission::Prompt,
+            requests_per_user: 10,
+            serial_s,
+            serial_token_s,
+            request_s: 0.0,
+            admission_s: 0.0,
+            token_s: 0.0,
+        };
+        asked.run(&cost).unwrap()
+    };
+    let (free, slow) = (with(0.0, 0.0), with(0.0, 1e-3));
+    assert!(free.output_tokens_per_s > 3000.0, "{free:?}");
+    assert!((slow.output_tokens_per_s / 1000.0 - 1.0).abs() < 0.02, "{slow:?}");
+    let requests = with(0.1, 0.0);
+    assert!((requests.output_tokens_per_s / 2560.0 - 1.0).abs() < 0.02, "{requests:?}");
 }
 
 #[test]
@@ -124,8 +180,10 @@ fn a_cache_without_room_has_no_answer_and_a_small_one_makes_requests_wait() {
         max_num_seqs: 256,
         max_num_batched_tokens: 8192,
         kv_tokens,
+        admission: Admission::Prompt,
         requests_per_user: 10,
         serial_s: 0.0,
+        serial_token_s: 0.0,
         request_s: 0.0,
         admission_s: 0.0,
         token_s: 0.0,

@@ -44,7 +44,7 @@ pub fn outcomes<'c>(cases: &[&'c Case], calibration: &Calibration) -> Vec<Outcom
 /// Each case predicted by a fit that has seen nothing of its device (or model).
 pub fn held_out<'c>(
     cases: &'c [Case],
-    start: &Calibration,
+    prior: &Calibration,
     by: LeaveOut,
     iterations: u32,
 ) -> Vec<Outcome<'c>> {
@@ -54,7 +54,7 @@ pub fn held_out<'c>(
     let mut all = Vec::new();
     for key in keys {
         let (left, rest): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| by.key(case) == key);
-        all.extend(outcomes(&left, &fit(&rest, start, iterations)));
+        all.extend(outcomes(&left, &fit(&rest, prior, iterations)));
     }
     all.sort_by_key(|outcome| outcome.case.line);
     all

@@ -1,12 +1,12 @@
 //! The fitted figures behind [`Efficiency`], from `analysis/sim/efficiency.toml`: by device class, by serving software, and
-//! by link. `llmlab validate --fit` writes that file from the measured table.
+//! by link. `llmlab validate --write-fit` writes that file from the measured table.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::device::{Device, DeviceClass};
+use super::device::{Device, DeviceClass, Link};
 use super::efficiency::Efficiency;
 
 /// What kernels reach on devices of one class.
@@ -32,12 +32,13 @@ pub struct Runtime {
     pub sequence_us: f64,
     /// From sending a request until the scheduler has it.
     pub request_ms: f64,
-    /// Host time of a request, and of each of its tokens, that other requests wait for and steps do not.
+    /// Time of a request, and of each of its tokens, in a front end that does one thing after another and that steps do not wait
+    /// for.
     pub serial_ms: f64,
     pub serial_token_us: f64,
     /// Host time of a request that the steps of others wait for.
     pub admission_ms: f64,
-    /// Host time of a token that its client waits for, one token after the other.
+    /// Host time of a token that a step waits for.
     pub token_us: f64,
 }
 
@@ -54,7 +55,7 @@ impl Pair {
     pub const NONE: Pair = Pair { compute: 1.0, bandwidth: 1.0 };
 }
 
-/// A link between devices of one node.
+/// A link between devices of one node, with the collectives that software has for it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkFigures {
@@ -146,7 +147,7 @@ impl Calibration {
         let kernels = &self.class[device.class.name()];
         let pair = self.pair.get(&pair_key(device.class, runtime)).unwrap_or(&Pair::NONE);
         let host = self.runtime(runtime);
-        let link = &self.link[device.link.name()];
+        let link = &self.link[&link_key(device.link, runtime)];
         let share = |value: f64| value.min(0.99);
         let bandwidth = share(kernels.bandwidth * pair.bandwidth);
         Efficiency {
@@ -164,6 +165,17 @@ impl Calibration {
             link: share(link.share),
             link_latency_s: 1e-6 * link.latency_us,
         }
+    }
+}
+
+/// Software from before its engines had collectives of their own for a node (2024).
+const PLAIN_COLLECTIVES: [&str; 2] = ["tensorrt-llm-0", "vllm-2023"];
+
+/// Where a link's figures stand.
+pub fn link_key(link: Link, runtime: &str) -> String {
+    match link {
+        Link::ScaleUp(_) if PLAIN_COLLECTIVES.contains(&runtime) => format!("{}/2023", link.name()),
+        _ => link.name().to_string(),
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Efficiency {
     /// Seconds a step takes beside its kernels, and for each sequence in it.
     pub step_s: f64,
     pub sequence_s: f64,
-    /// Share of a link's bandwidth, and seconds of a collective per doubling of devices.
+    /// Share of a link's bandwidth, and seconds of a collective of two devices without data.
     pub link: f64,
     pub link_latency_s: f64,
 }

@@ -278,12 +278,14 @@ impl Roofline {
         let reached = (peak * self.efficiency.product_share(math, rows))
             .max(self.device.vector_flops_per_s * self.efficiency.product_16_bits.min(VECTOR_SHARE));
         let bandwidth = self.device.bandwidth_bytes_per_s * self.efficiency.weight_share(math, bytes);
+        // A product of bytes has a kernel before it that makes bytes of its input.
+        let kernels = if matches!(math, Math::Fp8 | Math::Int8) { 2.0 } else { 1.0 };
         OperationCost {
             flops: count * flops,
             bytes: count * bytes,
             compute_s: count * flops / reached,
             memory_s: count * bytes / bandwidth,
-            overhead_s: count * launches * self.efficiency.launch_s,
+            overhead_s: count * launches * kernels * self.efficiency.launch_s,
             ..OperationCost::none(operation)
         }
     }
@@ -310,7 +312,9 @@ impl Roofline {
 
     fn sent(&self, operation: Operation, count: f64, bytes: f64, devices: f64) -> OperationCost {
         let bandwidth = self.device.link.bytes_per_s() * self.efficiency.link;
-        let latency = self.efficiency.link_latency_s * devices.log2();
+        // A barrier, and an exchange that takes longer with more devices: of eight twice as long as of two, as NCCL's smallest
+        // messages take within a node.
+        let latency = self.efficiency.link_latency_s * (1.0 + devices.log2()) / 2.0;
         OperationCost {
             communication_s: count * (latency + bytes / bandwidth),
             ..OperationCost::none(operation)
