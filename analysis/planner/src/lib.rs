@@ -5,8 +5,9 @@
 //!
 //! Reading order: [`deployment`] (a model on devices under a serving software), [`closed_loop`] (users who wait for their
 //! answers, in short form), [`explain`] (a step operation by operation), [`plan`] (an SLO to devices
-//! and money), [`validate`] (predictions beside other people's measurements, and the fit to them).
+//! and money), [`autoscale`] (a day of it under scaling policies), [`validate`] (predictions beside other people's measurements, and the fit to them).
 
+pub mod autoscale;
 pub mod closed_loop;
 pub mod deployment;
 pub mod explain;

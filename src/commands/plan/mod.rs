@@ -1,7 +1,7 @@
 //! `llmlab plan`: a plan file to a table of configurations, cheapest first.
 
 mod market;
-mod progress;
+pub mod progress;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use llmlab_loadgen::{PromptStyle, WorkloadConfig};
 use llmlab_models::architecture::Architecture;
 use llmlab_models::catalogue;
 use llmlab_planner::plan::PlanError;
-use llmlab_planner::plan::answer::{Plan, answer, mean_tokens};
+use llmlab_planner::plan::answer::{Market, Plan, answer, mean_tokens};
 use llmlab_planner::plan::candidate::{Candidate, candidates};
 use llmlab_planner::plan::report;
 use llmlab_planner::plan::resolve::{KV, Question, WEIGHTS, limits, max_model_len};
@@ -77,6 +77,15 @@ pub fn plan(args: PlanArgs) -> Result<Code, Failure> {
 }
 
 fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
+    with_question(spec, &INTERRUPTED, |question, market| search_all(question, market, &INTERRUPTED))
+}
+
+/// What a plan asks, resolved against the catalogue.
+pub fn with_question<R>(
+    spec: &PlanSpec,
+    interrupted: &AtomicBool,
+    then: impl FnOnce(&Question<'_>, &Market) -> Result<R, Failure>,
+) -> Result<R, Failure> {
     let model = architecture(&spec.model)?;
     let limit = max_model_len(spec, model);
     let mut workload = spec.workload.clone();
@@ -90,20 +99,30 @@ fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
     };
     let tokens = mean_tokens(&traffic, SAMPLE).map_err(failure)?;
     let market = market::market(spec, model)?;
-    let priced = |device: &catalogue::Hardware| {
-        market.pricings.iter().any(|way| (market.price)(&device.name, *way).is_some())
-    };
-    let tried = candidates(&spec.space, &WEIGHTS, &KV, priced).map_err(failure)?;
     let question = Question {
         spec,
         model,
         limits: limits(&spec.slo),
         traffic: &traffic,
         tokens,
-        cancelled: &|| INTERRUPTED.load(Ordering::Relaxed),
+        cancelled: &|| interrupted.load(Ordering::Relaxed),
     };
-    let progress = Progress::new();
-    let found = search(&tried, &|candidate| question.size(candidate), &INTERRUPTED, &|done, of| {
+    then(&question, &market)
+}
+
+/// Sizes and prices every configuration of the plan.
+pub fn search_all(
+    question: &Question<'_>,
+    market: &Market,
+    interrupted: &AtomicBool,
+) -> Result<Plan, Failure> {
+    let spec = question.spec;
+    let priced = |device: &catalogue::Hardware| {
+        market.pricings.iter().any(|way| (market.price)(&device.name, *way).is_some())
+    };
+    let tried = candidates(&spec.space, &WEIGHTS, &KV, priced).map_err(failure)?;
+    let progress = Progress::new("configurations");
+    let found = search(&tried, &|candidate| question.size(candidate), interrupted, &|done, of| {
         progress.tell(done, of);
     })
     .map_err(failure)?;
@@ -111,7 +130,7 @@ fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
     let complete = found.len() == tried.len();
     let at_rate = |candidate: &Candidate, rate: f64| question.at(candidate, rate);
     let configurations = tried.len() * market.pricings.len();
-    answer(spec, &question.limits, found, complete, configurations, tokens, &market, &at_rate)
+    answer(spec, &question.limits, found, complete, configurations, question.tokens, market, &at_rate)
         .map_err(failure)
 }
 
@@ -120,7 +139,7 @@ fn architecture(name: &str) -> Result<&'static Architecture, Failure> {
 }
 
 /// A mistake of the person who asked, but for what the engine says.
-fn failure(error: PlanError) -> Failure {
+pub fn failure(error: PlanError) -> Failure {
     match error {
         PlanError::Engine(_) => Failure::internal(error),
         _ => Failure::bad_input(error),
@@ -144,7 +163,7 @@ fn in_a_line(plan: &Plan) -> String {
 }
 
 /// Letters, digits, '.', '_' and '-' as they are.
-fn file_name(name: &str) -> String {
+pub fn file_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' }).collect()
 }
 
