@@ -59,8 +59,8 @@ fn requests(count: u64, arrivals: Arrivals) -> WorkloadConfig {
         seed: 5,
         requests: count,
         lengths: Lengths::Independent {
-            input: LengthDist::Fixed { value: 32 },
-            output: LengthDist::Fixed { value: 40 },
+            input: LengthDist::Fixed { tokens: 32 },
+            output: LengthDist::Fixed { tokens: 40 },
         },
         scale_input: 1.0,
         scale_output: 1.0,
