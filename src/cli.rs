@@ -63,6 +63,14 @@ Examples:
 
 How it is computed, and how far it is off: docs/planning.md")]
     Plan(Box<PlanArgs>),
+    /// Replay a day of a plan's traffic under autoscaling policies, and write the winner as Kubernetes YAML
+    #[command(after_help = "\
+Examples:
+  llmlab autoscale scenarios/plan/rag-autoscale.toml
+  llmlab autoscale scenarios/plan/rag-autoscale.toml --policy 'keda tokens' --out ./autoscaling
+
+Policies, what is simulated and what is not: docs/autoscaling.md")]
+    Autoscale(AutoscaleArgs),
     /// Serve a model with the reference engine over HTTP (OpenAI protocol)
     #[command(after_help = "\
 Examples:
@@ -409,6 +417,27 @@ Example:
 
 How to collect the runs, and the same for Slurm and ssh: docs/distributed.md")]
     Loadgen(DeployLoadgenArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct AutoscaleArgs {
+    /// A plan file, with an [autoscale] table or without
+    pub file: PathBuf,
+    /// Only the policies of these names
+    #[arg(long, value_name = "NAME")]
+    pub policy: Vec<String>,
+    /// The answer as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// Where autoscale.html, autoscale.json and autoscale.yaml go; default: results/autoscale/<name>
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// Container image of the server, for the YAML
+    #[arg(long, default_value = "vllm/vllm-openai:latest")]
+    pub image: String,
+    /// Prometheus as KEDA reaches it, for the YAML
+    #[arg(long, value_name = "URL", default_value = "http://prometheus-operated.monitoring.svc:9090")]
+    pub prometheus: String,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@
 use std::fs;
 use std::path::Path;
 
+pub mod autoscale;
 pub mod client_mix;
 pub mod error;
 pub mod fit;

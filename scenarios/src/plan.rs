@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::autoscale::{AutoscaleSpec, AutoscaleTable};
 use crate::error::{ScenarioError, Source};
 use crate::resolve;
 use crate::scenario::WorkloadTable;
@@ -41,6 +42,8 @@ pub struct PlanFile {
     /// What is tried. Whatever is left out is tried in all its forms.
     #[serde(default)]
     pub search: SpaceTable,
+    /// Policies that scale the answer over a day, for `llmlab autoscale`.
+    pub autoscale: Option<AutoscaleTable>,
     /// Prices to hold the answer against.
     #[serde(default)]
     pub api: ApiTable,
@@ -166,6 +169,8 @@ pub struct PlanSpec {
     pub slo: SloSpec,
     pub usd_per_month: Option<f64>,
     pub space: Space,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<AutoscaleSpec>,
     /// `None` = those that serve the model.
     pub apis: Option<Vec<String>>,
     pub own: Own,

@@ -96,3 +96,45 @@ fn mistakes_have_a_place() {
         assert_eq!(at, line, "{rest}: {message}");
     }
 }
+
+const DAY: &str = "arrivals = { process = \"poisson\" }\n[demand]\nrequests_per_day = 86400\n[autoscale]\n";
+
+#[test]
+fn autoscaling_has_defaults_for_everything() {
+    use llmlab_scenarios::autoscale::{AutoscaleSpec, ScalerMetric, ScalerRule};
+    let plain = spec(DAY).autoscale.unwrap();
+    assert_eq!(plain, AutoscaleSpec::default());
+    assert_eq!(spec("arrivals = { process = \"poisson\", rate = 1.0 }").autoscale, None);
+    assert!(plain.policies.len() > 5 && plain.min_replicas == 1);
+    let written = spec(&format!(
+        "{DAY}min_replicas = 2\nsurge = {{ at = \"14:05\", factor = 3, for = \"10m\" }}\n[[autoscale.policy]]\nkind = \"keda\"\nmetric = \"kv\"\n"
+    ));
+    let written = written.autoscale.unwrap();
+    assert_eq!(written.surge.unwrap().at.as_secs(), 14 * 3600 + 300);
+    let [only] = written.policies.as_slice() else { panic!("{:?}", written.policies) };
+    assert_eq!(only.name, "keda kv");
+    assert!(matches!(only.rule, ScalerRule::Keda { metric: ScalerMetric::Kv, min_replicas: 2, .. }));
+}
+
+#[test]
+fn mistakes_in_autoscaling_have_a_place() {
+    let policy = "[[autoscale.policy]]\n";
+    for (rest, line, part) in [
+        ("min_replicas = 0".to_owned(), 12, "min_replicas is 0"),
+        ("min_replicas = 4\nmax_replicas = 3".to_owned(), 13, "max_replicas is 3"),
+        ("surge = { at = \"24:00\", factor = 2, for = \"5m\" }".to_owned(), 12, "no time of day"),
+        ("surge = { at = \"12:00\", factor = 0, for = \"5m\" }".to_owned(), 12, "factor is 0"),
+        ("scrape_interval = \"0s\"".to_owned(), 12, "scrape_interval"),
+        ("cold_start = { spread = 2.0 }".to_owned(), 12, "spread is 2"),
+        ("pricing = \"cheap\"".to_owned(), 12, "cheap"),
+        (format!("{policy}kind = \"hpaa\""), 13, "hpaa"),
+        (format!("{policy}kind = \"static\"\nmetric = \"kv\""), 14, "no key of kind"),
+        (format!("{policy}kind = \"hpa\"\nmetric = \"queue\""), 14, "queue"),
+        (format!("{policy}kind = \"hpa\"\nscale_down_window = \"2h\""), 14, "out of range"),
+        (format!("{policy}kind = \"keda\"\n{policy}kind = \"keda\""), 14, "two policies"),
+    ] {
+        let (message, at) = mistake(&format!("{START}{DAY}{rest}\n"));
+        assert!(message.contains(part), "{rest}: {message}");
+        assert_eq!(at, line, "{rest}: {message}");
+    }
+}

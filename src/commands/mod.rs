@@ -1,5 +1,6 @@
 //! One file per verb.
 
+mod autoscale;
 mod bench_engine;
 mod calibrate;
 mod client_check;
@@ -37,6 +38,7 @@ pub fn dispatch(command: Command) -> Result<Code, Failure> {
         Command::Run(args) => run::run(args, None),
         Command::Simulate(args) => simulate::simulate(args),
         Command::Plan(args) => plan::plan(*args),
+        Command::Autoscale(args) => autoscale::autoscale(&args),
         Command::Serve(args) => serve::serve(args),
         Command::Supervise(args) => supervise::supervise(args),
         Command::JourneyClient => journey_client::journey_client(),

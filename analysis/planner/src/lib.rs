@@ -5,8 +5,10 @@
 //!
 //! Reading order: [`deployment`] (a model on devices under a serving software), [`closed_loop`] (users who wait for their
 //! answers, in short form), [`explain`] (a step operation by operation), [`plan`] (an SLO to devices
-//! and money), [`edge`] (what one person's device runs), [`validate`] (predictions beside other people's measurements, and the fit to them).
+//! and money), [`edge`] (what one person's device runs), [`autoscale`] (a day of a plan under scaling policies), [`validate`] (predictions
+//! beside other people's measurements, and the fit to them).
 
+pub mod autoscale;
 pub mod closed_loop;
 pub mod deployment;
 pub mod edge;

@@ -12,6 +12,7 @@ use crate::spec::{
     WorkloadSpec,
 };
 
+mod autoscale;
 mod behaviour;
 mod claim;
 mod command;
@@ -26,6 +27,7 @@ mod sweep;
 mod target;
 mod workload;
 
+pub(crate) use autoscale::defaults as autoscale_defaults;
 pub(crate) use behaviour::{TIME_DISTRIBUTIONS, TURN_DISTRIBUTIONS};
 pub(crate) use find::FINDS;
 pub(crate) use journey::CONVERSATIONS;

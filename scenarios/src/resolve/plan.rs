@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml::Spanned;
 
-use super::{find, in_range, positive, run_name, slo, workload};
+use super::{autoscale, find, in_range, positive, run_name, slo, workload};
 use crate::error::{Finding, unknown_value};
 use crate::plan::{Demand, DemandTable, Own, OwnTable, PlanFile, PlanSpec, Space, SpaceTable};
 use crate::scenario::WorkloadTable;
@@ -44,6 +44,7 @@ pub(crate) fn resolve(file: &PlanFile, base: &Path) -> Result<PlanSpec, Finding>
             None => None,
         },
         space: space(&file.search)?,
+        autoscale: file.autoscale.as_ref().map(autoscale::resolve).transpose()?,
         apis: file.api.models.as_deref().map(texts),
         own: own(&file.own)?,
     })

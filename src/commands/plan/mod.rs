@@ -2,7 +2,7 @@
 
 mod edge;
 mod market;
-mod progress;
+pub mod progress;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use llmlab_loadgen::{PromptStyle, WorkloadConfig};
 use llmlab_models::architecture::Architecture;
 use llmlab_models::catalogue;
 use llmlab_planner::plan::PlanError;
-use llmlab_planner::plan::answer::{Plan, Simulations, answer, mean_tokens};
+use llmlab_planner::plan::answer::{Market, Plan, Simulations, answer, mean_tokens};
 use llmlab_planner::plan::candidate::{Candidate, candidates};
 use llmlab_planner::plan::report;
 use llmlab_planner::plan::resolve::{KV, Question, WEIGHTS, limits, max_model_len};
@@ -101,6 +101,15 @@ struct WhatIf<'a> {
 }
 
 fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
+    with_question(spec, &INTERRUPTED, |question, market| search_all(question, market, &INTERRUPTED))
+}
+
+/// What a plan asks, resolved against the catalogue.
+pub fn with_question<R>(
+    spec: &PlanSpec,
+    interrupted: &AtomicBool,
+    then: impl FnOnce(&Question<'_>, &Market) -> Result<R, Failure>,
+) -> Result<R, Failure> {
     let model = architecture(&spec.model)?;
     let limit = max_model_len(spec, model);
     let mut workload = spec.workload.clone();
@@ -114,20 +123,30 @@ fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
     };
     let tokens = mean_tokens(&traffic, SAMPLE).map_err(failure)?;
     let market = market::market(spec, model)?;
-    let priced = |device: &catalogue::Hardware| {
-        market.pricings.iter().any(|way| (market.price)(&device.name, *way).is_some())
-    };
-    let tried = candidates(&spec.space, &WEIGHTS, &KV, priced).map_err(failure)?;
     let question = Question {
         spec,
         model,
         limits: limits(&spec.slo),
         traffic: &traffic,
         tokens,
-        cancelled: &|| INTERRUPTED.load(Ordering::Relaxed),
+        cancelled: &|| interrupted.load(Ordering::Relaxed),
     };
-    let progress = Progress::new();
-    let found = search(&tried, &|candidate| question.size(candidate), &INTERRUPTED, &|done, of| {
+    then(&question, &market)
+}
+
+/// Sizes and prices every configuration of the plan.
+pub fn search_all(
+    question: &Question<'_>,
+    market: &Market,
+    interrupted: &AtomicBool,
+) -> Result<Plan, Failure> {
+    let spec = question.spec;
+    let priced = |device: &catalogue::Hardware| {
+        market.pricings.iter().any(|way| (market.price)(&device.name, *way).is_some())
+    };
+    let tried = candidates(&spec.space, &WEIGHTS, &KV, priced).map_err(failure)?;
+    let progress = Progress::new("configurations");
+    let found = search(&tried, &|candidate| question.size(candidate), interrupted, &|done, of| {
         progress.tell(done, of);
     })
     .map_err(failure)?;
@@ -136,15 +155,16 @@ fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
     let run = Simulations {
         at_rate: &|candidate: &Candidate, rate| question.at(candidate, rate),
         together: &|candidate, replicas, routing| question.together(candidate, replicas, routing),
-        cancelled: &|| INTERRUPTED.load(Ordering::Relaxed),
+        cancelled: &|| interrupted.load(Ordering::Relaxed),
     };
     let configurations = tried.len() * market.pricings.len();
-    answer(spec, &question.limits, found, complete, configurations, tokens, &market, &run).map_err(failure)
+    answer(spec, &question.limits, found, complete, configurations, question.tokens, market, &run)
+        .map_err(failure)
 }
 
 fn architecture(name: &str) -> Result<&'static Architecture, Failure> {
     let folder = Path::new(name);
-    if folder.is_dir() {
+    if name.contains('/') && folder.is_dir() {
         let file = folder.join("config.json");
         let text = fs::read_to_string(&file)
             .map_err(|error| Failure::bad_input(format!("model: cannot read {}: {error}", file.display())))?;
@@ -157,7 +177,7 @@ fn architecture(name: &str) -> Result<&'static Architecture, Failure> {
 }
 
 /// A mistake of the person who asked, but for what the engine says.
-fn failure(error: PlanError) -> Failure {
+pub fn failure(error: PlanError) -> Failure {
     match error {
         PlanError::Engine(_) => Failure::internal(error),
         _ => Failure::bad_input(error),
@@ -181,7 +201,7 @@ fn in_a_line(plan: &Plan) -> String {
 }
 
 /// Letters, digits, '.', '_' and '-' as they are; no name that a file system reads as another folder.
-fn file_name(name: &str) -> String {
+pub fn file_name(name: &str) -> String {
     if name.chars().all(|c| c == '.') {
         return "plan".into();
     }

@@ -1,4 +1,4 @@
-//! How far a search is, on standard error.
+//! How far a search or a replay is, on standard error.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 /// A line that is written over on a terminal, and now and then a line elsewhere.
 pub struct Progress {
+    what: &'static str,
     started: Instant,
     told: Mutex<Instant>,
     terminal: bool,
@@ -13,9 +14,9 @@ pub struct Progress {
 
 impl Progress {
     #[expect(clippy::disallowed_methods, reason = "a person waits")]
-    pub fn new() -> Progress {
+    pub fn new(what: &'static str) -> Progress {
         let now = Instant::now();
-        Progress { started: now, told: Mutex::new(now), terminal: std::io::stderr().is_terminal() }
+        Progress { what, started: now, told: Mutex::new(now), terminal: std::io::stderr().is_terminal() }
     }
 
     #[expect(clippy::disallowed_methods, reason = "a person waits")]
@@ -29,7 +30,7 @@ impl Progress {
         *told = now;
         let left = now.duration_since(self.started).as_secs_f64() / done as f64 * (of - done) as f64;
         let end = if self.terminal { "\x1b[K\r" } else { "\n" };
-        eprint!("{done} of {of} configurations, about {left:.0} s left{end}");
+        eprint!("{done} of {of} {}, about {left:.0} s left{end}", self.what);
         let _ = std::io::stderr().flush();
     }
 

@@ -1,5 +1,6 @@
 //! A candidate resolved: does it fit, how fast can it be at all, and how much does it take?
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};
@@ -9,7 +10,7 @@ use llmlab_models::memory::{self, KvDtype, MemoryConfig, MemoryError, MemoryPlan
 use llmlab_quant::WeightFormat;
 use llmlab_scenarios::plan::{PlanSpec, Space};
 use llmlab_scenarios::spec::SloSpec;
-use llmlab_sim::cluster::Routing;
+use llmlab_sim::cluster::{Pool, Routing};
 use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::{Calibration, Resource, Sharding, Weights};
 use llmlab_sim::{CostModel, Device, Overhead, Roofline, SeqShape};
@@ -50,7 +51,16 @@ struct Fitting {
     cost: Roofline,
     engine: EngineConfig,
     kv_tokens: u64,
+    weight_bytes: u64,
     device: &'static Hardware,
+}
+
+/// A replica for a simulated cluster.
+pub struct Serving {
+    /// Of one replica, without price and cold start.
+    pub pool: Pool,
+    /// On all its devices.
+    pub weight_bytes: u64,
 }
 
 pub fn limits(slo: &SloSpec) -> Vec<Limit> {
@@ -165,6 +175,18 @@ impl Question<'_> {
         replica.together(replicas, routing, rate_rps, requests, spec.seed, self.traffic, &self.limits)
     }
 
+    /// The same replica as [`Question::at`] simulates, as one of a cluster.
+    pub fn serving(&self, candidate: &Candidate) -> Result<Serving, PlanError> {
+        let fitting = self.fit(candidate)?.map_err(|refusal| PlanError::Engine(refusal.reason))?;
+        let pool = Pool {
+            vocab_size: self.model.vocab_size,
+            overhead: Overhead::SERVED_GPU,
+            gpus_per_replica: candidate.devices(),
+            ..Pool::new(&candidate.hardware, fitting.engine, Arc::new(fitting.cost), 1)
+        };
+        Ok(Serving { pool, weight_bytes: fitting.weight_bytes })
+    }
+
     fn replica<'f>(&self, fitting: &'f Fitting, batch: f64, rate_rps: f64) -> Replica<'f> {
         Replica {
             engine: &fitting.engine,
@@ -269,6 +291,7 @@ impl Question<'_> {
             cost: deployment.roofline(Calibration::shipped()),
             engine: engine(&self.spec.space, kv_tokens, longest),
             kv_tokens,
+            weight_bytes: plan.weight_bytes.saturating_mul(u64::from(candidate.devices())),
             device: catalogued,
         }))
     }

@@ -11,6 +11,11 @@ pub trait Controller {
     /// How many replicas each pool is to have, in the order of the pools; pools beyond the list stay as they are. `seen` is
     /// the newest scrape that can be asked for, `wanted` what was said last.
     fn wanted(&mut self, now: At, seen: &Scraped, wanted: &[u32]) -> Vec<u32>;
+
+    /// True: the simulation ends before the next decision, with the results there are.
+    fn stops(&self) -> bool {
+        false
+    }
 }
 
 /// The state of the cluster, and what happened in it since the scrape before.

@@ -137,6 +137,9 @@ impl Cluster<'_, '_> {
                 continue;
             }
             let Some(now) = next else { break };
+            if self.controller.as_ref().is_some_and(|controller| controller.stops()) {
+                break;
+            }
             self.happens(now)?;
         }
         Ok(())

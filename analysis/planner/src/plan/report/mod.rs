@@ -7,5 +7,7 @@ mod page;
 mod terminal;
 mod view;
 
+pub(crate) use charts::Chart;
 pub use page::{html, markdown};
+pub(crate) use terminal::table;
 pub use terminal::terminal;

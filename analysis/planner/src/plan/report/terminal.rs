@@ -64,7 +64,7 @@ pub fn terminal(plan: &Plan) -> String {
 }
 
 /// Columns as wide as their longest cell; what begins with a digit or '$' is set right.
-fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
