@@ -131,7 +131,7 @@ fn mistakes_are_told_before_anything_runs() {
         (
             "spec:gpt-9",
             r#"simulate = { hardware = "h100-sxm", policy = "vllm" }"#,
-            vec!["no model shape named", "qwen2.5-7b"],
+            vec!["no model named", "did you mean gpt-2"],
         ),
     ] {
         scenario(dir.path(), model, closed, target);
