@@ -22,7 +22,8 @@ pub const PROMPT_TOKENS: u32 = 500;
 pub const ANSWER_TOKENS: u32 = 200;
 /// llama.cpp's `n_ubatch`.
 const BATCH_TOKENS: u32 = 512;
-const RUNTIME: &str = "llama.cpp";
+/// The software with the most measurements on such devices; what is newer is quicker, by how much one device alone says.
+const RUNTIME: &str = "llama.cpp-2024";
 const GIB: f64 = (1u64 << 30) as f64;
 /// Error of predictions where no device of the kind was measured.
 const UNKNOWN_ERROR: f64 = 0.5;
