@@ -4,7 +4,6 @@
 mod adapters;
 mod calibration;
 mod catalogue;
-mod catalogue_cli;
 mod cli;
 mod command;
 mod commands;

@@ -3,7 +3,7 @@
 use llmlab_models::catalogue::{self, Figure, Hardware, Price, Pricing};
 use serde::Serialize;
 
-use crate::catalogue_cli::{HardwareCommand, ListArgs, ShowArgs};
+use crate::cli::{HardwareCommand, ListArgs, ShowArgs};
 use crate::exit::{Code, Failure};
 use crate::table::table;
 use crate::text::print;

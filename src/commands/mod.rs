@@ -16,7 +16,6 @@ mod merge;
 mod mock;
 mod models;
 mod plan;
-pub mod plan_args;
 mod replay;
 mod report;
 pub mod roofline;

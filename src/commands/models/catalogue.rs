@@ -5,7 +5,7 @@ use llmlab_models::catalogue::{self, ApiPrice, PublishedModel};
 use llmlab_models::memory::{Framework, MemoryConfig, Weights, plan};
 use serde::Serialize;
 
-use crate::catalogue_cli::{ListArgs, ShowArgs};
+use crate::cli::{ListArgs, ShowArgs};
 use crate::commands::hardware::print_json;
 use crate::exit::{Code, Failure};
 use crate::table::table;

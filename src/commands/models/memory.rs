@@ -7,7 +7,7 @@ use llmlab_models::catalogue;
 use llmlab_models::memory::{Framework, Item, LoraSlots, MemoryConfig, MemoryPlan, plan};
 use serde::Serialize;
 
-use crate::catalogue_cli::MemoryArgs;
+use crate::cli::MemoryArgs;
 use crate::commands::hardware::print_json;
 use crate::exit::{Code, Failure};
 use crate::table::table;

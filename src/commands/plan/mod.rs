@@ -24,8 +24,8 @@ use llmlab_scenarios::spec::RateSpec;
 use serde::Serialize;
 
 use super::hardware::print_json;
-use super::plan_args::PlanArgs;
 use super::run::workload_config;
+use crate::cli::PlanArgs;
 use crate::exit::{Code, Failure};
 use crate::text;
 use progress::Progress;
