@@ -107,6 +107,7 @@ fn replay(plan: &PlanSpec, spec: &AutoscaleSpec, watch: &Watch) -> Result<Autosc
             name: &plan.name,
             model: &plan.model,
             configuration: candidate.words(),
+            device: serving.device,
             tensor_parallel: candidate.tensor_parallel,
             pipeline_parallel: candidate.pipeline_parallel,
             spec,

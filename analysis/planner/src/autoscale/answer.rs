@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use llmlab_models::catalogue::Hardware;
 use llmlab_scenarios::autoscale::AutoscaleSpec;
 use llmlab_scenarios::plan::Demand;
 use llmlab_sim::cluster::{ColdStart, Pool, Scrape};
@@ -27,6 +28,7 @@ pub struct Question<'a> {
     pub model: &'a str,
     /// "2x h100-sxm, fp8, TP 2".
     pub configuration: String,
+    pub device: &'a Hardware,
     pub tensor_parallel: u32,
     pub pipeline_parallel: u32,
     pub spec: &'a AutoscaleSpec,
@@ -51,6 +53,8 @@ pub struct Autoscaling {
     pub name: String,
     pub model: String,
     pub configuration: String,
+    /// What the maker calls it.
+    pub device: String,
     pub tensor_parallel: u32,
     pub pipeline_parallel: u32,
     pub price: String,
@@ -175,6 +179,7 @@ pub fn answer(
         name: question.name.to_owned(),
         model: question.model.to_owned(),
         configuration: question.configuration.clone(),
+        device: question.device.description.clone(),
         tensor_parallel: question.tensor_parallel,
         pipeline_parallel: question.pipeline_parallel,
         price: question.price.clone(),

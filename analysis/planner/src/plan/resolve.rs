@@ -61,6 +61,7 @@ pub struct Serving {
     pub pool: Pool,
     /// On all its devices.
     pub weight_bytes: u64,
+    pub device: &'static Hardware,
 }
 
 pub fn limits(slo: &SloSpec) -> Vec<Limit> {
@@ -184,7 +185,7 @@ impl Question<'_> {
             gpus_per_replica: candidate.devices(),
             ..Pool::new(&candidate.hardware, fitting.engine, Arc::new(fitting.cost), 1)
         };
-        Ok(Serving { pool, weight_bytes: fitting.weight_bytes })
+        Ok(Serving { pool, weight_bytes: fitting.weight_bytes, device: fitting.device })
     }
 
     fn replica<'f>(&self, fitting: &'f Fitting, batch: f64, rate_rps: f64) -> Replica<'f> {

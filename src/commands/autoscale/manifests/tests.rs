@@ -1,0 +1,185 @@
+//! What is written reads back as the objects of its kind.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use llmlab_planner::autoscale::answer::StartParts;
+use llmlab_planner::autoscale::{Facts, Scaler, Score};
+use llmlab_scenarios::autoscale::ScalerMetric;
+use llmlab_scenarios::autoscale::{AutoscaleSpec, ScalerRule, ScalerSpec};
+use llmlab_scenarios::plan::Demand;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_norway::Value;
+
+use super::deployment::GOODBYE_S;
+use super::hpa::quantity;
+use super::*;
+
+fn args() -> AutoscaleArgs {
+    AutoscaleArgs {
+        file: "day.toml".into(),
+        policy: Vec::new(),
+        json: false,
+        out: None,
+        image: "vllm/vllm-openai:v0.11.0".into(),
+        prometheus: "http://prometheus:9090".into(),
+    }
+}
+
+fn replayed(spec: &ScalerSpec) -> Replayed {
+    let demand = Demand { mean_rps: 2.0, peak_rps: 2.0, hourly_rps: None };
+    let day = llmlab_planner::autoscale::Day::of(&demand, None).unwrap();
+    let facts = Facts {
+        day: &day,
+        expected: &day,
+        replica_rps: 0.5,
+        in_flight: 9.0,
+        tokens_per_request: 900.0,
+        ttft_limit_s: Some(1.0),
+        cold_start: Duration::from_secs(200),
+        min_replicas: 1,
+        max_replicas: 9,
+    };
+    let scaler = Scaler::of(spec, &facts).unwrap();
+    let wanted = vec![(0.0, 2), (7.5, 4), (9.25, 6), (20.0, 2)];
+    Replayed {
+        name: spec.name.clone(),
+        rule: scaler.words(),
+        first_replicas: 2,
+        score: Score { wanted, ..Score::default() },
+        scaler,
+    }
+}
+
+fn found(policies: Vec<Replayed>) -> Autoscaling {
+    Autoscaling {
+        name: "Docs: answers".into(),
+        model: "llama-3.3-70b".into(),
+        configuration: "2x h100-sxm, fp8, TP 2".into(),
+        device: "NVIDIA H100 SXM5 80 GB".into(),
+        tensor_parallel: 2,
+        pipeline_parallel: 1,
+        price: String::new(),
+        usd_per_replica_hour: 4.0,
+        gpus_per_replica: 2,
+        weight_bytes: 70_000_000_000,
+        limits: Vec::new(),
+        max_violations: 0.05,
+        spec: AutoscaleSpec::default(),
+        requests_a_day: 172_800.0,
+        peak_rps: 2.0,
+        load_rps: vec![2.0; 240],
+        replica_rps: 0.5,
+        factor: 3,
+        min_replicas: 1,
+        max_replicas: 9,
+        cold_start: StartParts {
+            provision_s: 60.0,
+            image_s: 30.0,
+            weights_s: 70.0,
+            warm_up_s: 40.0,
+            total_s: 200.0,
+        },
+        policies,
+        complete: true,
+    }
+}
+
+/// Reads the document as its type and writes it again: a field that the type does not know would be missing then.
+fn back<T: DeserializeOwned + Serialize>(document: &str) -> T {
+    let written: Value = serde_norway::from_str(document).unwrap();
+    let object: T = serde_norway::from_str(document).unwrap();
+    assert_eq!(serde_norway::to_value(&object).unwrap(), written);
+    object
+}
+
+fn documents(spec: &ScalerSpec) -> (Deployment, Option<String>) {
+    let best = replayed(spec);
+    let yaml = yaml(&found(vec![best.clone()]), &best, &args()).unwrap();
+    let mut documents = yaml.split("---\n");
+    let deployment: Deployment = back(documents.next().unwrap());
+    let scaler = documents.next().map(str::to_owned);
+    assert_eq!(documents.next(), None);
+    (deployment, scaler)
+}
+
+#[test]
+fn every_policy_reads_back_as_the_objects_of_its_kind() {
+    let mut kinds = Vec::new();
+    let with_zero = ScalerSpec {
+        name: "to zero".into(),
+        rule: ScalerRule::Keda {
+            metric: ScalerMetric::InFlight,
+            target: None,
+            min_replicas: 0,
+            activation: 0.0,
+            polling_interval: Duration::from_secs(30),
+            cooldown_period: Duration::from_secs(300),
+        },
+    };
+    for spec in AutoscaleSpec::default().policies.iter().chain([&with_zero]) {
+        let (deployment, scaler) = documents(spec);
+        let name = deployment.metadata.name.clone().unwrap();
+        assert_eq!(name, "vllm-docs--answers");
+        let pod = deployment.spec.unwrap();
+        assert_eq!(pod.selector.match_labels, pod.template.metadata.unwrap().labels);
+        let template = pod.template.spec.unwrap();
+        // The drain of the replay fits into what Kubernetes waits.
+        let grace = template.termination_grace_period_seconds.unwrap();
+        assert!(grace >= 120 + GOODBYE_S);
+        let container = &template.containers[0];
+        let devices = container.resources.as_ref().unwrap().limits.as_ref().unwrap();
+        assert_eq!(devices["nvidia.com/gpu"].0, "2");
+        assert!(container.readiness_probe.is_some() && container.lifecycle.is_some());
+        let startup = container.startup_probe.as_ref().unwrap();
+        assert!(startup.failure_threshold.unwrap() * startup.period_seconds.unwrap() >= 3 * 110);
+        match (&spec.rule, scaler) {
+            (ScalerRule::Static { .. }, None) => assert_eq!(pod.replicas, Some(12)),
+            (ScalerRule::Hpa { .. }, Some(text)) => {
+                let hpa: HorizontalPodAutoscaler = back(&text);
+                let hpa = hpa.spec.unwrap();
+                assert_eq!(pod.replicas, None, "the HPA owns the number");
+                assert_eq!(hpa.scale_target_ref.name, name);
+                assert_eq!((hpa.min_replicas, hpa.max_replicas), (Some(3), 27));
+                kinds.push("hpa");
+            }
+            (_, Some(text)) => {
+                let object: ScaledObject = back(&text);
+                assert_eq!((pod.replicas, object.spec.scale_target_ref.name), (None, name));
+                assert_eq!(object.spec.max_replica_count, 27);
+                kinds.push("keda");
+            }
+            (rule, None) => panic!("{rule:?} has nobody who scales"),
+        }
+    }
+    assert!(kinds.contains(&"hpa") && kinds.contains(&"keda"));
+}
+
+#[test]
+fn a_forecast_becomes_a_timetable() {
+    let policies = AutoscaleSpec::default().policies;
+    let predictive = policies.iter().find(|p| matches!(p.rule, ScalerRule::Predictive { .. })).unwrap();
+    let object: ScaledObject = back(&documents(predictive).1.unwrap());
+    let crons: Vec<(&str, &str, &str)> = object.spec.triggers[1..]
+        .iter()
+        .map(|trigger| {
+            let of = |key: &str| trigger.metadata[key].as_str();
+            (of("start"), of("end"), of("desiredReplicas"))
+        })
+        .collect();
+    // Wanted were 4 from half past seven and 6 from a quarter past nine to eight, three times as many in the whole.
+    assert_eq!(crons, [("0 7 * * *", "0 9 * * *", "12"), ("0 9 * * *", "0 20 * * *", "18")]);
+    assert_eq!(object.spec.min_replica_count, 6);
+    assert_eq!(
+        object.spec.triggers[0].metadata["query"],
+        "sum(vllm:num_requests_waiting{model_name=\"llama-3.3-70b\"})"
+    );
+}
+
+#[test]
+fn quantities_are_those_of_kubernetes() {
+    let of = |value| quantity(value).0;
+    assert_eq!([of(0.7), of(5.0), of(2.84), of(1234.6), of(0.0001)], ["700m", "5", "2840m", "1235", "1m"]);
+}
