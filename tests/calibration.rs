@@ -50,46 +50,66 @@ fn report_after(dir: &Path, change: impl FnOnce(&mut Value)) -> Output {
 }
 
 #[test]
-fn a_run_measures_its_own_client_and_is_judged_by_it() {
+fn a_run_measures_its_own_client() {
     let dir = tempfile::tempdir().unwrap();
     let mock = Mock::start(dir.path(), &["--ttft", "30ms", "--itl", "5ms"]);
     scenario(dir.path(), &mock.url);
     let output = run(dir.path(), &[]);
     mock.stop();
     let said = stdout(&output);
-    assert!(said.contains("client error at"), "{said}\n{}", stderr(&output));
+    let html = std::fs::read_to_string(only_run(dir.path()).join("report.html")).unwrap();
     let stored = manifest(dir.path());
     assert_eq!(stored.status, RunStatus::Complete);
-    let Some(ClientCalibration::Measured(facts)) = stored.client_calibration else {
-        panic!("{:?}", stored.client_calibration)
-    };
-    assert_eq!((facts.trial.as_str(), facts.protocol.as_str()), ("server-r1", "openai-chat"));
-    assert!((1..=8).contains(&facts.streams), "four users: {facts:?}");
-    assert!(facts.requests > 0 && facts.ttft.samples + facts.left_out == facts.requests, "{facts:?}");
-    assert!(facts.itl.samples > 0 && facts.itl_ns >= 1_000_000, "{facts:?}");
-    assert!(
-        std::fs::read_to_string(only_run(dir.path()).join("report.html"))
-            .unwrap()
-            .contains("client error at")
-    );
+    match stored.client_calibration {
+        Some(ClientCalibration::Measured(facts)) => {
+            assert!(said.contains("client error at"), "{said}\n{}", stderr(&output));
+            assert!(html.contains("client error at"));
+            assert_eq!((facts.trial.as_str(), facts.protocol.as_str()), ("server-r1", "openai-chat"));
+            assert!((1..=8).contains(&facts.streams), "four users: {facts:?}");
+            assert!(facts.requests > 0 && facts.ttft.samples + facts.left_out == facts.requests, "{facts:?}");
+            assert!(facts.itl.samples > 0 && facts.itl_ns >= 1_000_000, "{facts:?}");
+        }
+        // On a busy test machine no timing server may be on time; nothing else may go wrong, and it is said.
+        Some(ClientCalibration::Failed { why }) => {
+            assert!(why.contains("the timing server was late itself"), "{why}");
+            assert!(said.contains("client not calibrated"), "{said}");
+            assert!(html.contains("client not calibrated"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
 
-    let errors = |p99_ms: u64| {
+#[test]
+fn a_report_judges_the_run_by_what_its_client_got_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let mock = Mock::start(dir.path(), &[]);
+    scenario(dir.path(), &mock.url);
+    run(dir.path(), &["--no-client-calibration"]);
+    mock.stop();
+
+    let with_p99 = |p99_ms: u64| {
         move |manifest: &mut Value| {
-            let facts = &mut manifest["client_calibration"];
-            facts["ttft"]["p99_ns"] = json!(p99_ms * 1_000_000);
-            facts["itl"]["p99_ns"] = json!(1);
+            let errors =
+                |p99_ns: u64| json!({"samples": 40, "p50_ns": 1, "p99_ns": p99_ns, "max_ns": p99_ns});
+            manifest["client_calibration"] = json!({
+                "state": "measured", "trial": "server-r1", "protocol": "openai-chat", "streams": 4, "requests": 40,
+                "rate_rps": 40.0, "events_per_s": 600.0, "ttft_ns": 30_000_000, "itl_ns": 5_000_000,
+                "elapsed_ns": 2_000_000_000_u64, "left_out": 0, "send_lag": errors(1),
+                "ttft": errors(p99_ms * 1_000_000), "itl": errors(1), "served_late": errors(1),
+            });
         }
     };
-    let slow = report_after(dir.path(), errors(400));
+    let slow = report_after(dir.path(), with_p99(400));
     assert_eq!(slow.status.code(), Some(4), "{}", stderr(&slow));
     assert!(stdout(&slow).replace(['\n', ' '], "").contains("getsTTFTwrong(p99400.0ms"), "{}", stdout(&slow));
-    let exact = report_after(dir.path(), errors(1));
+    let exact = report_after(dir.path(), with_p99(1));
+    assert!(stdout(&exact).contains("client error at"), "{}", stdout(&exact));
     assert!(!stdout(&exact).contains("wrong (p99"), "{}", stdout(&exact));
     let old = report_after(dir.path(), |manifest| {
         manifest.as_object_mut().unwrap().remove("client_calibration");
     });
     assert!(matches!(old.status.code(), Some(0 | 4)), "{}", stderr(&old));
-    assert!(!stdout(&old).contains("calibrated against"), "{}", stdout(&old));
+    assert!(!stdout(&old).contains("client error at"), "{}", stdout(&old));
 }
 
 #[test]

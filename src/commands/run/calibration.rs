@@ -26,6 +26,8 @@ const SHORTEST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(5);
 /// A mock that cannot keep up ends after this much more.
 const GRACE: Duration = Duration::from_secs(2);
+/// A server that is late itself says nothing of the client, and may be on time the next time.
+const ATTEMPTS: u32 = 3;
 const TOKENS_PER_WORD: f64 = 1.3;
 const INTERRUPTED: &str = "interrupted";
 
@@ -87,22 +89,14 @@ fn measured(plan: &Plan, dir: &RunDir, cancel: &CancellationToken) -> Result<Cli
         protocol: spoken(protocol),
         workload: workload(plan, spoken(protocol), &stretch)?,
     };
-    let mut best = match copy.measure(&stretch, cancel)? {
-        Some(facts) => facts,
-        None => return skipped(INTERRUPTED),
+    let Some(mut best) = copy.with_a_server_on_time(&stretch, cancel)? else {
+        return skipped(INTERRUPTED);
     };
     // What else the machine did for a moment after the trials is nothing against them; a client that is too slow is so twice.
     if (best.worst_p99_ns() as f64 > LATE_NS || best.is_behind())
-        && let Ok(Some(again)) = copy.measure(&stretch, cancel)
+        && let Ok(Some(again)) = copy.with_a_server_on_time(&stretch, cancel)
     {
         best = best.better_of(again);
-    }
-    // A server that is late itself says nothing of the client.
-    if best.served_late.p99_ns as f64 > LATE_NS {
-        return Err(Failure::internal(format!(
-            "the timing server was late itself, by {:.1} ms (p99): give it a core of its own",
-            best.served_late.p99_ns as f64 / 1e6
-        )));
     }
     Ok(ClientCalibration::Measured(best))
 }
@@ -156,6 +150,26 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
+    /// `None`: stopped.
+    fn with_a_server_on_time(
+        &self,
+        stretch: &Stretch,
+        cancel: &CancellationToken,
+    ) -> Result<Option<CalibrationFacts>, Failure> {
+        let mut late_ns = u64::MAX;
+        for _ in 0..ATTEMPTS {
+            let Some(facts) = self.measure(stretch, cancel)? else { return Ok(None) };
+            if facts.served_late.p99_ns as f64 <= LATE_NS {
+                return Ok(Some(facts));
+            }
+            late_ns = late_ns.min(facts.served_late.p99_ns);
+        }
+        Err(Failure::internal(format!(
+            "the timing server was late itself, by {:.1} ms (p99, the best of {ATTEMPTS} times): give it a core of its own",
+            late_ns as f64 / 1e6
+        )))
+    }
+
     /// `None`: stopped.
     fn measure(
         &self,
