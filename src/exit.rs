@@ -51,6 +51,11 @@ impl Failure {
         Failure { code: self.code, error: miette::miette!("target {name}: {}", self.error) }
     }
 
+    /// The error and its causes on one line.
+    pub fn words(&self) -> String {
+        self.error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
     pub fn report(self) -> ExitCode {
         eprintln!("{:?}", self.error);
         self.code.into()

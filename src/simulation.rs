@@ -9,6 +9,7 @@ use llmlab_models::catalogue;
 use llmlab_models::{LoadedModel, ModelSpec};
 use llmlab_results::manifest::{TargetFacts, TargetKind};
 use llmlab_scenarios::spec::{AdapterSpec, SimulateSpec};
+use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::fit::Fitted;
 use llmlab_sim::memory::{Budget, DEFAULT_UTILIZATION};
@@ -130,7 +131,7 @@ fn on_catalogued(
         budget,
         adapter_rank,
     };
-    Ok(resolved(spec, model, sizes, hardware, Overhead::SERVED_GPU, speculation))
+    Ok(resolved(spec, model, sizes, hardware, Overhead::served(DEFAULT_RUNTIME), speculation))
 }
 
 fn too_large(device: &str, utilization: f64, budget: &Budget) -> String {

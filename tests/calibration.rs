@@ -66,8 +66,8 @@ fn a_run_measures_its_own_client() {
             assert!(html.contains("client error at"));
             assert_eq!((facts.trial.as_str(), facts.protocol.as_str()), ("server-r1", "openai-chat"));
             assert!((1..=8).contains(&facts.streams), "four users: {facts:?}");
-            assert!(facts.requests > 0 && facts.ttft.samples + facts.left_out == facts.requests, "{facts:?}");
-            assert!(facts.itl.samples > 0 && facts.itl_ns >= 1_000_000, "{facts:?}");
+            assert!(facts.ttft.samples > 0 && facts.itl.samples > facts.ttft.samples, "{facts:?}");
+            assert!(facts.itl_ns >= 1_000_000, "{facts:?}");
         }
         // On a busy test machine no timing server may be on time; nothing else may go wrong, and it is said.
         Some(ClientCalibration::Failed { why }) => {
@@ -130,7 +130,8 @@ fn it_can_be_left_out_and_that_is_said() {
 #[test]
 fn ctrl_c_in_the_calibration_keeps_the_run() {
     let dir = tempfile::tempdir().unwrap();
-    let mock = Mock::start(dir.path(), &[]);
+    // Trials long enough for a copy of two seconds.
+    let mock = Mock::start(dir.path(), &["--ttft", "200ms", "--itl", "10ms"]);
     scenario(dir.path(), &mock.url);
     let child = llmlab(dir.path())
         .args(["run", "calibrated.toml"])
@@ -153,5 +154,8 @@ fn ctrl_c_in_the_calibration_keeps_the_run() {
     assert!(matches!(output.status.code(), Some(0 | 4)), "{}\n{}", stdout(&output), stderr(&output));
     let stored = manifest(dir.path());
     assert_eq!(stored.status, RunStatus::Complete);
-    assert!(stored.client_calibration.is_some());
+    match stored.client_calibration {
+        Some(ClientCalibration::Skipped { why }) => assert_eq!(why, "interrupted"),
+        other => panic!("{other:?}\n{}", stderr(&output)),
+    }
 }

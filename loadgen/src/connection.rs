@@ -5,14 +5,15 @@
 //! All connections of a client read into one buffer, which stays in the processor's cache however many streams there are.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use llmlab_results::record::Outcome;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
 
 use crate::client::chain;
 use crate::clock::Clock;
@@ -70,6 +71,8 @@ pub(crate) struct Connection {
     keep_alive: bool,
     /// Of the request, what the server had not taken when its answer began.
     unsent: Vec<u8>,
+    /// Some of it may lie between here and the socket (TLS).
+    unflushed: bool,
 }
 
 /// How a response did not come.
@@ -102,6 +105,7 @@ impl Reusable for Connection {
             read_at: At::ZERO,
             keep_alive: true,
             unsent: Vec::new(),
+            unflushed: false,
         })
     }
 
@@ -110,8 +114,10 @@ impl Reusable for Connection {
             return false;
         }
         // Between two answers a server has nothing to say: bytes are as bad as the end.
-        let mut context = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.stream).poll_read(&mut context, &mut ReadBuf::new(&mut [0])).is_pending()
+        let mut byte = [0];
+        let read = pin!(unconstrained(self.stream.read(&mut byte)));
+        // Not by what is left of the task's turn, but by what the socket has.
+        read.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 
@@ -128,6 +134,7 @@ impl Connection {
         self.keep_alive &= matches!(request.end, Some(Ok(())));
         if request.end.is_none() {
             self.unsent = [head, body].concat().split_off(request.written);
+            self.unflushed = true;
         }
         answer.map_err(|failure| match request.end {
             Some(Err(error)) if self.rest.is_empty() && request.written == 0 => NoHead::NeverLeft(error),
@@ -214,6 +221,9 @@ impl Connection {
                 Poll::Ready(Ok(written @ 1..)) => drop(self.unsent.drain(..written)),
                 Poll::Ready(Ok(0) | Err(_)) => self.unsent.clear(),
             }
+        }
+        if self.unflushed {
+            self.unflushed = Pin::new(&mut self.stream).poll_flush(context).is_pending();
         }
     }
 

@@ -217,6 +217,10 @@ impl Tally {
             }
             Ok(()) => record.outcome = Outcome::Ok,
         }
+        // Room was made for the answer that was asked for.
+        if record.events.capacity() > 2 * record.events.len() {
+            record.events.shrink_to_fit();
+        }
         let abandoned = record.outcome == Outcome::Abandoned;
         let said = said.map(|said| Said { tokens: record.output_tokens, abandoned, ..said });
         (record, said)

@@ -56,7 +56,7 @@ pub struct PlanFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanModelTable {
-    /// A name of the catalogue (`llmlab models list`) or a Hugging Face folder relative to this file.
+    /// A name of the catalogue (`llmlab models list`) or a Hugging Face folder relative to this file, with a / in it: "./my-model".
     #[schemars(with = "String")]
     pub name: Spanned<String>,
     /// Longest prompt plus output in tokens. Default: what the model was made for, at most 32768.

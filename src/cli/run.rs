@@ -42,7 +42,7 @@ pub struct RunArgs {
     /// Score the same records as another tool defines its metrics, beside ours: vllm, sglang, guidellm, aiperf, mlperf
     #[arg(long, value_name = "TOOL", value_delimiter = ',')]
     pub compat: Vec<Tool>,
-    /// Do not check the client itself against llmlab mock after the trials (2 to 5 seconds)
+    /// Do not check the client itself against llmlab mock after the trials (2 to 5 seconds, more on a busy machine)
     #[arg(long)]
     pub no_client_calibration: bool,
     /// Send one machine's part of the schedule: I of 0 to N-1; llmlab merge joins the parts

@@ -11,8 +11,9 @@ use llmlab_loadgen::{
 use llmlab_models::{WeightFormat, catalogue};
 use llmlab_planner::{Admission, ClosedLoop, Deployment};
 use llmlab_results::record::{RecordSink, RequestRecord};
+use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::{Calibration, Sharding, Weights};
-use llmlab_sim::{Device, Options, RooflineExecutor, simulate};
+use llmlab_sim::{Device, Options, Overhead, RooflineExecutor, simulate};
 
 struct Kept(Vec<RequestRecord>);
 
@@ -38,7 +39,7 @@ fn deployment() -> Deployment {
 const MANY: u32 = 26_000;
 
 /// Seconds to the first token and a further token, in the waves between the first and the last.
-fn scheduled(users: u32, input: u32, output: u32, blocks: u32) -> (f64, f64) {
+fn scheduled(users: u32, input: u32, output: u32, blocks: u32, overhead: Overhead) -> (f64, f64) {
     let workload = llmlab_loadgen::generate(&WorkloadConfig {
         seed: 11,
         requests: u64::from(users) * 6,
@@ -76,7 +77,8 @@ fn scheduled(users: u32, input: u32, output: u32, blocks: u32) -> (f64, f64) {
     let mut kept = Kept(Vec::new());
     let long = Duration::from_secs(100_000);
     let patient = Timeouts { connect: long, first_token: long, inter_token: long, total: long };
-    simulate(&workload, &mut engine, Options::new(patient), &mut kept, &Silent, &|| false).unwrap();
+    let options = Options { overhead, ..Options::new(patient) };
+    simulate(&workload, &mut engine, options, &mut kept, &Silent, &|| false).unwrap();
     let between = |record: &&RequestRecord| (u64::from(users)..u64::from(5 * users)).contains(&record.index);
     let (mut ttft_s, mut tpot_s, mut requests) = (0.0, 0.0, 0.0);
     for record in kept.0.iter().filter(between) {
@@ -113,7 +115,7 @@ fn short(users: u32, input: u32, output: u32, blocks: u32, admission: Admission)
 #[test]
 fn the_short_form_agrees_with_the_scheduler() {
     for (users, input, output) in [(1, 500, 64), (8, 1024, 256), (32, 1024, 512), (64, 256, 256)] {
-        let (_, scheduled) = scheduled(users, input, output, MANY);
+        let (_, scheduled) = scheduled(users, input, output, MANY, Overhead::NONE);
         let (_, short) = short(users, input, output, MANY, Admission::Prompt);
         let error = short / scheduled - 1.0;
         println!(
@@ -123,12 +125,37 @@ fn the_short_form_agrees_with_the_scheduler() {
     }
 }
 
+/// With what the fit has for vLLM's server: the work of its host, which is the greater part where a small model has many users.
+#[test]
+fn the_short_form_agrees_with_the_scheduler_behind_a_server() {
+    let host = Calibration::shipped().runtime(DEFAULT_RUNTIME);
+    for (users, input, output) in [(1, 500, 64), (16, 1024, 256), (64, 256, 256), (200, 128, 256)] {
+        let kv_tokens = u64::from(MANY - 1) * 16;
+        let asked = ClosedLoop {
+            max_num_seqs: 256,
+            kv_tokens,
+            ..deployment().closed_loop(host, users, input, output, true)
+        };
+        let short = asked.run(&deployment().roofline(Calibration::shipped())).unwrap();
+        let (ttft_s, tpot_s) = scheduled(users, input, output, MANY, Overhead::served(DEFAULT_RUNTIME));
+        let (_, bare_s) = scheduled(users, input, output, MANY, Overhead::NONE);
+        println!(
+            "{users} users, {input} in, {output} out: TTFT {ttft_s:.4} s, short {:.4}; TPOT {tpot_s:.5} s, short {:.5}, without a host {bare_s:.5}",
+            short.ttft_s, short.tpot_s
+        );
+        let error = short.tpot_s / tpot_s - 1.0;
+        assert!(error.abs() < 0.15, "{users} users, {input} in, {output} out: {error:+.3}");
+        // The last of these is bound by the host.
+        assert!(users < 200 || tpot_s > 1.3 * bare_s, "{tpot_s} {bare_s}");
+    }
+}
+
 /// Where answers outgrow the cache, the scheduler lets prompts in and takes room back later: few wait for their first token, and
 /// all for their others.
 #[test]
 fn a_cache_that_answers_outgrow_costs_what_it_costs_the_scheduler() {
     for (users, input, output, blocks) in [(16, 256, 512, 400), (24, 128, 1024, 900), (32, 1024, 256, 1000)] {
-        let (ttft_s, tpot_s) = scheduled(users, input, output, blocks);
+        let (ttft_s, tpot_s) = scheduled(users, input, output, blocks, Overhead::NONE);
         let prompt = short(users, input, output, blocks, Admission::Prompt);
         let whole = short(users, input, output, blocks, Admission::WholeAnswer);
         let answer = |(ttft_s, tpot_s): (f64, f64)| ttft_s + tpot_s * f64::from(output - 1);

@@ -14,6 +14,7 @@ use llmlab_loadgen::{
 use llmlab_models::{ModelSpec, WeightFormat, catalogue};
 use llmlab_results::record::{RecordSink, RequestRecord};
 use llmlab_sim::cluster::{self, ClusterConfig, Pool, Routing};
+use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::memory::{Budget, DEFAULT_UTILIZATION};
 use llmlab_sim::{Device, Options, Overhead, Roofline, RooflineExecutor, simulate};
@@ -92,7 +93,8 @@ fn run(replica: &Replica, load: &Workload) -> u64 {
     let executor = RooflineExecutor::new(Box::new(replica.cost.clone()), 1, replica.spec.vocab_size);
     let mut engine = Engine::new(scheduler, executor);
     let mut sink = Sink(0);
-    let options = Options { overhead: Overhead::SERVED_GPU, ..Options::new(Timeouts::default()) };
+    let options =
+        Options { overhead: Overhead::served(DEFAULT_RUNTIME), ..Options::new(Timeouts::default()) };
     simulate(load, &mut engine, options, &mut sink, &Silent, &|| false).expect("nothing fails here");
     sink.0
 }
@@ -101,7 +103,7 @@ fn run(replica: &Replica, load: &Workload) -> u64 {
 fn run_cluster(replica: &Replica, replicas: u32, load: &Workload) -> usize {
     let pool = Pool {
         vocab_size: replica.spec.vocab_size,
-        overhead: Overhead::SERVED_GPU,
+        overhead: Overhead::served(DEFAULT_RUNTIME),
         ..Pool::new("h100", replica.config.clone(), Arc::new(replica.cost.clone()), replicas)
     };
     let config = ClusterConfig {

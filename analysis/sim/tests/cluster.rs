@@ -21,6 +21,7 @@ use llmlab_sim::cluster::{
     RateLimit, Repeats, ResponseCache, Retry, Routing, Scrape, Scraped, ServedBy, SpillOver, Spot, simulate,
     simulate_with,
 };
+use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::{Options, Overhead, RooflineExecutor, SimulationError};
 
 const MS: Duration = Duration::from_millis(1);
@@ -125,7 +126,7 @@ fn by_index(mut sink: Kept) -> Vec<String> {
 #[test]
 fn a_cluster_of_one_writes_the_records_of_one_server() {
     let short = Timeouts { connect: S, first_token: 300 * MS, inter_token: S, total: S };
-    let overheads = [Overhead::NONE, Overhead::SERVED_GPU];
+    let overheads = [Overhead::NONE, Overhead::served(DEFAULT_RUNTIME)];
     for load in loads() {
         for (timeouts, overhead) in [patient(), short].into_iter().flat_map(|t| overheads.map(|o| (t, o))) {
             let expected = one_server(&load, timeouts, overhead).unwrap();

@@ -37,6 +37,7 @@ fn one_request_by_hand() {
         step_s: 3e-3,
         step_token_s: 1e-3,
         delivery_s: 5e-4,
+        ..Overhead::NONE
     };
     let load = fixed(1, Arrivals::Constant { rate_rps: 1.0 }, 30, 3);
     let options = Options { overhead, ..Options::new(patient()) };

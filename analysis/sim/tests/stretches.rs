@@ -17,6 +17,7 @@ use llmlab_loadgen::{
     Timeouts, TurnCount, Workload, WorkloadConfig,
 };
 use llmlab_models::{WeightFormat, catalogue};
+use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::{Device, Facts, Options, Overhead, Roofline, RooflineExecutor, simulate};
 use proptest::prelude::*;
@@ -166,7 +167,7 @@ fn case() -> impl Strategy<Value = Case> {
         (1..30u32, 0..50u64)
             .prop_map(|(users, think)| Arrivals::Closed { users, think_time: Duration::from_millis(think) }),
     ];
-    let overhead = prop_oneof![Just(Overhead::NONE), Just(Overhead::SERVED_GPU)];
+    let overhead = prop_oneof![Just(Overhead::NONE), Just(Overhead::served(DEFAULT_RUNTIME))];
     let timeouts = prop_oneof![2 => Just(100_000u64), 1 => 200..1500u64].prop_map(|ms| {
         let wait = Duration::from_millis(ms);
         Timeouts { connect: wait, first_token: wait, inter_token: wait / 10, total: wait }
@@ -230,7 +231,7 @@ fn most_steps_need_no_plan() {
         arrivals: Arrivals::Poisson { rate_rps: 10.0 },
         shared_prefix_tokens: 0,
         seed: 1,
-        overhead: Overhead::SERVED_GPU,
+        overhead: Overhead::served(DEFAULT_RUNTIME),
         timeouts: Timeouts { connect: long, first_token: long, inter_token: long, total: long },
         max_queue: usize::MAX,
         time_limit: None,

@@ -8,6 +8,8 @@ use super::{BodyReader, NotHttp};
 /// A server's own limit is 8 to 64 KiB.
 pub const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
+/// Of interim responses before the answer; a server sends one or two.
+const MAX_INTERIM: u32 = 16;
 
 #[derive(Debug, Clone)]
 pub struct Head {
@@ -22,7 +24,7 @@ pub struct Head {
 /// The head at the front of `bytes` and its length; `None` while it is not whole. Interim responses (1xx) are left out,
 /// all but 101, after which no HTTP follows.
 pub fn read_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, NotHttp> {
-    let mut start = 0;
+    let (mut start, mut interim) = (0, 0);
     loop {
         let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut response = httparse::Response::new(&mut lines);
@@ -34,6 +36,10 @@ pub fn read_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, NotHttp> {
         start += length;
         let code = response.code.unwrap_or_default();
         if (100..200).contains(&code) && code != 101 {
+            interim += 1;
+            if interim > MAX_INTERIM {
+                return Err(NotHttp("more than 16 interim responses"));
+            }
             continue;
         }
         let status = StatusCode::from_u16(code).map_err(|_| NotHttp("a status below 100"))?;

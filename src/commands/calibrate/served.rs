@@ -138,7 +138,7 @@ fn overhead(parts: &[Part], fitted: &Fitted) -> Option<Served> {
     let (request_s, prompt_token_s) = line(before);
     let (step_s, step_token_s) = line(between);
     let delivery_s = median(delivery).max(0.0);
-    let overhead = Overhead { request_s, prompt_token_s, step_s, step_token_s, delivery_s };
+    let overhead = Overhead { request_s, prompt_token_s, step_s, step_token_s, delivery_s, ..Overhead::NONE };
     Some(Served { stretch, planning_s, overhead })
 }
 

@@ -39,17 +39,16 @@ pub fn calibrate(
     manifest: &mut Manifest,
     live: &Live,
     cancel: &CancellationToken,
-) -> Result<(), Failure> {
+) {
     if plan.all_simulated() {
-        return Ok(());
+        return;
     }
     let found = match not_wanted(plan) {
         Some(why) => ClientCalibration::Skipped { why: why.into() },
         None => {
             live.activity("measuring the client itself, against a server with known timing");
-            measured(plan, dir, cancel).unwrap_or_else(|failure| ClientCalibration::Failed {
-                why: failure.error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "),
-            })
+            measured(plan, dir, cancel)
+                .unwrap_or_else(|failure| ClientCalibration::Failed { why: failure.words() })
         }
     };
     manifest.client_calibration = Some(found);
@@ -57,7 +56,6 @@ pub fn calibrate(
     if let Err(error) = dir.write_manifest(manifest) {
         eprintln!("the client's calibration could not be stored: {error}");
     }
-    Ok(())
 }
 
 fn not_wanted(plan: &Plan) -> Option<&'static str> {

@@ -68,8 +68,7 @@ pub fn run(args: &RunArgs, plan: Plan, find: FindSpec, cancel: &CancellationToke
             Ok(()) => Code::Pass,
             Err(failure) => {
                 eprintln!("{:?}", failure.error);
-                let causes: Vec<String> = failure.error.chain().map(ToString::to_string).collect();
-                found.error = Some(causes.join(": "));
+                found.error = Some(failure.words());
                 failure.code
             }
         };
@@ -173,12 +172,10 @@ impl Search<'_> {
         }
         self.concluded = true;
         // Nothing asked more of the client.
-        match &mut self.highest {
-            Some(Tried { run, manifest, .. }) => {
-                calibration::calibrate(&self.plan, run, manifest, self.live, self.cancel)
-            }
-            None => Ok(()),
+        if let Some(Tried { run, manifest, .. }) = &mut self.highest {
+            calibration::calibrate(&self.plan, run, manifest, self.live, self.cancel);
         }
+        Ok(())
     }
 
     /// Start, lowest and highest value.

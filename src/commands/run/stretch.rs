@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use llmlab_loadgen::TraceRow;
-use llmlab_results::record::RequestRecord;
+use llmlab_results::record::{Outcome, RequestRecord};
 
 /// How many of the streams that are under way at the beginning are started in a second, at most: they came one by one in
 /// the trial, and a crowd at the door is another load.
@@ -99,12 +99,9 @@ fn copy(trial: usize, records: &[RequestRecord], from_ns: u64, window_ns: u64) -
         })
         .collect();
 
-    let ttft_ns = median(
-        inside
-            .iter()
-            .map(|(sent, ended, record)| record.first_token_ns().unwrap_or(*ended).saturating_sub(*sent)),
-    )?
-    .min(window_ns / 2);
+    let first =
+        |(sent, _, record): &(u64, u64, &RequestRecord)| Some(record.first_token_ns().or(record.done_ns)?.saturating_sub(*sent));
+    let ttft_ns = median(inside.iter().filter_map(first)).unwrap_or(window_ns).min(window_ns / 2);
     let events = records.iter().flat_map(|record| &record.events);
     let events = events.filter(|event| (from_ns..to_ns).contains(&event.at_ns)).count() as u64;
     let arrivals = inside.len() as u64 - under_way;
@@ -137,9 +134,12 @@ fn copy(trial: usize, records: &[RequestRecord], from_ns: u64, window_ns: u64) -
     })
 }
 
-/// `None` where nothing was sent.
+/// `None` where nothing was sent. Who was waited for in vain is there to the end; nobody wrote down when that was.
 fn ended_ns(record: &RequestRecord) -> Option<u64> {
     let sent = record.sent_ns?;
+    if record.done_ns.is_none() && matches!(record.outcome, Outcome::Timeout | Outcome::Cancelled) {
+        return Some(u64::MAX);
+    }
     Some([record.last_token_ns(), record.done_ns].into_iter().flatten().fold(sent, u64::max))
 }
 
@@ -166,7 +166,7 @@ fn most_at_once(slices: &[Slice]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use llmlab_results::record::{CountSource, Outcome, TokenEvent};
+    use llmlab_results::record::{CountSource, TokenEvent};
 
     const MS: u64 = 1_000_000;
 
@@ -232,6 +232,21 @@ mod tests {
         let events = total_events(&stretch.rows);
         assert!((400..=640).contains(&events), "{events}");
         assert!(stretch.length <= Duration::from_secs(2), "{:?}", stretch.length);
+    }
+
+    #[test]
+    fn requests_that_wait_in_vain_are_streams_too() {
+        let mut records: Vec<_> = (0..40).map(|i| request(i, i * 100, 50, 50, 20)).collect();
+        records.extend((0..30).map(|i| RequestRecord {
+            events: vec![],
+            done_ns: None,
+            outcome: Outcome::Timeout,
+            ..request(100 + i, i, 0, 0, 0)
+        }));
+        let stretch = busiest(&[&records], Duration::from_secs(2)).unwrap();
+        assert!((38..=41).contains(&stretch.streams), "{}", stretch.streams);
+        // They say nothing of how long an answer takes to come.
+        assert_eq!(stretch.ttft, Duration::from_millis(50));
     }
 
     #[test]

@@ -37,7 +37,9 @@ pub fn run(
         results.push(result);
         dir.write_sweep(&manifest).map_err(Failure::internal)?;
         code = graver(code, ended);
-        if ended == Code::Interrupted {
+        // A cell that was only being calibrated is complete.
+        if ended == Code::Interrupted || cancel.is_cancelled() {
+            code = if results.len() < count { Code::Interrupted } else { code };
             break;
         }
     }
@@ -69,8 +71,7 @@ fn measure(
         }
         Err(failure) => {
             eprintln!("{:?}", failure.error);
-            let causes: Vec<String> = failure.error.chain().map(ToString::to_string).collect();
-            cell.error = Some(causes.join(": "));
+            cell.error = Some(failure.words());
             (None, failure.code)
         }
     };

@@ -2,4 +2,4 @@
 
 pub use super::page::{html_page, markdown_page};
 pub use super::scatter::{Dot, scatter};
-pub use super::svg::{Axis, Unit, lines, standalone};
+pub use super::svg::{Axis, Unit, lines};

@@ -592,7 +592,7 @@ fn method(a: &Analysis) -> Vec<(String, String)> {
         ("Goodput", "measured requests that met every limit (the one of the highest percentile per metric) per second".to_owned()),
         ("Repeats", repeats),
         ("Trust", format!(
-            "a trial is UNTRUSTED when requests left late or the client's event loop stalled (p99 above {} and {:.0} % of the median TTFT), its calibration found it wrong by as much, the client used more than {:.0} % of a core, other tenants took more than {:.0} % of CPU time, a request failed inside the client, none succeeded, or it did not finish",
+            "a trial is UNTRUSTED when requests left late or the client's event loop stalled (p99 above {} and {:.0} % of the median TTFT), its calibration found it wrong by as much or did not get through, the client used more than {:.0} % of a core, other tenants took more than {:.0} % of CPU time, a request failed inside the client, none succeeded, or it did not finish",
             duration(crate::trust::LATE_NS), crate::trust::LATE_SHARE * 100.0, crate::trust::CLIENT_CPU_SHARE * 100.0, crate::trust::STEAL_SHARE * 100.0)),
         ("Seed", s.seed.to_string()),
         ("Status", status.to_owned()),

@@ -181,7 +181,7 @@ impl Question<'_> {
         let fitting = self.fit(candidate)?.map_err(|refusal| PlanError::Engine(refusal.reason))?;
         let pool = Pool {
             vocab_size: self.model.vocab_size,
-            overhead: Overhead::SERVED_GPU,
+            overhead: Overhead::served(DEFAULT_RUNTIME),
             gpus_per_replica: candidate.devices(),
             ..Pool::new(&candidate.hardware, fitting.engine, Arc::new(fitting.cost), 1)
         };
@@ -192,7 +192,7 @@ impl Question<'_> {
         Replica {
             engine: &fitting.engine,
             cost: &fitting.cost,
-            overhead: Overhead::SERVED_GPU,
+            overhead: Overhead::served(DEFAULT_RUNTIME),
             vocab_size: self.model.vocab_size,
             // Little's law.
             request_s: batch / rate_rps,
@@ -299,11 +299,12 @@ impl Question<'_> {
 
     /// TTFT and TPOT that no request on a replica can be below.
     fn floors(&self, cost: &Roofline) -> (f64, f64) {
-        let overhead = Overhead::SERVED_GPU;
+        let overhead = Overhead::served(DEFAULT_RUNTIME);
         // Of a prompt all else of which is in the prefix cache: nothing that is asked can be quicker.
         let shape = SeqShape { context: 0, new: 1, padding: 0, sample: true, drafts: 0 };
         let step = cost.step_time(&[shape]).as_secs_f64();
-        (step + overhead.request_s + overhead.delivery_s, step)
+        let front_end = overhead.request_s + overhead.serial_request_s + overhead.serial_token_s;
+        (step + overhead.admission_s + front_end, step + overhead.step_token_s)
     }
 
     /// The time that a prompt token takes in a full step.

@@ -137,7 +137,8 @@ impl<'w> Cluster<'_, 'w> {
         replica.tokens += flight.tokens;
         replica.sent += 1;
         self.clients.move_to(id, replica.lane.desk);
-        let arrives = now + replica.lane.overhead.before_queue(request.prompt_tokens);
+        let lane = &mut replica.lane;
+        let arrives = lane.front_end.take_in(now, request.prompt_tokens, &lane.overhead);
         replica.lane.travelling.push(Reverse(Travelling { arrives, request }));
         self.wake(place, arrives);
         true

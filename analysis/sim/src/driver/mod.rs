@@ -5,6 +5,7 @@
 //! Nothing finished is kept: a record goes to the sink and is gone.
 
 pub(crate) mod clients;
+pub(crate) mod front_end;
 pub(crate) mod ids;
 pub(crate) mod server;
 mod steps;
@@ -148,7 +149,7 @@ impl<E: Executor, L: Ledger> Run<'_, '_, '_, '_, E, L> {
         let Server { lane, clients, time_limit, .. } = &mut self.0;
         while let Some(due) = clients.next_due().filter(|due| *due <= lane.now && *due < *time_limit) {
             let Some(request) = clients.issue() else { break };
-            let arrives = due + lane.overhead.before_queue(request.prompt_tokens);
+            let arrives = lane.front_end.take_in(due, request.prompt_tokens, &lane.overhead);
             lane.travelling.push(Reverse(Travelling { arrives, request }));
         }
     }

@@ -16,6 +16,7 @@ use llmlab_loadgen::Prompt;
 use llmlab_loadgen::workload::PlannedRequest;
 
 use super::clients::{Clients, Ledger};
+use super::front_end::FrontEnd;
 use super::steps::{self, StepSink};
 use super::{SimulationError, ids};
 use crate::overhead::Overhead;
@@ -27,6 +28,7 @@ pub(crate) struct Lane<'w> {
     /// Sent and not yet at the scheduler: when each gets there, in order.
     pub travelling: BinaryHeap<Reverse<Travelling<'w>>>,
     pub overhead: Overhead,
+    pub front_end: FrontEnd,
     pub max_queue: usize,
     /// The engine thread's time.
     pub now: At,
@@ -52,6 +54,7 @@ impl Lane<'_> {
             desk,
             travelling: BinaryHeap::new(),
             overhead,
+            front_end: FrontEnd::default(),
             max_queue,
             now: At::ZERO,
             steps: 0,
@@ -214,7 +217,7 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
 
     /// False when time was over before the step's tokens reached a client.
     fn step(&mut self, plan: &StepPlan) -> Result<bool, SimulationError> {
-        let start = self.lane.now;
+        let start = self.lane.now + self.lane.overhead.admission(plan.admitted.len());
         for (id, _) in &plan.admitted {
             self.lane.queued -= usize::from(self.clients.scheduled(id.0));
         }
@@ -228,17 +231,18 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
             let block_size = self.engine.scheduler.config().block_size;
             sink.step(&steps::row(plan, &stats, &outcome, start, block_size))?;
         }
-        let delivered = end + self.lane.overhead.delivery();
+        let tokens = events.iter().filter(|event| matches!(event, Event::Token { .. })).count();
+        let delivered = self.lane.front_end.told(end, tokens, &self.lane.overhead);
         if delivered > self.horizon {
             return Ok(false);
         }
+        self.lane.front_end.give_out(end, tokens, &self.lane.overhead);
         self.lane.now = end;
         self.give_up(delivered)?;
-        let (mut tokens, mut ended) = (0, 0);
+        let mut ended = 0;
         for event in events.drain(..) {
             match event {
                 Event::Token { id, token, .. } => {
-                    tokens += 1;
                     if self.clients.token(id.0, delivered, token) {
                         self.clients.hang_up(id.0, delivered)?;
                         self.engine.scheduler.abort(self.lane.now, id);

@@ -31,11 +31,12 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
             let sequences = stretch.sequences();
             let Some(elapsed) = foresight.decode_time(sequences, stretch.keys()) else { break };
             let end = lane.now + elapsed;
-            let told = end + lane.overhead.delivery();
+            let told = lane.front_end.told(end, sequences, &lane.overhead);
             if told >= patience || told > self.horizon {
                 break;
             }
             stretch.step(end, foresight, &mut ended);
+            lane.front_end.give_out(end, sequences, &lane.overhead);
             delivered.push(ns(told));
             tokens += sequences;
             lane.now = end + lane.overhead.between_steps(sequences);
