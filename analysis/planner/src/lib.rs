@@ -10,6 +10,7 @@
 
 pub mod autoscale;
 pub mod closed_loop;
+pub mod day_shape;
 pub mod deployment;
 pub mod edge;
 pub mod explain;

@@ -90,6 +90,7 @@ fn facts(day: &Day) -> Facts<'_> {
         cold_start: 120 * S,
         min_replicas: 1,
         max_replicas: 8,
+        factor: 1,
     }
 }
 
@@ -228,7 +229,7 @@ fn targets_come_from_the_capacity_and_the_slo() {
         polling_interval: 30 * S,
         cooldown_period: 300 * S,
     };
-    let words = |rule| of(rule).unwrap().words();
+    let words = |rule| of(rule).unwrap().words(1);
     assert_eq!(words(keda(ScalerMetric::InFlight, None)), "2.80 in flight a replica; polled every 30.0 s");
     assert_eq!(words(keda(ScalerMetric::Ttft, None)), "TTFT p95 1.00 s; polled every 30.0 s");
     assert_eq!(words(keda(ScalerMetric::Ttft, Some(0.4))), "TTFT p95 400 ms; polled every 30.0 s");

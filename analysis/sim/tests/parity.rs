@@ -14,8 +14,14 @@ use llmlab_sim::replay::RecordedStep;
 use llmlab_sim::{Options, Overhead, Recorder, Recording, ReplayExecutor, simulate};
 use std::time::Duration;
 
-const OVERHEAD: Overhead =
-    Overhead { request_s: 1e-4, prompt_token_s: 1e-6, step_s: 1e-5, step_token_s: 1e-6, delivery_s: 2e-5, ..Overhead::NONE };
+const OVERHEAD: Overhead = Overhead {
+    request_s: 1e-4,
+    prompt_token_s: 1e-6,
+    step_s: 1e-5,
+    step_token_s: 1e-6,
+    delivery_s: 2e-5,
+    ..Overhead::NONE
+};
 
 fn cpu(config: &EngineConfig) -> CpuExecutor {
     let model = llmlab_models::load("synthetic:llama-15m", 3).unwrap();

@@ -99,8 +99,9 @@ fn copy(trial: usize, records: &[RequestRecord], from_ns: u64, window_ns: u64) -
         })
         .collect();
 
-    let first =
-        |(sent, _, record): &(u64, u64, &RequestRecord)| Some(record.first_token_ns().or(record.done_ns)?.saturating_sub(*sent));
+    let first = |(sent, _, record): &(u64, u64, &RequestRecord)| {
+        Some(record.first_token_ns().or(record.done_ns)?.saturating_sub(*sent))
+    };
     let ttft_ns = median(inside.iter().filter_map(first)).unwrap_or(window_ns).min(window_ns / 2);
     let events = records.iter().flat_map(|record| &record.events);
     let events = events.filter(|event| (from_ns..to_ns).contains(&event.at_ns)).count() as u64;

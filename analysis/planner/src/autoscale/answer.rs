@@ -141,6 +141,7 @@ pub fn answer(
         cold_start: cold_start.total(),
         min_replicas,
         max_replicas,
+        factor,
     };
     let scalers: Vec<Scaler> = spec
         .policies
@@ -167,7 +168,7 @@ pub fn answer(
             let outcome = replay(&setup, &scaler, first_replicas, watch, &told)?;
             Ok(outcome.map(|outcome| Replayed {
                 name: scaler.name.clone(),
-                rule: scaler.words(),
+                rule: scaler.words(factor),
                 first_replicas,
                 score: Score::of(&outcome, question.limits, first_replicas).times(f64::from(factor)),
                 scaler,

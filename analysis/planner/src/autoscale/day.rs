@@ -7,6 +7,7 @@ use llmlab_scenarios::autoscale::SurgeSpec;
 use llmlab_scenarios::plan::Demand;
 
 use super::AutoscaleError;
+use crate::day_shape;
 use crate::plan::capacity::Traffic;
 
 pub const SECONDS: f64 = 86_400.0;
@@ -48,12 +49,9 @@ impl Line {
 
 impl Day {
     /// Each hour's rate in its middle and straight lines between, through midnight; then as many requests as the hours have.
-    /// Without hours a sine with its peak at 14:00, or a flat line where the busiest hour is the mean.
+    /// Without hours those of [`day_shape`].
     pub fn of(demand: &Demand, surge: Option<&SurgeSpec>) -> Result<Day, AutoscaleError> {
-        let hours = match &demand.hourly_rps {
-            Some(hours) => hours.clone(),
-            None => without_hours(demand)?,
-        };
+        let hours = day_shape::hours(demand);
         let count = hours.len().max(1);
         let step = SECONDS / count as f64;
         let rate = |at_s: f64| {
@@ -177,21 +175,6 @@ impl Day {
     }
 }
 
-fn without_hours(demand: &Demand) -> Result<Vec<f64>, AutoscaleError> {
-    let amplitude = demand.peak_rps / demand.mean_rps - 1.0;
-    if amplitude > 1.0 + 1e-9 {
-        return Err(AutoscaleError::Input(
-            "the busiest hour has more than twice the mean, and a sine cannot; write the hours of the day: [demand] hourly = [24 numbers]"
-                .into(),
-        ));
-    }
-    let hour = |hour: u32| {
-        let phase = (f64::from(hour) + 0.5 - 14.0) / 24.0;
-        demand.mean_rps * (1.0 + amplitude * (std::f64::consts::TAU * phase).cos())
-    };
-    Ok((0..24).map(hour).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,7 +197,6 @@ mod tests {
         assert!((bins / day.requests() - 1.0).abs() < 0.01);
         let sine = Day::of(&Demand { mean_rps: 2.0, peak_rps: 4.0, hourly_rps: None }, None).unwrap();
         assert!((sine.rate(14.0 * HOUR_S) - 4.0).abs() < 0.1 && sine.rate(2.0 * HOUR_S) < 0.1);
-        assert!(Day::of(&Demand { mean_rps: 2.0, peak_rps: 5.0, hourly_rps: None }, None).is_err());
     }
 
     #[test]

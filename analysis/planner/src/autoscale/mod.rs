@@ -13,7 +13,7 @@ pub mod score;
 
 pub use answer::{Autoscaling, Question, Replayed, answer};
 pub use day::Day;
-pub use policy::{Facts, Rule, Scaler};
+pub use policy::{Facts, Rule, Scaler, activation_scale};
 pub use replay::{Setup, Watch, replay};
 pub use score::Score;
 

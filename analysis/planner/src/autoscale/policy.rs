@@ -42,6 +42,8 @@ pub struct Facts<'a> {
     pub cold_start: Duration,
     pub min_replicas: u32,
     pub max_replicas: u32,
+    /// Replicas of the service that one of the replay stands for; a plan file counts those of the service.
+    pub factor: u32,
 }
 
 impl Facts<'_> {
@@ -49,6 +51,14 @@ impl Facts<'_> {
         // A quotient a hair above a whole number is that number; the cast saturates.
         ((rate_rps / self.replica_rps - 1e-9).ceil().max(0.0) as u32)
             .clamp(self.min_replicas, self.max_replicas)
+    }
+}
+
+/// An activation is compared with the whole service's metric, of which the replay has a part where it is a sum.
+pub fn activation_scale(metric: ScalerMetric, factor: u32) -> f64 {
+    match metric {
+        ScalerMetric::Waiting | ScalerMetric::InFlight | ScalerMetric::Tokens => f64::from(factor),
+        ScalerMetric::Kv | ScalerMetric::Ttft => 1.0,
     }
 }
 
@@ -72,7 +82,10 @@ impl Scaler {
         let (least, most) = (facts.min_replicas, facts.max_replicas);
         let rule = match &spec.rule {
             ScalerRule::Static { replicas } => Rule::Static {
-                replicas: replicas.unwrap_or_else(|| facts.replicas(facts.expected.peak_rps())).min(most),
+                replicas: replicas
+                    .map(|replicas| replicas.div_ceil(facts.factor))
+                    .unwrap_or_else(|| facts.replicas(facts.expected.peak_rps()))
+                    .min(most),
             },
             ScalerRule::Hpa { metric, target, scale_up_window, scale_down_window } => {
                 let target = target_of(&spec.name, *metric, *target, facts)?;
@@ -104,14 +117,14 @@ impl Scaler {
             } => {
                 let target = target_of(&spec.name, *metric, *target, facts)?;
                 let scaled = Metric { signal: signal(*metric), target: external(*metric, target) };
-                let mut triggers = vec![(scaled, *activation)];
+                let mut triggers = vec![(scaled, activation / activation_scale(*metric, facts.factor))];
                 if *min_replicas == 0 {
                     // Without it a service that answers at once, so that nothing waits, would be sent to zero.
                     let target = Target::AverageValue(NEVER_FULL);
                     triggers.push((Metric { signal: Signal::RequestsPerS, target }, 0.0));
                 }
                 let config = KedaConfig {
-                    min_replica_count: (*min_replicas).min(most),
+                    min_replica_count: min_replicas.div_ceil(facts.factor).min(most),
                     max_replica_count: most,
                     polling_interval: *polling_interval,
                     cooldown_period: *cooldown_period,
@@ -160,11 +173,11 @@ impl Scaler {
         }
     }
 
-    /// Its parameters.
-    pub fn words(&self) -> String {
+    /// Its parameters, with the service's replicas: each of the replay stands for `factor`.
+    pub fn words(&self, factor: u32) -> String {
         let seconds = |time: Duration| words::seconds(time.as_secs_f64());
         match &self.rule {
-            Rule::Static { replicas } => format!("{replicas} replicas all day"),
+            Rule::Static { replicas } => format!("{} replicas all day", replicas.saturating_mul(factor)),
             Rule::Hpa { metric, config } => format!(
                 "{}; window up {}, down {}",
                 target_words(*metric, &config.metrics),

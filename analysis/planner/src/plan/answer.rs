@@ -17,6 +17,7 @@ use super::pareto;
 use super::row::{Refusal, RefusalKind, Row, Sized, row};
 use super::search::Found;
 use super::words;
+use crate::day_shape;
 
 /// How often spot machines are taken away, a replica an hour. Providers publish monthly rates of 5 to 20 % for most GPU types;
 /// this is the upper end.
@@ -100,6 +101,15 @@ impl Plan {
                 change: "a larger budget, a longer limit, or less traffic at the busiest hour".into(),
             });
         }
+        if let (Some(row), true) = (self.rows.first(), self.refused.is_empty()) {
+            let reason = format!(
+                "{} meets the SLO with an even share of the traffic, and not as a cluster of {} replicas, nor with a quarter more",
+                row.sized.candidate.words(),
+                row.needed
+            );
+            let change = "a longer limit, a smaller peak, or other hardware".into();
+            return Some(Refusal { kind: RefusalKind::NoRate, reason, change });
+        }
         // The refusal that came furthest says most.
         let nearest = self.refused.iter().max_by_key(|(_, refusal)| refusal.kind);
         match nearest {
@@ -173,15 +183,7 @@ pub fn answer(
                 let devices = (u64::from(replicas) + u64::from(spec.space.spare_replicas))
                     * u64::from(one.candidate.devices());
                 if devices > u64::from(spec.space.max_devices) {
-                    let refusal = Refusal {
-                        kind: RefusalKind::TooManyDevices,
-                        reason: format!(
-                            "takes {devices} devices, at most {} may be used",
-                            spec.space.max_devices
-                        ),
-                        change: "a higher max_devices, or a faster device".into(),
-                    };
-                    refused.push((one.candidate.clone(), refusal));
+                    refused.push((one.candidate.clone(), too_large(devices, spec.space.max_devices)));
                 } else {
                     sized.push(one);
                 }
@@ -244,11 +246,35 @@ pub fn answer(
         simulations,
         spec: spec.clone(),
     };
+    refuse_too_large(&mut plan);
     sort(&mut plan);
     check_clusters(&mut plan, run)?;
     plan.apis = apis(&plan, market);
     plan.sensitivities = sensitivities(&plan);
     Ok(plan)
+}
+
+/// Rows that hold more devices than may be used, with all that is held beside those that serve.
+fn refuse_too_large(plan: &mut Plan) {
+    let most = plan.spec.space.max_devices;
+    let (fit, large): (Vec<Row>, Vec<Row>) =
+        std::mem::take(&mut plan.rows).into_iter().partition(|row| row.devices() <= most);
+    plan.rows = fit;
+    for row in large {
+        let still = plan.rows.iter().any(|fit| fit.sized.candidate == row.sized.candidate);
+        let known = plan.refused.iter().any(|(candidate, _)| *candidate == row.sized.candidate);
+        if !still && !known {
+            plan.refused.push((row.sized.candidate.clone(), too_large(u64::from(row.devices()), most)));
+        }
+    }
+}
+
+fn too_large(devices: u64, most: u32) -> Refusal {
+    Refusal {
+        kind: RefusalKind::TooManyDevices,
+        reason: format!("takes {devices} devices, at most {most} may be used"),
+        change: "a higher max_devices, or a faster device".into(),
+    }
 }
 
 fn put_price(
@@ -311,16 +337,23 @@ fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanErro
             continue;
         };
         check.added += row.needed - before;
+        let share = plan.spec.demand.peak_rps / f64::from((before + check.added).max(1));
+        let at_peak = match check.added > row.needed - before {
+            true => (run.at_rate)(&candidate, share)?,
+            false => row.at_peak.clone(),
+        };
         for other in plan.rows.iter_mut().filter(|other| other.sized.candidate == candidate) {
             if other.needed < before + check.added {
                 let served = Served { output_share: other.sized.output_share, ..plan.served };
-                let at_peak = other.at_peak.clone();
-                *other = put_price(&plan.spec, &other.sized, &other.price, check.added, &served, at_peak);
+                let priced =
+                    put_price(&plan.spec, &other.sized, &other.price, check.added, &served, at_peak.clone());
+                *other = priced;
             }
             if other.price.pricing == row.price.pricing {
                 other.cluster = Some(check.clone());
             }
         }
+        refuse_too_large(plan);
         sort(plan);
     }
     plan.simulations += seen.len() as u64;
@@ -328,7 +361,7 @@ fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanErro
 }
 
 fn apis(plan: &Plan, market: &Market) -> Vec<ApiRow> {
-    let hours = hybrid::hours(&plan.spec.demand);
+    let hours = day_shape::hours(&plan.spec.demand);
     let requests_per_month = plan.served.mean_rps * 3600.0 * super::money::HOURS_PER_MONTH;
     let mut rows: Vec<ApiRow> = market
         .apis
@@ -376,11 +409,15 @@ fn sensitivities(plan: &Plan) -> Vec<Sensitivity> {
                     tried.rate_rps /= 1.0 + slower * sized.errors.throughput;
                 }
                 let (replicas, _) = sized.replicas(peak);
-                // As many beside those that serve as the row has.
-                let replicas = replicas.saturating_add(row.replicas - row.needed);
+                // As many beside an even share as the row has, in proportion, and as many beside those that serve.
+                let now = plan.spec.demand.peak_rps;
+                let added = row.needed - row.sized.replicas(now).0;
+                let added = (f64::from(added) * (peak / now)).ceil() as u32;
+                let replicas = replicas.saturating_add(added).saturating_add(row.replicas - row.needed);
                 let hour = f64::from(replicas) * f64::from(sized.candidate.devices()) * price(row);
                 (row, replicas, hour * super::money::HOURS_PER_MONTH)
             })
+            .filter(|(_, _, usd)| plan.spec.usd_per_month.is_none_or(|budget| *usd <= budget))
             .min_by(|a, b| a.2.total_cmp(&b.2))
     };
     let peak = plan.spec.demand.peak_rps;
@@ -388,7 +425,11 @@ fn sensitivities(plan: &Plan) -> Vec<Sensitivity> {
     let chosen = &best.sized.candidate.hardware;
     let mut found = Vec::new();
     let mut add = |change: String, answer: Option<(&Row, u32, f64)>| {
-        let Some((row, replicas, usd)) = answer else { return };
+        let Some((row, replicas, usd)) = answer else {
+            let answer = "nothing within the budget".to_owned();
+            found.push(Sensitivity { change, answer, usd_per_month: None, decision_changes: true });
+            return;
+        };
         found.push(Sensitivity {
             change,
             answer: format!("{replicas} x ({}), {}", row.sized.candidate.words(), row.price.pricing.name()),

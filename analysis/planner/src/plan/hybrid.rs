@@ -1,8 +1,5 @@
 //! Replicas of one's own for the base load, an API for what is more.
 
-use std::f64::consts::TAU;
-
-use llmlab_scenarios::plan::Demand;
 use serde::Serialize;
 
 use super::money::HOURS_PER_MONTH;
@@ -24,20 +21,6 @@ impl Division {
     pub fn usd_per_month(&self) -> f64 {
         self.own_usd_per_month + self.api_usd_per_month
     }
-}
-
-/// Requests a second of each hour. Where only mean and peak are known, a day that goes up and down as a sine, with its foot
-/// cut off at nothing.
-pub fn hours(demand: &Demand) -> Vec<f64> {
-    if let Some(hourly) = &demand.hourly_rps {
-        return hourly.clone();
-    }
-    let swing = demand.peak_rps - demand.mean_rps;
-    let hour = |hour: u32| (demand.mean_rps + swing * (TAU * f64::from(hour) / 24.0).cos()).max(0.0);
-    let day: Vec<f64> = (0..24).map(hour).collect();
-    // Where the foot was cut off the rest would be more than the day has.
-    let scale = demand.mean_rps * 24.0 / day.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-    day.into_iter().map(|rate| rate * scale).collect()
 }
 
 /// Tries every number of own replicas up to `most`, at `usd_per_replica_hour` and `replica_rps` each. In each hour the API
@@ -89,16 +72,5 @@ mod tests {
         assert_eq!(divide(&day, 3, 1.0, 1.0, 4.5 / 3600.0).unwrap().replicas, 3);
         assert_eq!(divide(&day, 3, 1.0, 1.0, 0.1 / 3600.0).unwrap().replicas, 0);
         assert_eq!(divide(&[0.0; 24], 3, 1.0, 1.0, 1.0), None);
-    }
-
-    #[test]
-    fn a_day_that_is_not_described_has_its_mean_and_about_its_peak() {
-        let demand = Demand { mean_rps: 2.0, peak_rps: 3.0, hourly_rps: None };
-        let day = hours(&demand);
-        assert!((day.iter().sum::<f64>() / 24.0 - 2.0).abs() < 1e-12);
-        assert!((day.iter().copied().fold(0.0, f64::max) - 3.0).abs() < 1e-12);
-        let steep = hours(&Demand { mean_rps: 1.0, peak_rps: 9.0, hourly_rps: None });
-        assert!((steep.iter().sum::<f64>() / 24.0 - 1.0).abs() < 1e-12);
-        assert!(steep.iter().all(|rate| *rate >= 0.0));
     }
 }

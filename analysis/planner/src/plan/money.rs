@@ -47,11 +47,12 @@ pub struct HourlyPrice {
 
 /// What an owned device costs an hour, used or not: its share of the purchase and of the upkeep, and its power.
 ///
-/// `watts` is the draw of the device at the load it has; the rest of the server draws in proportion to its price.
+/// `watts` is the draw of the device; the rest of the server draws in proportion to its price.
 pub fn owned_usd_per_hour(purchase_usd: f64, watts: f64, own: &Own) -> f64 {
     let server = purchase_usd * (1.0 + own.server_overhead);
     let a_year = server / own.years + server * own.upkeep_per_year;
-    a_year / HOURS_PER_YEAR + watts * 1e-3 * own.pue * own.usd_per_kwh
+    let kilowatts = watts * 1e-3 * (1.0 + own.server_overhead);
+    a_year / HOURS_PER_YEAR + kilowatts * own.pue * own.usd_per_kwh
 }
 
 /// Mean power of a device that computes in `busy` of the time. Boards idle at about a sixth of their limit and draw near it
@@ -106,7 +107,7 @@ pub fn bill(usd_per_hour: f64, served: &Served) -> Bill {
     }
 }
 
-/// What the same requests cost at an API's prices, by the month.
+/// What one of the same requests costs at an API's prices.
 pub fn api_usd_per_request(usd_per_million_in: f64, usd_per_million_out: f64, served: &Served) -> f64 {
     (usd_per_million_in * served.input_tokens + usd_per_million_out * served.output_tokens) / 1e6
 }
@@ -153,7 +154,7 @@ mod tests {
         let own =
             Own { years: 4.0, usd_per_kwh: 0.1, pue: 1.2, server_overhead: 1.0 / 3.0, upkeep_per_year: 0.1 };
         let hour = owned_usd_per_hour(30_000.0, 700.0, &own);
-        let expected = 40_000.0 / 4.0 / 8760.0 + 4000.0 / 8760.0 + 0.7 * 1.2 * 0.1;
+        let expected = 40_000.0 / 4.0 / 8760.0 + 4000.0 / 8760.0 + 0.7 * 4.0 / 3.0 * 1.2 * 0.1;
         assert!((hour - expected).abs() < 1e-12, "{hour}");
     }
 

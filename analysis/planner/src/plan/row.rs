@@ -34,7 +34,7 @@ pub enum RefusalKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Provenance {
-    /// This model was measured on this device.
+    /// This device was measured, under the same software.
     Measured,
     /// This device, or one of its class, was measured.
     Calibrated,
@@ -114,7 +114,7 @@ pub struct Row {
     pub replicas_range: (u32, u32),
     /// At the busiest hour.
     pub at_peak: Tried,
-    /// How much more the replicas could take than the busiest hour brings; spare ones do not count.
+    /// How much more the replicas could take than the busiest hour brings; spare and added ones do not count.
     pub headroom: f64,
     /// What the SLO breaks on first when there is more traffic.
     pub binding: String,
@@ -140,8 +140,8 @@ impl Row {
     }
 }
 
-/// `added`: replicas beyond an even share of the traffic. `surplus`: how many times as many devices have to be held as are
-/// needed, for pricings that take them away.
+/// `added`: replicas beyond an even share of the traffic. `surplus`: how many times as many replicas have to be held as are
+/// needed, for pricings that take them away; in whole replicas, of which spare ones are some.
 pub fn row(
     sized: &Sized,
     price: &HourlyPrice,
@@ -155,8 +155,9 @@ pub fn row(
 ) -> Row {
     let (alone, range) = sized.replicas(peak_rps);
     let needed = alone.saturating_add(added);
-    // Those that serve, those that make up for what is taken away, and the spare ones.
-    let held = |needed: u32| ((f64::from(needed) * surplus).round() as u32).saturating_add(spare);
+    // Those that serve, and the spare ones, which make up for what is taken away too.
+    let taken = |needed: u32| (f64::from(needed) * (surplus - 1.0)).ceil() as u32;
+    let held = |needed: u32| needed.saturating_add(spare.max(taken(needed)));
     let hour = |needed: u32| f64::from(held(needed)) * f64::from(sized.candidate.devices()) * price.usd;
     let month = |needed: u32| hour(needed) * super::money::HOURS_PER_MONTH;
     let replicas = held(needed);
@@ -169,11 +170,12 @@ pub fn row(
         replicas,
         needed,
         spare,
-        replicas_range: (held(range.0), held(range.1)),
-        headroom: sized.replica_rps() * f64::from(needed) / peak_rps - 1.0,
+        replicas_range: (held(range.0.saturating_add(added)), held(range.1.saturating_add(added))),
+        // The added ones are there because that rate does not hold in a cluster.
+        headroom: sized.replica_rps() * f64::from(alone) / peak_rps - 1.0,
         binding: binding(sized),
         n_plus_one_usd_per_month: month(needed.saturating_add(1)),
-        usd_per_month_range: (month(range.0), month(range.1)),
+        usd_per_month_range: (month(range.0.saturating_add(added)), month(range.1.saturating_add(added))),
         within_budget: budget.is_none_or(|most| bill.usd_per_month <= most),
         watts,
         bill,

@@ -12,6 +12,9 @@ pub const KEYS: &str = "traffic=<factor>x, input=<factor>x, output=<factor>x, sl
                         budget=<dollars a month>, hardware=<name>, weights=<format>, kv=<format>, tp=<n>, pp=<n>, \
                         pricing=<way>, spare=<replicas>";
 
+/// As in a plan file.
+const LONGEST_LIMIT: std::time::Duration = std::time::Duration::from_secs(10 * 365 * 86_400);
+
 /// Applies `changes`, separated by commas; several of one key are a list.
 pub fn what_if(spec: &PlanSpec, changes: &str) -> Result<PlanSpec, PlanError> {
     let mut changed = spec.clone();
@@ -52,7 +55,11 @@ pub fn what_if(spec: &PlanSpec, changes: &str) -> Result<PlanSpec, PlanError> {
                 for (_, limit) in
                     [&mut slo.ttft, &mut slo.tpot, &mut slo.itl, &mut slo.e2e].into_iter().flatten()
                 {
-                    *limit = limit.mul_f64(factor);
+                    let longer = limit.as_secs_f64() * factor;
+                    let known = std::time::Duration::try_from_secs_f64(longer).ok();
+                    *limit = known
+                        .filter(|limit| *limit <= LONGEST_LIMIT)
+                        .ok_or_else(|| wrong(change, "a limit would be above ten years"))?;
                 }
             }
             "budget" => {

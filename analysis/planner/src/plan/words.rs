@@ -3,7 +3,8 @@
 /// Three significant digits with a unit that suits.
 pub fn seconds(seconds: f64) -> String {
     match seconds {
-        s if !s.is_finite() => "never".into(),
+        s if s.is_nan() => "-".into(),
+        s if s.is_infinite() => "never".into(),
         s if s < 1e-3 => format!("{} us", digits(s * 1e6)),
         s if s < 1.0 => format!("{} ms", digits(s * 1e3)),
         s if s < 120.0 => format!("{} s", digits(s)),

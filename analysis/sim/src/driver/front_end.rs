@@ -1,5 +1,11 @@
 //! The front end of a server: one thing after another, requests on their way in and tokens on their way out. Steps do not wait
 //! for it; where it is slower than they are, tokens do.
+//!
+//! Requests wait for requests, in the order of sending. Tokens wait for tokens, and for the work on requests: that is put
+//! before the step that admits them, so that it costs no time where there was some. What is not in it: a request that comes
+//! while tokens wait goes before them.
+
+use std::time::Duration;
 
 use llmlab_core::request::At;
 
@@ -8,42 +14,36 @@ use crate::overhead::Overhead;
 /// Times at which it is done with what it was given.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct FrontEnd {
-    /// With all of it.
-    free: At,
-    /// With the last request.
     taken_in: At,
-    /// When the last tokens came.
-    last_tokens: At,
+    given_out: At,
 }
 
 impl FrontEnd {
     /// When the scheduler gets a request that was sent at `sent`, in the order of sending.
     pub fn take_in(&mut self, sent: At, prompt_tokens: u32, overhead: &Overhead) -> At {
-        let work = overhead.taking_in();
-        // Tokens of the step that was running then were not there yet.
-        let until = if sent >= self.last_tokens { self.free } else { self.taken_in };
-        let start = sent.max(until);
-        self.taken_in = start + work;
-        self.free = if start >= self.free { self.taken_in } else { self.free + work };
+        self.taken_in = self.taken_in.max(sent) + overhead.taking_in();
         self.taken_in + overhead.before_queue(prompt_tokens)
+    }
+
+    /// A step that starts now admits so many that were not there before.
+    pub fn admitted(&mut self, now: At, requests: u32, overhead: &Overhead) {
+        let work: Duration = overhead.taking_in() * requests;
+        self.given_out = self.given_out.max(now.saturating_sub(work)) + work;
     }
 
     /// When clients have the tokens of a step that ended at `end`.
     pub fn told(&self, end: At, tokens: usize, overhead: &Overhead) -> At {
-        self.free.max(end) + overhead.giving_out(tokens) + overhead.delivery()
+        self.given_out.max(end) + overhead.giving_out(tokens) + overhead.delivery()
     }
 
     /// They were told.
     pub fn give_out(&mut self, end: At, tokens: usize, overhead: &Overhead) {
-        self.free = self.free.max(end) + overhead.giving_out(tokens);
-        self.last_tokens = end;
+        self.given_out = self.given_out.max(end) + overhead.giving_out(tokens);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -56,19 +56,35 @@ mod tests {
     };
 
     #[test]
-    fn requests_and_tokens_pass_one_after_another() {
+    fn requests_wait_for_requests_and_tokens_for_both() {
         let mut front = FrontEnd::default();
         // Two at once: the second waits for the first, and both wait 10 ms beside each other.
         assert_eq!(front.take_in(MS * 100, 7, &BUSY), MS * 114);
         assert_eq!(front.take_in(MS * 100, 7, &BUSY), MS * 118);
-        // Three tokens that come meanwhile wait for both.
-        assert_eq!(front.told(MS * 102, 3, &BUSY), MS * 113);
-        front.give_out(MS * 102, 3, &BUSY);
-        // Sent before they came: after the requests; later ones after the tokens, and after what was put between.
-        assert_eq!(front.take_in(MS * 101, 7, &BUSY), MS * 122);
-        assert_eq!(front.take_in(MS * 105, 7, &BUSY), MS * 129);
+        // That work was done before the step that admits them.
+        front.admitted(MS * 118, 2, &BUSY);
+        assert_eq!(front.told(MS * 120, 3, &BUSY), MS * 125);
+        front.give_out(MS * 120, 3, &BUSY);
+        // The next one starts while these tokens go out: half of its work is left to do.
+        front.admitted(MS * 121, 1, &BUSY);
+        assert_eq!(front.told(MS * 122, 1, &BUSY), MS * 130);
         // Long after, nothing waits.
         assert_eq!(front.told(MS * 500, 1, &BUSY), MS * 503);
+    }
+
+    /// A step every 10 ms that ends one request of 5 tokens and lets in the next takes the front end 9 ms; of 20 tokens, 24 ms.
+    #[test]
+    fn its_work_bounds_what_is_served() {
+        for (tokens, each_ms) in [(5, 10), (20, 24)] {
+            let mut front = FrontEnd::default();
+            let mut last = At::ZERO;
+            for step in 1..=1000 {
+                front.admitted(MS * 10 * (step - 1), 1, &BUSY);
+                last = front.told(MS * 10 * step, tokens, &BUSY);
+                front.give_out(MS * 10 * step, tokens, &BUSY);
+            }
+            assert!(last.abs_diff(MS * each_ms * 1000) < MS * 20, "{last:?}");
+        }
     }
 
     #[test]
@@ -76,8 +92,9 @@ mod tests {
         let plain = Overhead { serial_request_s: 0.0, serial_token_s: 0.0, ..BUSY };
         let mut front = FrontEnd::default();
         assert_eq!(front.take_in(MS * 100, 7, &plain), MS * 110);
+        front.admitted(MS * 110, 40, &plain);
         front.give_out(MS * 300, 50, &plain);
-        assert_eq!(front.take_in(MS * 100, 7, &plain), MS * 110);
-        assert_eq!(front.told(MS * 200, 50, &plain), MS * 302);
+        assert_eq!(front.take_in(MS * 200, 7, &plain), MS * 210);
+        assert_eq!(front.told(MS * 310, 50, &plain), MS * 312);
     }
 }

@@ -218,9 +218,12 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
     /// False when time was over before the step's tokens reached a client.
     fn step(&mut self, plan: &StepPlan) -> Result<bool, SimulationError> {
         let start = self.lane.now + self.lane.overhead.admission(plan.admitted.len());
+        let mut new = 0;
         for (id, _) in &plan.admitted {
-            self.lane.queued -= usize::from(self.clients.scheduled(id.0));
+            new += u32::from(self.clients.scheduled(id.0));
         }
+        self.lane.queued -= new as usize;
+        self.lane.front_end.admitted(self.lane.now, new, &self.lane.overhead);
         let planned = self.steps_sink.is_some().then(|| self.engine.scheduler.stats());
         let outcome = self.engine.executor.execute(plan)?;
         let end = start + outcome.elapsed;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use llmlab_planner::autoscale::activation_scale;
 use llmlab_scenarios::autoscale::ScalerMetric;
 use llmlab_sim::cluster::autoscale::{HpaConfig, KedaConfig, Metric, Signal, Target};
 
@@ -21,7 +22,8 @@ impl Objects<'_> {
             if trigger.signal == Signal::RequestsPerS {
                 return self.prometheus(&self.incoming(), Target::AverageValue(1.0), *activation);
             }
-            self.prometheus(&self.query(metric), trigger.target, *activation)
+            let activation = activation * activation_scale(metric, self.found.factor);
+            self.prometheus(&self.query(metric), trigger.target, activation)
         });
         let first: &[Metric] = &config.triggers.first().map(|(metric, _)| [*metric]).unwrap_or([NOTHING]);
         // What an HPA of KEDA's defaults does, said aloud.

@@ -41,12 +41,13 @@ fn replayed(spec: &ScalerSpec) -> Replayed {
         cold_start: Duration::from_secs(200),
         min_replicas: 1,
         max_replicas: 9,
+        factor: 3,
     };
     let scaler = Scaler::of(spec, &facts).unwrap();
     let wanted = vec![(0.0, 2), (7.5, 4), (9.25, 6), (20.0, 2)];
     Replayed {
         name: spec.name.clone(),
-        rule: scaler.words(),
+        rule: scaler.words(3),
         first_replicas: 2,
         score: Score { wanted, ..Score::default() },
         scaler,
@@ -155,6 +156,30 @@ fn every_policy_reads_back_as_the_objects_of_its_kind() {
         }
     }
     assert!(kinds.contains(&"hpa") && kinds.contains(&"keda"));
+}
+
+/// A replica of the replay stands for three; what a plan file says is of the service, and so is what is written.
+#[test]
+fn written_counts_are_those_of_the_service() {
+    let fixed = ScalerSpec { name: "fixed".into(), rule: ScalerRule::Static { replicas: Some(12) } };
+    assert_eq!(documents(&fixed).0.spec.unwrap().replicas, Some(12));
+    assert_eq!(replayed(&fixed).rule, "12 replicas all day");
+    let keda = ScalerSpec {
+        name: "queue".into(),
+        rule: ScalerRule::Keda {
+            metric: ScalerMetric::Waiting,
+            target: None,
+            min_replicas: 6,
+            activation: 30.0,
+            polling_interval: Duration::from_secs(30),
+            cooldown_period: Duration::from_secs(300),
+        },
+    };
+    let Rule::Keda { config, .. } = replayed(&keda).scaler.rule else { panic!() };
+    assert_eq!((config.min_replica_count, config.triggers[0].1), (2, 10.0));
+    let object: ScaledObject = back(&documents(&keda).1.unwrap());
+    assert_eq!(object.spec.min_replica_count, 6);
+    assert_eq!(object.spec.triggers[0].metadata["activationThreshold"], "30");
 }
 
 #[test]
