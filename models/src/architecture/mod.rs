@@ -175,6 +175,14 @@ impl Architecture {
     }
 }
 
+/// How many layers each stage of a pipeline has, as vLLM shares them out: what is left over goes to the stages before the last.
+pub fn layers_of_stages(layers: u32, stages: u32) -> Vec<u32> {
+    let stages = stages.clamp(1, layers.max(1));
+    let (each, extra) = (layers / stages, layers % stages);
+    let has_more = |stage: u32| stage + 1 + extra >= stages && stage + 1 < stages;
+    (0..stages).map(|stage| each + u32::from(has_more(stage))).collect()
+}
+
 impl Block {
     /// Values of the layer.
     pub fn parameters(&self, hidden_size: u32) -> u64 {

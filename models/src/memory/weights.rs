@@ -6,7 +6,7 @@ use llmlab_quant::TensorPlace;
 
 use super::MemoryConfig;
 use super::matrices::{self, Matrix, TensorClass};
-use crate::architecture::{Architecture, Attention, Block, FeedForward};
+use crate::architecture::{Architecture, Attention, Block, FeedForward, layers_of_stages};
 
 /// The layers of one pipeline stage, with how many there are of each kind.
 #[derive(Debug, Clone)]
@@ -26,13 +26,12 @@ pub(super) struct ClassBytes {
     pub bytes: u64,
 }
 
-/// The layers of each stage, as vLLM shares them out: what is left over goes to the stages before the last.
+/// The layers of each stage.
 pub(super) fn stages(model: &Architecture, count: u32) -> Vec<Stage> {
-    let (each, extra) = (model.num_layers() / count, model.num_layers() % count);
     let mut first_layer = 0;
-    (0..count)
-        .map(|index| {
-            let layers = each + u32::from(index + 1 + extra >= count && index + 1 < count);
+    (0..)
+        .zip(layers_of_stages(model.num_layers(), count))
+        .map(|(index, layers)| {
             let stage = Stage {
                 index,
                 blocks: range(model, first_layer, layers),

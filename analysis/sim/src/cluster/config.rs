@@ -105,6 +105,7 @@ impl ClusterConfig {
         for pool in &self.pools {
             pool.engine
                 .validate()
+                .and_then(|()| pool.engine.validate_batches_in_flight(pool.cost.stages()))
                 .map_err(|error| ClusterError::Engine { pool: pool.name.clone(), error })?;
             pool.check()?;
         }

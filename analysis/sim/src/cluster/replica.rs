@@ -50,6 +50,7 @@ impl<'w> Replica<'w> {
     pub fn new(pool: &Pool, place: usize, desk: usize, now: At, seed: u64) -> Replica<'w> {
         // The configuration was checked before.
         let scheduler = Scheduler::new(pool.engine.clone())
+            .and_then(|scheduler| scheduler.with_batches_in_flight(pool.cost.stages()))
             .unwrap_or_else(|error| panic!("pool {}: {error}", pool.name))
             .without_block_tables();
         let executor = RooflineExecutor::new(Box::new(pool.cost.clone()), seed, pool.vocab_size);

@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use llmlab_core::executor::StageTime;
+
 use super::calibration::{Calibration, DEFAULT_RUNTIME};
 use super::device::Device;
 use super::efficiency::Efficiency;
@@ -101,12 +103,12 @@ impl Roofline {
     }
 
     /// Seconds a step has beside what the device does.
-    fn outside_s(&self, sequences: f64) -> f64 {
+    pub(super) fn outside_s(&self, sequences: f64) -> f64 {
         self.efficiency.step_s + self.efficiency.sequence_s * sequences
     }
 
     /// Of a step whose operations take so long, what it waits for a host that is slower than the device.
-    fn host_wait_s(&self, device_s: f64) -> f64 {
+    pub(super) fn host_wait_s(&self, device_s: f64) -> f64 {
         let layers: f64 = self.layers.layers.iter().map(|(count, _)| count).sum();
         (layers * self.efficiency.layer_host_s - device_s).max(0.0)
     }
@@ -155,7 +157,7 @@ impl Roofline {
         seconds + self.host_wait_s(seconds - self.outside_s(rows.sequences))
     }
 
-    fn each(&self, seqs: &[SeqShape], found: impl FnMut(OperationCost)) {
+    pub(super) fn each(&self, seqs: &[SeqShape], found: impl FnMut(OperationCost)) {
         self.operations(Rows::of(seqs), |window| self.attention_work(seqs, window), found);
     }
 
@@ -412,6 +414,14 @@ impl CostModel for Roofline {
             attention += cost.seconds();
         }
         Some(self.whole(self.decode_rows_s(sequences), attention, sequences))
+    }
+
+    fn stages(&self) -> usize {
+        self.layers.pipeline_stages as usize
+    }
+
+    fn stage_times(&self, seqs: &[SeqShape], times: &mut Vec<StageTime>) {
+        self.in_stages(seqs, times);
     }
 }
 

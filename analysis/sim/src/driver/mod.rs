@@ -6,6 +6,7 @@
 
 pub(crate) mod clients;
 pub(crate) mod ids;
+mod pipeline;
 pub(crate) mod server;
 mod steps;
 mod stretches;

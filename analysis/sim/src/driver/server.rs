@@ -11,11 +11,13 @@ use llmlab_core::engine::Engine;
 use llmlab_core::executor::Executor;
 use llmlab_core::request::{At, Event, LoraId, Request, RequestId, StopRules};
 use llmlab_core::scheduler::Planned;
-use llmlab_core::step::StepPlan;
+use llmlab_core::stats::Stats;
+use llmlab_core::step::{StepOutcome, StepPlan};
 use llmlab_loadgen::Prompt;
 use llmlab_loadgen::workload::PlannedRequest;
 
 use super::clients::{Clients, Ledger};
+use super::pipeline::Pipeline;
 use super::steps::{self, StepSink};
 use super::{SimulationError, ids};
 use crate::overhead::Overhead;
@@ -40,6 +42,7 @@ pub(crate) struct Lane<'w> {
     pub queued: usize,
     /// Somebody waits elsewhere until this server has room.
     pub pressed: bool,
+    pub(super) pipeline: Pipeline,
     /// Memory for those of a step.
     events: Vec<Event>,
     /// Memory for the times of a stretch.
@@ -60,6 +63,7 @@ impl Lane<'_> {
             ended_saturated: 0,
             queued: 0,
             pressed: false,
+            pipeline: Pipeline::default(),
             events: Vec::new(),
             delivered_ns: Vec::new(),
         }
@@ -127,6 +131,9 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
     pub fn work(&mut self) -> Result<Did, SimulationError> {
         self.take_in()?;
         self.give_up(self.lane.now)?;
+        if self.engine.scheduler.batches_in_flight() > 1 {
+            return self.work_in_stages();
+        }
         if self.stretch()? {
             return Ok(Did::Steps);
         }
@@ -201,7 +208,7 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
     }
 
     /// Tells clients whose requests their policy did not let wait any longer.
-    fn let_expired_go(&mut self) -> Result<(), SimulationError> {
+    pub(super) fn let_expired_go(&mut self) -> Result<(), SimulationError> {
         let told = self.lane.now + self.lane.overhead.delivery();
         for event in self.engine.scheduler.take_expired() {
             if let Event::Finished { id, reason } = event {
@@ -215,18 +222,35 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
     /// False when time was over before the step's tokens reached a client.
     fn step(&mut self, plan: &StepPlan) -> Result<bool, SimulationError> {
         let start = self.lane.now;
+        let planned = self.begin(plan);
+        let outcome = self.engine.executor.execute(plan)?;
+        self.land(plan, &outcome, start, start + outcome.elapsed, outcome.elapsed, planned)
+    }
+
+    /// Whom the step lets in waits no longer. For a log, what the scheduler's state is while it runs.
+    pub(super) fn begin(&mut self, plan: &StepPlan) -> Option<Stats> {
         for (id, _) in &plan.admitted {
             self.lane.queued -= usize::from(self.clients.scheduled(id.0));
         }
-        let planned = self.steps_sink.is_some().then(|| self.engine.scheduler.stats());
-        let outcome = self.engine.executor.execute(plan)?;
-        let end = start + outcome.elapsed;
+        self.steps_sink.is_some().then(|| self.engine.scheduler.stats())
+    }
+
+    /// The end of a step, which adds `worked` to the time in steps. False when time was over before its tokens reached a client.
+    pub(super) fn land(
+        &mut self,
+        plan: &StepPlan,
+        outcome: &StepOutcome,
+        start: At,
+        end: At,
+        worked: Duration,
+        planned: Option<Stats>,
+    ) -> Result<bool, SimulationError> {
         let mut events = std::mem::take(&mut self.lane.events);
-        self.engine.scheduler.commit_into(end, plan, &outcome, &mut events);
+        self.engine.scheduler.commit_into(end, plan, outcome, &mut events);
         self.lane.steps += 1;
         if let (Some(sink), Some(stats)) = (&mut self.steps_sink, planned) {
             let block_size = self.engine.scheduler.config().block_size;
-            sink.step(&steps::row(plan, &stats, &outcome, start, block_size))?;
+            sink.step(&steps::row(plan, &stats, outcome, start, block_size))?;
         }
         let delivered = end + self.lane.overhead.delivery();
         if delivered > self.horizon {
@@ -251,7 +275,7 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
             }
         }
         self.lane.events = events;
-        self.lane.worked(outcome.elapsed, ended);
+        self.lane.worked(worked, ended);
         self.clients.told(tokens);
         self.lane.now = end + self.lane.overhead.between_steps(tokens);
         Ok(true)
