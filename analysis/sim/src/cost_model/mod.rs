@@ -3,13 +3,15 @@
 //! Every operation takes the longer of computing and moving bytes, at what the device reaches for that kind of operation and
 //! size, plus a launch (Williams, Waterman, Patterson 2009, Roofline; per operation as in LLM-Viewer, Yuan et al. 2024).
 //! Reading order: [`operation`], [`layers`] (what a model consists of), [`sharded`] (of any family, and divided over devices),
-//! `pipeline` (a step stage by stage), [`device`], [`efficiency`] (what share of a peak is reached) with [`calibration`] (the fitted figures), [`roofline`] (all of it
+//! `layout` (what crosses nodes), `pipeline` (a step stage by
+//! stage), [`device`], [`efficiency`] (what share of a peak is reached) with [`calibration`] (the fitted figures), [`roofline`] (all of it
 //! together), [`lora`] (what adapters add).
 
 pub mod calibration;
 pub mod device;
 pub mod efficiency;
 pub mod layers;
+mod layout;
 pub mod lora;
 pub mod operation;
 mod pipeline;

@@ -25,7 +25,7 @@ impl Places {
     fn add(&mut self, cost: OperationCost) {
         let place = match cost.operation {
             Operation::StepOverhead | Operation::Embedding => &mut self.first,
-            Operation::StageTransfer => {
+            Operation::StageTransfer | Operation::NetworkTransfer => {
                 self.behind = true;
                 &mut self.transfers
             }
@@ -40,7 +40,7 @@ impl Roofline {
     /// Share of the layers in each stage.
     fn stage_shares(&self) -> Vec<f64> {
         let layers: f64 = self.layers.layers.iter().map(|(count, _)| count).sum();
-        let stages = layers_of_stages(layers as u32, self.layers.pipeline_stages as u32);
+        let stages = layers_of_stages(layers as u32, self.layers.sharding.pipeline);
         stages.into_iter().map(|of_stage| f64::from(of_stage) / layers.max(1.0)).collect()
     }
 
@@ -52,14 +52,17 @@ impl Roofline {
         let layers = places.layers + self.host_wait_s(all - self.outside_s(seqs.len() as f64));
         let shares = self.stage_shares();
         let last = shares.len() - 1;
-        let to_next = duration(places.transfers / last.max(1) as f64);
+        let rows: u64 = seqs.iter().map(SeqShape::rows).sum();
+        let to_next = |stage: usize| {
+            self.layout.crossings.get(stage).map_or(Duration::ZERO, |crosses| {
+                let (link_s, network_s) = self.transfer_s(rows as f64, *crosses);
+                duration(link_s + network_s)
+            })
+        };
         times.extend(shares.iter().enumerate().map(|(stage, share)| {
             let first_s = if stage == 0 { places.first } else { 0.0 };
             let last_s = if stage == last { places.last } else { 0.0 };
-            StageTime {
-                busy: duration(share * layers + first_s + last_s),
-                to_next: if stage == last { Duration::ZERO } else { to_next },
-            }
+            StageTime { busy: duration(share * layers + first_s + last_s), to_next: to_next(stage) }
         }));
     }
 }
