@@ -44,6 +44,8 @@ pub(super) struct Replica<'w> {
     pub outstanding: u32,
     pub tokens: u64,
     pub sent: u64,
+    /// When the keys and values that it has promised are sent.
+    pub sends_until: At,
 }
 
 impl<'w> Replica<'w> {
@@ -56,6 +58,7 @@ impl<'w> Replica<'w> {
         let executor = RooflineExecutor::new(Box::new(pool.cost.clone()), seed, pool.vocab_size);
         let mut lane = Lane::new(desk, pool.overhead, pool.max_queue);
         lane.now = now;
+        lane.role = pool.role;
         Replica {
             pool: place,
             engine: Engine::new(scheduler, executor),
@@ -70,6 +73,7 @@ impl<'w> Replica<'w> {
             outstanding: 0,
             tokens: 0,
             sent: 0,
+            sends_until: At::ZERO,
         }
     }
 

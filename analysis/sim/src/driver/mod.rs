@@ -7,6 +7,7 @@
 pub(crate) mod clients;
 pub(crate) mod ids;
 mod pipeline;
+pub(crate) mod role;
 pub(crate) mod server;
 mod steps;
 mod stretches;

@@ -18,6 +18,7 @@ use llmlab_loadgen::workload::PlannedRequest;
 
 use super::clients::{Clients, Ledger};
 use super::pipeline::Pipeline;
+use super::role::Role;
 use super::steps::{self, StepSink};
 use super::{SimulationError, ids};
 use crate::overhead::Overhead;
@@ -29,6 +30,9 @@ pub(crate) struct Lane<'w> {
     /// Sent and not yet at the scheduler: when each gets there, in order.
     pub travelling: BinaryHeap<Reverse<Travelling<'w>>>,
     pub overhead: Overhead,
+    pub role: Role,
+    /// Requests whose prompts are done, and when the router hears of it; for [`Role::Prefill`].
+    pub prefilled: Vec<(At, u64)>,
     pub max_queue: usize,
     /// The engine thread's time.
     pub now: At,
@@ -55,6 +59,8 @@ impl Lane<'_> {
             desk,
             travelling: BinaryHeap::new(),
             overhead,
+            role: Role::Whole,
+            prefilled: Vec::new(),
             max_queue,
             now: At::ZERO,
             steps: 0,
@@ -186,7 +192,9 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
             self.clients.refused(id, answered, 429, words)?;
             return Ok(());
         }
-        match self.engine.scheduler.enqueue_arrived(now, arrives, request(planned)) {
+        let request = request(planned, self.lane.role);
+        let transferred = if self.lane.role == Role::Decode { request.prompt.len() } else { 0 };
+        match self.engine.scheduler.enqueue_transferred(now, arrives, request, transferred) {
             Ok(()) => {
                 self.lane.queued += 1;
                 self.clients.accepted(id, answered);
@@ -259,8 +267,14 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
         self.lane.now = end;
         self.give_up(delivered)?;
         let (mut tokens, mut ended) = (0, 0);
+        let prompts_only = self.lane.role == Role::Prefill;
         for event in events.drain(..) {
             match event {
+                Event::Token { .. } if prompts_only => {}
+                Event::Finished { id, .. } if prompts_only => {
+                    ended += 1;
+                    self.lane.prefilled.push((delivered, id.0));
+                }
                 Event::Token { id, token, .. } => {
                     tokens += 1;
                     if self.clients.token(id.0, delivered, token) {
@@ -283,13 +297,13 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
 }
 
 /// Greedy and of the length that was planned: `ignore_eos` ends it by its length, as live runs force it.
-fn request(planned: &PlannedRequest) -> Request {
+fn request(planned: &PlannedRequest, role: Role) -> Request {
     let prompt: Arc<[u32]> = match &planned.prompt {
         Prompt::Tokens(tokens) => Arc::from(tokens.as_slice()),
         Prompt::Text(_) | Prompt::Messages(_) => ids::of_text(planned.index, planned.prompt_tokens).collect(),
     };
     let stop = StopRules {
-        max_tokens: planned.max_tokens,
+        max_tokens: if role == Role::Prefill { 1 } else { planned.max_tokens },
         min_tokens: 0,
         ignore_eos: true,
         eos_ids: Arc::from([]),

@@ -143,6 +143,18 @@ impl Scheduler {
     /// Queues a request that reached the server at `arrived`, before it was tokenized: its wait counts from there, and
     /// between equal priorities the earlier arrival goes first.
     pub fn enqueue_arrived(&mut self, now: At, arrived: At, request: Request) -> Result<(), EnqueueError> {
+        self.enqueue_transferred(now, arrived, request, 0)
+    }
+
+    /// The same for a request whose first `transferred` tokens were computed by another server, of which the keys and values
+    /// are here. Its last token is computed here in any case. Policies other than `vllm` compute all of it.
+    pub fn enqueue_transferred(
+        &mut self,
+        now: At,
+        arrived: At,
+        request: Request,
+        transferred: usize,
+    ) -> Result<(), EnqueueError> {
         self.tick(now);
         self.state.stats.submitted_total += 1;
         let checked = self.check(&request);
@@ -150,7 +162,8 @@ impl Scheduler {
             self.state.stats.rejected_total += 1;
             return checked;
         }
-        let seq = Sequence::new(request, arrived, self.state.stats.submitted_total);
+        let mut seq = Sequence::new(request, arrived, self.state.stats.submitted_total);
+        seq.transferred = transferred.min(seq.prompt_len() - 1);
         self.state.waiting.push_new(&seq);
         self.state.seqs.insert(seq.id(), seq);
         Ok(())
