@@ -197,6 +197,27 @@ fn parallel_devices_hold_their_part_and_what_is_copied() {
     assert!(item(&half, "weights: routed experts") * 2.0 == item(&of(1, 1), "weights: routed experts"));
 }
 
+/// Five of six layers of Gemma 3 have a window, in turns, so that no stage has all the layers that see everything; those with the
+/// most of them decide.
+#[test]
+fn stages_of_alternating_windows_keep_what_their_own_layers_keep() {
+    let model = architecture("gemma-3-27b").unwrap();
+    let full: Vec<usize> = model
+        .layers()
+        .enumerate()
+        .filter(|(_, block)| block.attention.window().is_none())
+        .map(|at| at.0)
+        .collect();
+    assert_eq!(full, [5, 11, 17, 23, 29, 35, 41, 47, 53, 59], "of 62");
+    let of = |pp: u32| plan("gemma-3-27b", |config| (config.pp, config.max_model_len) = (pp, Some(65_536)));
+    // 10 layers that see everything in 62, 5 in 31: half a stage's layers in half of the bytes, and more memory for them.
+    let (one, two) = (of(1), of(2));
+    let held =
+        |plan: &MemoryPlan| plan.kv_plan.as_ref().unwrap().max_concurrency / plan.kv_bytes_available as f64;
+    let ratio = held(&two) / held(&one);
+    assert!((1.9..2.1).contains(&ratio), "{ratio}");
+}
+
 #[test]
 fn adapters_and_shorter_sequences_change_what_is_left() {
     let plain = plan("llama-3.1-8b", |_| {});

@@ -109,6 +109,9 @@ pub struct SpaceTable {
     /// Default 1.
     #[schemars(with = "Option<Vec<u32>>")]
     pub pipeline_parallel: Option<Vec<Spanned<u32>>>,
+    /// The network between nodes: 10^9 bytes a second in one direction, of one device. Default: the catalogue's figure.
+    #[schemars(with = "Option<f64>")]
+    pub network_gb_per_s: Option<Spanned<f64>>,
     /// on-demand, spot, reserved, own. Default on-demand.
     #[serde(default)]
     #[schemars(schema_with = "schema::pricings")]
@@ -195,6 +198,9 @@ pub struct Space {
     pub kv: Option<Vec<String>>,
     pub tensor_parallel: Vec<u32>,
     pub pipeline_parallel: Vec<u32>,
+    /// Of every device, in place of the catalogue's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_gb_per_s: Option<f64>,
     pub pricing: Vec<String>,
     pub max_num_seqs: u32,
     pub max_num_batched_tokens: u32,

@@ -25,6 +25,11 @@ pub struct AutoscaleArgs {
     pub prometheus: String,
 }
 
+fn network(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.01..=1e4).contains(number));
+    number.ok_or_else(|| "accepted are 0.01 to 10000, in 10^9 bytes a second".into())
+}
+
 #[derive(Debug, Args)]
 pub struct RooflineArgs {
     /// A model of the catalogue
@@ -41,6 +46,9 @@ pub struct RooflineArgs {
     /// Devices that divide the experts
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub ep: u32,
+    /// The network between nodes, of one device in one direction; the catalogue's if left out
+    #[arg(long, value_name = "GB/S", value_parser = network)]
+    pub network: Option<f64>,
     /// bf16, fp8, int8, int4, q4_k_m and others; as published if left out
     #[arg(long, value_name = "FORMAT")]
     pub weights: Option<String>,

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use llmlab_models::architecture::{Architecture, FeedForward};
 use llmlab_models::catalogue;
 use llmlab_planner::Deployment;
 use llmlab_planner::explain::Explanation;
@@ -13,10 +14,40 @@ use crate::cli::RooflineArgs;
 use crate::exit::{Code, Failure};
 use crate::text;
 
+/// Each device has a head, a layer and an expert at least.
+fn sharding(args: &RooflineArgs, model: &Architecture) -> Result<Sharding, Failure> {
+    let name = &model.name;
+    let attention = model.blocks.iter().map(|(_, block)| block.attention.heads());
+    let heads = attention.min().unwrap_or(1);
+    let experts = model.blocks.iter().filter_map(|(_, block)| match block.feed_forward {
+        FeedForward::Experts { experts, .. } => Some(experts),
+        FeedForward::Dense { .. } => None,
+    });
+    let experts = experts.min().unwrap_or(1);
+    let limits = [
+        ("--tp", args.tp, heads, "heads"),
+        ("--pp", args.pp, model.num_layers(), "layers"),
+        ("--ep", args.ep, experts, "experts"),
+    ];
+    for (key, asked, most, what) in limits {
+        if asked > most {
+            let has =
+                if what == "experts" && most == 1 { "no experts".into() } else { format!("{most} {what}") };
+            return Err(Failure::bad_input(format!(
+                "{key} {asked}: {name} has {has}; accepted are 1 to {most}"
+            )));
+        }
+    }
+    Ok(Sharding { tensor: args.tp, pipeline: args.pp, expert: args.ep })
+}
+
 pub fn roofline(args: RooflineArgs) -> Result<Code, Failure> {
     let model = catalogue::architecture(&args.model).map_err(Failure::bad_input)?;
     let hardware = catalogue::hardware(&args.hardware).map_err(Failure::bad_input)?;
-    let device = Device::from_catalogue(hardware).map_err(Failure::bad_input)?;
+    let mut device = Device::from_catalogue(hardware).map_err(Failure::bad_input)?;
+    if let Some(network) = args.network {
+        device.network_bytes_per_s = 1e9 * network;
+    }
     let format = args.weights.clone().unwrap_or_else(|| model.stored.to_string());
     let weights = names::weights(&format).ok_or_else(|| {
         Failure::bad_input(format!(
@@ -26,7 +57,7 @@ pub fn roofline(args: RooflineArgs) -> Result<Code, Failure> {
     let kv_value_bytes = names::kv_value_bytes(&args.kv).ok_or_else(|| {
         Failure::bad_input(format!("--kv: {:.40?} is not known; accepted are bf16, f16, fp8, int8", args.kv))
     })?;
-    let sharding = Sharding { tensor: args.tp, pipeline: args.pp, expert: args.ep };
+    let sharding = sharding(&args, model)?;
     let calibration = Calibration::shipped();
     if !calibration.runtime.contains_key(&args.runtime) {
         let known: Vec<&str> = calibration.runtime.keys().map(String::as_str).collect();

@@ -23,6 +23,15 @@ pub struct Part {
     pub bound_by: &'static str,
 }
 
+/// Bytes a second of one device in one direction, as the data sheets have them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Links {
+    pub link: &'static str,
+    pub link_bytes_per_s: f64,
+    pub devices_per_node: u32,
+    pub network_bytes_per_s: f64,
+}
+
 /// A step on one device.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Explanation {
@@ -45,6 +54,8 @@ pub struct Explanation {
     /// Peaks, for drawing.
     pub flops_per_s: f64,
     pub bytes_per_s: f64,
+    /// What joins the devices of a node, and nodes; `None` for a single device.
+    pub links: Option<Links>,
     #[serde(flatten)]
     pub provenance: Provenance,
 }
@@ -84,6 +95,12 @@ impl Explanation {
             mbu: bytes / (seconds * device.bandwidth_bytes_per_s),
             flops_per_s: device.bf16_flops_per_s,
             bytes_per_s: device.bandwidth_bytes_per_s,
+            links: (cost.layers().sharding.devices() > 1).then(|| Links {
+                link: device.link.name(),
+                link_bytes_per_s: device.link.bytes_per_s(),
+                devices_per_node: device.devices_per_node,
+                network_bytes_per_s: device.network_bytes_per_s,
+            }),
             provenance,
         }
     }
@@ -121,6 +138,16 @@ impl Explanation {
             100.0 * self.mfu,
             100.0 * self.mbu
         );
+        if let Some(links) = self.links {
+            let _ = writeln!(
+                text,
+                "links: {} {:.0} GB/s between the {} devices of a node, network {:.1} GB/s a device between nodes",
+                links.link,
+                links.link_bytes_per_s / 1e9,
+                links.devices_per_node,
+                links.network_bytes_per_s / 1e9
+            );
+        }
         let behind = match self.provenance {
             Provenance::Calibrated { within } => {
                 format!("calibrated on this device: nine in ten measurements within {:.0} %", 100.0 * within)
@@ -195,8 +222,10 @@ impl Part {
 
 fn part(cost: &OperationCost, layers: f64) -> Part {
     use llmlab_sim::cost_model::Operation::*;
-    let once =
-        matches!(cost.operation, Embedding | LmHead | Sampling | StepOverhead | HostLimit | StageTransfer);
+    let once = matches!(
+        cost.operation,
+        Embedding | LmHead | Sampling | StepOverhead | HostLimit | StageTransfer | NetworkTransfer
+    );
     Part {
         operation: cost.operation.name(),
         flops: cost.flops,

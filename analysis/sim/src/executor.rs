@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmlab_core::executor::{Executor, ExecutorError, Foresight};
+use llmlab_core::executor::{Executor, ExecutorError, Foresight, StageTime};
 use llmlab_core::request::{LoraId, RequestId, TokenId};
 use llmlab_core::step::{Sampled, SeqStep, StepOutcome, StepPlan};
 
@@ -19,6 +19,8 @@ pub struct RooflineExecutor {
     seed: u64,
     vocab_size: u32,
     shapes: Vec<SeqShape>,
+    /// Of the last step; empty without a pipeline.
+    stages: Vec<StageTime>,
     adapters: Option<AdapterCost>,
     speculation: Option<Speculation>,
 }
@@ -41,6 +43,7 @@ impl RooflineExecutor {
             seed,
             vocab_size: vocab_size.max(1),
             shapes: Vec::new(),
+            stages: Vec::new(),
             adapters: None,
             speculation: None,
         }
@@ -56,6 +59,16 @@ impl RooflineExecutor {
     pub fn speculating(mut self, speculation: Speculation) -> RooflineExecutor {
         self.speculation = Some(speculation);
         self
+    }
+
+    /// The time of the step's own operations, and what each stage has of it.
+    fn computing(&mut self) -> Duration {
+        self.stages.clear();
+        if self.cost.stages() == 1 {
+            return self.cost.step_time(&self.shapes);
+        }
+        self.cost.stage_times(&self.shapes, &mut self.stages);
+        self.stages.iter().map(|stage| stage.busy + stage.to_next).sum()
     }
 
     /// What the target picks as the `index`-th generated token.
@@ -147,7 +160,8 @@ pub(crate) fn unit(bits: u64) -> f64 {
 impl Executor for RooflineExecutor {
     fn execute(&mut self, plan: &StepPlan) -> Result<StepOutcome, ExecutorError> {
         shapes_of(plan, &mut self.shapes);
-        let mut elapsed = self.cost.step_time(&self.shapes);
+        let computing = self.computing();
+        let mut elapsed = computing;
         if let Some(adapters) = &mut self.adapters {
             elapsed += adapters.step_time(plan);
         }
@@ -158,6 +172,10 @@ impl Executor for RooflineExecutor {
         if let Some(speculation) = &mut self.speculation {
             elapsed += speculation.drafting_time(plan, &sampled);
         }
+        if let Some(last) = self.stages.last_mut() {
+            // Adapters and drafts, which pipelines are not simulated with.
+            last.busy += elapsed - computing;
+        }
         let speculation = self.speculation.as_ref();
         let drafts = speculation.map_or_else(Vec::new, |speculation| self.draft(speculation, plan, &sampled));
         Ok(StepOutcome { sampled, drafts, elapsed })
@@ -165,6 +183,10 @@ impl Executor for RooflineExecutor {
 
     fn foresight(&self) -> Option<&dyn Foresight> {
         Some(self)
+    }
+
+    fn stage_times(&self) -> &[StageTime] {
+        &self.stages
     }
 }
 

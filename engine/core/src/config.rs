@@ -350,6 +350,10 @@ impl PolicyKnobs for TgiConfig {
 pub enum ConfigError {
     #[error("{key} must be at least {least}")]
     TooSmall { key: &'static str, least: u32 },
+    #[error(
+        "several batches in flight are planned by the policy vllm, without async_scheduling and without speculation"
+    )]
+    BatchesInFlight,
     #[error("watermark must be in 0..1, it is {0}")]
     Watermark(f64),
     #[error("waiting_served_ratio must be a number of at least 0, it is {0}")]
@@ -389,6 +393,15 @@ pub enum ConfigError {
 }
 
 impl EngineConfig {
+    /// Whether [`crate::Scheduler::with_batches_in_flight`] takes so many.
+    pub fn validate_batches_in_flight(&self, batches: usize) -> Result<(), ConfigError> {
+        match &self.policy {
+            _ if batches <= 1 => Ok(()),
+            PolicyConfig::Vllm(vllm) if !vllm.async_scheduling && vllm.speculative_config.is_none() => Ok(()),
+            _ => Err(ConfigError::BatchesInFlight),
+        }
+    }
+
     /// Checks everything that does not depend on a request.
     pub fn validate(&self) -> Result<(), ConfigError> {
         at_least("block_size", self.block_size, 1)?;

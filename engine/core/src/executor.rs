@@ -21,6 +21,21 @@ pub trait Executor: Send {
     fn foresight(&self) -> Option<&dyn Foresight> {
         None
     }
+
+    /// Of the step that was executed last, the stages of a pipeline one after the other; their sum is its time. Empty where
+    /// there is one stage.
+    fn stage_times(&self) -> &[StageTime] {
+        &[]
+    }
+}
+
+/// A step in one stage of a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageTime {
+    /// The stage has no time for another step meanwhile.
+    pub busy: Duration,
+    /// From its end to the next stage.
+    pub to_next: Duration,
 }
 
 /// Plain decode steps as [`Executor::execute`] would answer them.
@@ -41,6 +56,10 @@ impl<E: Executor + ?Sized> Executor for Box<E> {
     fn foresight(&self) -> Option<&dyn Foresight> {
         (**self).foresight()
     }
+
+    fn stage_times(&self) -> &[StageTime] {
+        (**self).stage_times()
+    }
 }
 
 impl<E: Executor + ?Sized> Executor for &mut E {
@@ -50,5 +69,9 @@ impl<E: Executor + ?Sized> Executor for &mut E {
 
     fn foresight(&self) -> Option<&dyn Foresight> {
         (**self).foresight()
+    }
+
+    fn stage_times(&self) -> &[StageTime] {
+        (**self).stage_times()
     }
 }

@@ -20,6 +20,8 @@ pub struct Sequence {
     /// Order of enqueueing; breaks the remaining ties.
     pub number: u64,
     pub ever_admitted: bool,
+    /// While it waits for the first time: tokens at its beginning whose keys and values are brought from another server.
+    pub transferred: usize,
     /// Aborted or finished; its blocks may still be held by a rectangular batch.
     pub left: bool,
     /// Tokens in steps that were planned and not committed.
@@ -53,6 +55,7 @@ impl Sequence {
             arrived,
             number,
             ever_admitted: false,
+            transferred: 0,
             left: false,
             in_flight: 0,
             placeholders: 0,

@@ -54,6 +54,7 @@ impl Architecture {
             };
             layers.push(sizes.block(keys, window, feed_forward)?);
         }
+        let (blocks, order) = grouped(layers.into_iter());
         let hidden = sizes.hidden;
         let norm = if family.norm_bias { 2 * hidden } else { hidden };
         let head_bias = if family.head_bias { sizes.vocab } else { 0 };
@@ -61,7 +62,8 @@ impl Architecture {
             name: folder_name(file),
             vocab_size: sizes.vocab,
             hidden_size: hidden,
-            blocks: grouped(layers.into_iter()),
+            blocks,
+            order,
             tied_embeddings: keys
                 .flag("tie_word_embeddings", outer.flag("tie_word_embeddings", family.tied)?)?,
             position_rows: match family.positions {

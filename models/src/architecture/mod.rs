@@ -22,6 +22,8 @@ pub struct Architecture {
     pub hidden_size: u32,
     /// Layers that are alike are one entry with their count, in order of first appearance.
     pub blocks: Vec<(u32, Block)>,
+    /// For each layer, in the model's order, its place in `blocks`.
+    pub order: Vec<usize>,
     /// The output projection is the embedding table.
     pub tied_embeddings: bool,
     /// Rows of a learned position table; 0 with rotary embedding or ALiBi.
@@ -120,17 +122,24 @@ impl Architecture {
             },
             norm_values: norm_values[layer as usize] as u32,
         };
+        let (blocks, order) = grouped((0..spec.num_layers).map(block));
         Architecture {
             name: spec.name.clone(),
             vocab_size: spec.vocab_size,
             hidden_size: spec.hidden_size,
-            blocks: grouped((0..spec.num_layers).map(block)),
+            blocks,
+            order,
             tied_embeddings: spec.tie_word_embeddings,
             position_rows: 0,
             outer_norm_values: outer as u32,
             max_positions: spec.max_position_embeddings,
             stored: StoredFormat::of_dtype(&spec.dtype),
         }
+    }
+
+    /// The layers in the model's order.
+    pub fn layers(&self) -> impl Iterator<Item = &Block> {
+        self.order.iter().map(|place| &self.blocks[*place].1)
     }
 
     /// Decoder layers.
@@ -173,6 +182,14 @@ impl Architecture {
     fn sum(&self, of: impl Fn(&Block) -> u64) -> u64 {
         self.blocks.iter().map(|(count, block)| u64::from(*count) * of(block)).sum()
     }
+}
+
+/// How many layers each stage of a pipeline has, as vLLM shares them out: what is left over goes to the stages before the last.
+pub fn layers_of_stages(layers: u32, stages: u32) -> Vec<u32> {
+    let stages = stages.clamp(1, layers.max(1));
+    let (each, extra) = (layers / stages, layers % stages);
+    let has_more = |stage: u32| stage + 1 + extra >= stages && stage + 1 < stages;
+    (0..stages).map(|stage| each + u32::from(has_more(stage))).collect()
 }
 
 impl Block {
@@ -297,16 +314,19 @@ pub(crate) fn kv_shape(blocks: &[(u32, Block)]) -> KvShape {
     }
 }
 
-/// Counts equal layers together, in order of first appearance.
-fn grouped(layers: impl Iterator<Item = Block>) -> Vec<(u32, Block)> {
+/// Counts equal layers together, in order of first appearance, and says which layer is of which kind.
+fn grouped(layers: impl Iterator<Item = Block>) -> (Vec<(u32, Block)>, Vec<usize>) {
     let mut blocks: Vec<(u32, Block)> = Vec::new();
+    let mut order = Vec::new();
     for layer in layers {
-        match blocks.iter_mut().find(|(_, block)| *block == layer) {
-            Some((count, _)) => *count += 1,
-            None => blocks.push((1, layer)),
-        }
+        let place = blocks.iter().position(|(_, block)| *block == layer).unwrap_or_else(|| {
+            blocks.push((0, layer));
+            blocks.len() - 1
+        });
+        blocks[place].0 += 1;
+        order.push(place);
     }
-    blocks
+    (blocks, order)
 }
 
 #[cfg(test)]

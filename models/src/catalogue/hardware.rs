@@ -68,6 +68,9 @@ pub struct Hardware {
     pub pcie_gb_per_s: Option<Figure>,
     /// Devices that the link joins in the usual server.
     pub devices_per_node: Option<Figure>,
+    /// The network between nodes, 10^9 bytes a second in one direction, of one device: that of its own adapter, or its share of
+    /// the node's.
+    pub network_gb_per_s: Option<Figure>,
     /// Board or socket power limit in watts.
     pub tdp_w: Option<Figure>,
     /// What one costs to buy, in US dollars.
@@ -118,6 +121,7 @@ impl Hardware {
             ("link_gb_per_s", &self.link_gb_per_s, 10.0..=10_000.0),
             ("pcie_gb_per_s", &self.pcie_gb_per_s, 0.5..=1000.0),
             ("devices_per_node", &self.devices_per_node, 1.0..=10_000.0),
+            ("network_gb_per_s", &self.network_gb_per_s, 0.1..=2000.0),
             ("tdp_w", &self.tdp_w, 1.0..=3000.0),
             ("cost_usd", &self.cost_usd, 10.0..=1_000_000.0),
             ("battery_wh", &self.battery_wh, 1.0..=200.0),

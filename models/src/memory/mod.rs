@@ -119,7 +119,8 @@ pub struct Item {
     pub how: String,
 }
 
-/// What one device holds: of all pipeline stages, one of that with the largest weights.
+/// What one device holds: of all pipeline stages, one of that whose cache holds the fewest requests of the longest kind, which
+/// is what the others can use; where they hold as many, of that with the largest weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPlan {
     /// All but the cache.
@@ -215,14 +216,28 @@ fn without_advice(
     device_memory_bytes: u64,
 ) -> Result<MemoryPlan, MemoryError> {
     check(model, config)?;
-    let of_stage = |stage: weights::Stage| {
-        let classes = weights::by_class(model, &stage, config);
-        let bytes: u64 = classes.values().map(|class| class.bytes).sum();
-        (stage, classes, bytes)
+    let stages = weights::stages(model, config.pp).into_iter();
+    let plans: Vec<MemoryPlan> =
+        stages.map(|stage| of_stage(model, config, device_memory_bytes, &stage)).collect::<Result<_, _>>()?;
+    let requests = |plan: &MemoryPlan| plan.kv_plan.as_ref().map_or(0.0, |kv| kv.max_concurrency);
+    let least = |a: &MemoryPlan, b: &MemoryPlan| {
+        requests(a)
+            .total_cmp(&requests(b))
+            .then(b.excess_bytes.cmp(&a.excess_bytes))
+            .then(b.weight_bytes.cmp(&a.weight_bytes))
     };
-    let stages = weights::stages(model, config.pp).into_iter().map(of_stage);
-    let (stage, classes, weight_bytes) =
-        stages.max_by_key(|(_, _, bytes)| *bytes).expect("a model has a stage, checked above");
+    Ok(plans.into_iter().min_by(least).expect("a model has a stage, checked above"))
+}
+
+/// One device of this stage.
+fn of_stage(
+    model: &Architecture,
+    config: &MemoryConfig,
+    device_memory_bytes: u64,
+    stage: &weights::Stage,
+) -> Result<MemoryPlan, MemoryError> {
+    let classes = weights::by_class(model, stage, config);
+    let weight_bytes: u64 = classes.values().map(|class| class.bytes).sum();
     let mut items: Vec<Item> = classes
         .iter()
         .filter(|(_, class)| class.values > 0)
@@ -232,10 +247,10 @@ fn without_advice(
             how: format!("{} values x {:.3} B", of.values, of.bytes as f64 / of.values as f64),
         })
         .collect();
-    items.push(runtime::activations(model, &stage, config));
+    items.push(runtime::activations(model, stage, config));
     items.extend(runtime::around(config));
     if let Some(slots) = config.lora {
-        items.push(runtime::lora(model, &stage, config, slots)?);
+        items.push(runtime::lora(model, stage, config, slots)?);
     }
     let share = match config.framework {
         Framework::Vllm => config.gpu_memory_utilization,

@@ -1,22 +1,25 @@
 //! Bytes of weights on one device, by class of tensor.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use llmlab_quant::TensorPlace;
 
 use super::MemoryConfig;
 use super::matrices::{self, Matrix, TensorClass};
-use crate::architecture::{Architecture, Attention, Block, FeedForward};
+use crate::architecture::{Architecture, Attention, Block, FeedForward, layers_of_stages};
 
-/// The layers of one pipeline stage, with how many there are of each kind.
+/// The layers of one pipeline stage.
 #[derive(Debug, Clone)]
 pub(super) struct Stage {
     /// Counted from 0.
     pub index: u32,
+    /// Of the model's layers.
+    pub layers: Range<usize>,
+    /// How many there are of each kind.
     pub blocks: Vec<(u32, Block)>,
     pub first: bool,
     pub last: bool,
-    first_layer: u32,
 }
 
 /// Values and bytes of one class of tensor on one device.
@@ -26,38 +29,27 @@ pub(super) struct ClassBytes {
     pub bytes: u64,
 }
 
-/// The layers of each stage, as vLLM shares them out: what is left over goes to the stages before the last.
+/// The layers of each stage.
 pub(super) fn stages(model: &Architecture, count: u32) -> Vec<Stage> {
-    let (each, extra) = (model.num_layers() / count, model.num_layers() % count);
     let mut first_layer = 0;
-    (0..count)
-        .map(|index| {
-            let layers = each + u32::from(index + 1 + extra >= count && index + 1 < count);
-            let stage = Stage {
+    (0..)
+        .zip(layers_of_stages(model.num_layers(), count))
+        .map(|(index, layers)| {
+            let layers = first_layer..first_layer + layers as usize;
+            first_layer = layers.end;
+            let kinds = model.blocks.iter().enumerate().map(|(place, (_, block))| {
+                let here = model.order[layers.clone()].iter().filter(|kind| **kind == place).count();
+                (here as u32, *block)
+            });
+            Stage {
                 index,
-                blocks: range(model, first_layer, layers),
+                blocks: kinds.filter(|(count, _)| *count > 0).collect(),
                 first: index == 0,
                 last: index + 1 == count,
-                first_layer,
-            };
-            first_layer += layers;
-            stage
+                layers,
+            }
         })
         .collect()
-}
-
-/// Layers `first..first + count`. Layers that are alike are taken as neighbours, though in the model they alternate.
-fn range(model: &Architecture, first: u32, count: u32) -> Vec<(u32, Block)> {
-    let mut start = 0;
-    let mut blocks = Vec::new();
-    for (layers, block) in &model.blocks {
-        let overlap = (start + layers).min(first + count).saturating_sub(start.max(first));
-        if overlap > 0 {
-            blocks.push((overlap, *block));
-        }
-        start += layers;
-    }
-    blocks
 }
 
 /// Of one device of the stage.
@@ -68,7 +60,7 @@ pub(super) fn by_class(
 ) -> BTreeMap<TensorClass, ClassBytes> {
     let mut classes: BTreeMap<TensorClass, ClassBytes> = BTreeMap::new();
     let weights = config.weights.of(model);
-    let mut add = |matrix: &Matrix, layer: u32, block: Option<&Block>| {
+    let mut add = |matrix: &Matrix, layer: usize, block: Option<&Block>| {
         let (rows, cols) = matrix.part(u64::from(config.tp));
         let place = place(model, matrix, layer, block);
         let entry = classes.entry(matrix.class).or_default();
@@ -83,21 +75,17 @@ pub(super) fn by_class(
         None if stage.last && !stage.first => add(&first[0], 0, None),
         _ => {}
     }
-    let mut layer = stage.first_layer;
     let mut vectors = if stage.last { u64::from(model.outer_norm_values) } else { 0 };
-    for (count, block) in &stage.blocks {
-        for _ in 0..*count {
-            matrices::layer(model, block).iter().for_each(|matrix| add(matrix, layer, Some(block)));
-            layer += 1;
-        }
-        vectors += u64::from(*count) * u64::from(block.norm_values);
+    for (layer, block) in model.layers().enumerate().take(stage.layers.end).skip(stage.layers.start) {
+        matrices::layer(model, block).iter().for_each(|matrix| add(matrix, layer, Some(block)));
+        vectors += u64::from(block.norm_values);
     }
     let norms = ClassBytes { values: vectors, bytes: vectors * weights.vector_bytes() };
     classes.insert(TensorClass::Norms, norms);
     classes
 }
 
-fn place(model: &Architecture, matrix: &Matrix, layer: u32, block: Option<&Block>) -> TensorPlace {
+fn place(model: &Architecture, matrix: &Matrix, layer: usize, block: Option<&Block>) -> TensorPlace {
     let gqa = block.map_or(1, |block| match block.attention {
         Attention::Grouped { heads, kv_heads, .. } => heads / kv_heads.max(1),
         Attention::Latent { .. } => 1,
@@ -109,7 +97,7 @@ fn place(model: &Architecture, matrix: &Matrix, layer: u32, block: Option<&Block
     });
     TensorPlace {
         role: matrix.role,
-        layer: layer as usize,
+        layer,
         layers: model.num_layers() as usize,
         cols: matrix.cols as usize,
         gqa: gqa as usize,

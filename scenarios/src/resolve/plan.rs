@@ -203,6 +203,10 @@ fn space(table: &SpaceTable) -> Result<Space, Finding> {
         kv: table.kv.as_deref().map(texts),
         tensor_parallel: counts(&table.tensor_parallel, "tensor_parallel", &[1, 2, 4, 8])?,
         pipeline_parallel: counts(&table.pipeline_parallel, "pipeline_parallel", &[1])?,
+        network_gb_per_s: match &table.network_gb_per_s {
+            Some(written) => Some(positive(written, "network_gb_per_s", 1e4)?),
+            None => None,
+        },
         pricing,
         max_num_seqs: one(&table.max_num_seqs, "max_num_seqs", 1, 65_536, 256)?,
         max_num_batched_tokens: one(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use llmlab_core::config::EngineConfig;
 use llmlab_core::engine::Engine;
+use llmlab_core::executor::StageTime;
 use llmlab_core::scheduler::Scheduler;
 use llmlab_loadgen::workload::PlannedRequest;
 use llmlab_loadgen::{Silent, Timeouts, Workload, WorkloadConfig, generate};
@@ -112,6 +113,9 @@ impl Replica<'_> {
             .without_block_tables();
         let busy = Busy::default();
         let cost = Box::new(Metered { cost: self.cost.cost(), busy: busy.clone() });
+        let scheduler = scheduler
+            .with_batches_in_flight(cost.stages())
+            .map_err(|error| PlanError::Engine(error.to_string()))?;
         let mut engine = Engine::new(scheduler, RooflineExecutor::new(cost, seed, self.vocab_size));
         let options = Options { overhead: self.overhead, ..Options::new(patience()) };
         let hopeless = judge.hopeless();
@@ -170,7 +174,7 @@ pub(super) fn patience() -> Timeouts {
     Timeouts { connect: FOREVER, first_token: FOREVER, inter_token: FOREVER, total: FOREVER }
 }
 
-/// Time that steps took, counted where their time is asked for.
+/// Time that steps took, counted where their time is asked for; of a pipeline, the mean over its stages.
 struct Metered {
     cost: Box<dyn CostModel>,
     busy: Busy,
@@ -200,5 +204,17 @@ impl CostModel for Metered {
         let time = self.cost.decode_time(sequences, keys)?;
         self.busy.add(time);
         Some(time)
+    }
+
+    fn stages(&self) -> usize {
+        self.cost.stages()
+    }
+
+    fn stage_times(&self, seqs: &[SeqShape], times: &mut Vec<StageTime>) {
+        let before = times.len();
+        self.cost.stage_times(seqs, times);
+        let of_step = &times[before..];
+        let busy: Duration = of_step.iter().map(|stage| stage.busy).sum();
+        self.busy.add(busy / u32::try_from(of_step.len()).unwrap_or(u32::MAX).max(1));
     }
 }

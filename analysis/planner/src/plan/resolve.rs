@@ -32,8 +32,6 @@ const BLOCK: u32 = 16;
 const LONGEST_BY_DEFAULT: u32 = 32_768;
 /// vLLM's default of `gpu_memory_utilization`.
 const UTILIZATION: f64 = 0.92;
-/// Devices that one machine holds where the catalogue does not say.
-const DEVICES_PER_NODE: f64 = 8.0;
 
 /// What stays the same for every candidate of a plan.
 pub struct Question<'q> {
@@ -206,18 +204,14 @@ impl Question<'_> {
             Ok(Err(Refusal { kind: RefusalKind::Impossible, reason, change: change.to_owned() }))
         };
         let device = match Device::from_catalogue(catalogued) {
-            Ok(device) => device,
+            Ok(device) => match self.spec.space.network_gb_per_s {
+                Some(network) => Device { network_bytes_per_s: 1e9 * network, ..device },
+                None => device,
+            },
             Err(error) => {
                 return impossible(error.to_string(), "another device, or its figures in a catalogue file");
             }
         };
-        let per_node = catalogued.devices_per_node.as_ref().map_or(DEVICES_PER_NODE, |figure| figure.value);
-        if f64::from(candidate.tensor_parallel) > per_node {
-            return impossible(
-                format!("{} devices are more than the {per_node} of a node", candidate.tensor_parallel),
-                "tensor parallelism inside a node, pipeline parallelism between nodes",
-            );
-        }
         if candidate.weights == "fp8" && catalogued.fp8_tflops.is_none() {
             return impossible(
                 format!("{} has no FP8 arithmetic", catalogued.name),
@@ -392,6 +386,7 @@ fn bound(cost: &Roofline, batch: f64, context: f64) -> &'static str {
         (Resource::Memory, "memory bandwidth"),
         (Resource::Compute, "arithmetic"),
         (Resource::Link, "links between devices"),
+        (Resource::Network, "the network between nodes"),
         (Resource::Overhead, "launches and the host"),
     ];
     let seconds = |resource| -> f64 {

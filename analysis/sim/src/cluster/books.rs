@@ -13,6 +13,7 @@ use llmlab_loadgen::workload::PlannedRequest;
 use llmlab_results::record::{Outcome, RecordSink, RequestRecord};
 use rustc_hash::FxHashMap;
 
+use super::Role;
 use super::outcome::{RequestResult, ServedBy};
 use crate::driver::clients::Ledger;
 
@@ -27,6 +28,8 @@ pub(super) struct Books<'w, 'r> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mark {
     FirstToken(u64),
+    /// The prompt of a request is done, in this replica.
+    Prefilled(u64, usize),
     End(u64),
 }
 
@@ -36,6 +39,8 @@ pub(super) struct Flight<'w> {
     pub request: Option<Cow<'w, PlannedRequest>>,
     pub arrival: At,
     pub place: ServedBy,
+    /// What it waits for or is in.
+    pub part: Role,
     /// Of the prompt and of the answer as asked for.
     pub tokens: u64,
     /// Of the whole answer.
@@ -61,7 +66,7 @@ impl<'r> Books<'_, 'r> {
         self.marks.pop().map(|Reverse((at, _, mark))| (at, mark))
     }
 
-    fn mark(&mut self, at: At, mark: Mark) {
+    pub fn mark(&mut self, at: At, mark: Mark) {
         self.made += 1;
         self.marks.push(Reverse((at, self.made, mark)));
     }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use llmlab_core::config::{ConfigError, EngineConfig};
 use llmlab_loadgen::Timeouts;
 
+use super::Role;
 use super::admission::Admission;
 use super::response_cache::ResponseCache;
 use super::router::Routing;
 use super::spill_over::SpillOver;
+use super::transfer::KvTransfer;
 use crate::SimulationError;
 use crate::cost_model::CostModel;
 use crate::overhead::Overhead;
@@ -26,6 +28,8 @@ pub struct ClusterConfig {
     pub response_cache: Option<ResponseCache>,
     pub spill_over: Option<SpillOver>,
     pub retry: Retry,
+    /// Between pools for prefill and for decode.
+    pub kv_transfer: KvTransfer,
     /// The patience of clients.
     pub timeouts: Timeouts,
     pub scrape: Scrape,
@@ -39,6 +43,8 @@ pub struct ClusterConfig {
 #[derive(Clone)]
 pub struct Pool {
     pub name: String,
+    /// What its replicas do of a request. Either all pools do the whole, or there are pools for both parts and no others.
+    pub role: Role,
     pub engine: EngineConfig,
     /// How long the steps of one replica take.
     pub cost: Arc<dyn CostModel>,
@@ -64,6 +70,7 @@ impl Pool {
     pub fn new(name: &str, engine: EngineConfig, cost: Arc<dyn CostModel>, replicas: u32) -> Pool {
         Pool {
             name: name.into(),
+            role: Role::Whole,
             engine,
             cost,
             vocab_size: 32_000,
@@ -91,6 +98,7 @@ impl ClusterConfig {
             response_cache: None,
             spill_over: None,
             retry: Retry::default(),
+            kv_transfer: KvTransfer::INSTANT,
             timeouts,
             scrape: Scrape::default(),
             sample_interval: None,
@@ -105,9 +113,19 @@ impl ClusterConfig {
         for pool in &self.pools {
             pool.engine
                 .validate()
+                .and_then(|()| pool.engine.validate_batches_in_flight(pool.cost.stages()))
                 .map_err(|error| ClusterError::Engine { pool: pool.name.clone(), error })?;
             pool.check()?;
         }
+        let has = |role| self.pools.iter().any(|pool| pool.role == role);
+        if self.is_disaggregated() && (has(Role::Whole) || !has(Role::Prefill) || !has(Role::Decode)) {
+            return Err(ClusterError::value(
+                "cluster",
+                "role",
+                "Whole for all pools, or Prefill for some and Decode for the others",
+            ));
+        }
+        self.kv_transfer.check()?;
         let all = "cluster";
         at_least_a_moment(all, "scrape.interval", Some(self.scrape.interval))?;
         at_least_a_moment(all, "sample_interval", self.sample_interval)?;
@@ -116,6 +134,13 @@ impl ClusterConfig {
             cache.check()?;
         }
         self.spill_over.as_ref().map_or(Ok(()), SpillOver::check)
+    }
+}
+
+impl ClusterConfig {
+    /// Prompts and answers are computed in different replicas.
+    pub(super) fn is_disaggregated(&self) -> bool {
+        self.pools.iter().any(|pool| pool.role != Role::Whole)
     }
 }
 

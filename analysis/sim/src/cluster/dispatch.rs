@@ -8,8 +8,10 @@ use llmlab_core::request::{At, FinishReason, RequestId};
 use llmlab_loadgen::Prompt;
 use llmlab_loadgen::workload::PlannedRequest;
 
+use super::Role;
 use super::books::Flight;
 use super::outcome::ServedBy;
+use super::replica::Replica;
 use super::router::View;
 use super::run::{Cluster, Event};
 use crate::SimulationError;
@@ -32,6 +34,7 @@ impl<'w> Cluster<'_, 'w> {
             request: Some(request),
             arrival: now,
             place: ServedBy::Router,
+            part: self.first_part(),
             tokens,
             sent: 0,
             has_tokens: false,
@@ -106,7 +109,9 @@ impl<'w> Cluster<'_, 'w> {
         let most = self.config.admission.most_in_flight_per_replica.unwrap_or(u32::MAX);
         let mut views = std::mem::take(&mut self.views);
         views.clear();
-        let room = self.ready.iter().filter(|place| self.replicas[**place].outstanding < most);
+        let part = self.clients.ledger.flights.get(&id).map_or(Role::Whole, |flight| flight.part);
+        let fits = |replica: &Replica<'_>| replica.lane.role == part && replica.outstanding < most;
+        let room = self.ready.iter().filter(|place| fits(&self.replicas[**place]));
         views.extend(room.map(|place| {
             let replica = &self.replicas[*place];
             let (waiting, kv_share) = self.seen.of(*place, now);
@@ -126,27 +131,70 @@ impl<'w> Cluster<'_, 'w> {
 
     fn send_to_one_of(&mut self, id: u64, now: At, views: &[View]) -> bool {
         let Some(flight) = self.clients.ledger.flights.get_mut(&id) else { return false };
-        let again = self.config.retry.attempts > 0;
+        let again = self.config.retry.attempts > 0 || flight.part == Role::Prefill;
         let request = if again { flight.request.clone() } else { flight.request.take() };
         let Some(request) = request else { return false };
         let place = views[self.router.pick(&request, views)].replica;
-        flight.place = ServedBy::Replica(place);
-        flight.sent += 1;
+        let from = std::mem::replace(&mut flight.place, ServedBy::Replica(place));
+        let mut fetched = now;
+        if flight.part == Role::Decode {
+            let transfer = self.config.kv_transfer;
+            let sending = transfer.sending(request.prompt_tokens);
+            fetched = match from {
+                ServedBy::Replica(from) => {
+                    let from = &mut self.replicas[from];
+                    from.sends_until = from.sends_until.max(now) + sending;
+                    from.sends_until
+                }
+                _ => now + sending,
+            } + transfer.latency;
+        } else {
+            flight.sent += 1;
+        }
         let replica = &mut self.replicas[place];
         replica.outstanding += 1;
         replica.tokens += flight.tokens;
         replica.sent += 1;
         self.clients.move_to(id, replica.lane.desk);
         let lane = &mut replica.lane;
-        let arrives = lane.front_end.take_in(now, request.prompt_tokens, &lane.overhead);
+        let arrives = lane.front_end.take_in(fetched, request.prompt_tokens, &lane.overhead);
         replica.lane.travelling.push(Reverse(Travelling { arrives, request }));
-        self.wake(place, arrives);
+        // Its client may give up on the way.
+        let patience = self.clients.next_deadline(self.replicas[place].lane.desk);
+        self.wake(place, patience.map_or(arrives, |at| at.min(arrives)));
         true
+    }
+
+    /// What a request needs first.
+    fn first_part(&self) -> Role {
+        if self.config.is_disaggregated() { Role::Prefill } else { Role::Whole }
+    }
+
+    /// A prompt is done: the request goes on to a replica that decodes.
+    pub fn prefilled(&mut self, id: u64, replica: usize, now: At) -> Result<(), SimulationError> {
+        let Some(flight) = self.clients.ledger.flights.get_mut(&id) else { return Ok(()) };
+        // The replica may have been lost since, and the request sent again.
+        if flight.place != ServedBy::Replica(replica) || flight.part != Role::Prefill {
+            return Ok(());
+        }
+        flight.part = Role::Decode;
+        let tokens = flight.tokens;
+        self.has_one_less(replica, tokens, now);
+        self.clients.forget_server(id);
+        self.clients.move_to(id, crate::driver::clients::FRONT_DESK);
+        self.prefilled.push_back(id);
+        self.send_waiting(now)
     }
 
     /// There may be room for those that wait at the router.
     pub fn send_waiting(&mut self, now: At) -> Result<(), SimulationError> {
-        let before = self.queue.len();
+        let before = self.queue.len() + self.prefilled.len();
+        while let Some(id) = self.prefilled.front().copied() {
+            if self.clients.waits_for(id) && !self.send(id, now) {
+                break;
+            }
+            self.prefilled.pop_front();
+        }
         while let Some(id) = self.queue.front().copied() {
             if self.clients.waits_for(id) && !self.send(id, now) {
                 break;
@@ -167,16 +215,19 @@ impl<'w> Cluster<'_, 'w> {
     /// What a dead replica had: sent again after a while, or failed.
     pub fn lose(&mut self, place: usize, now: At) -> Result<(), SimulationError> {
         let flights = self.clients.ledger.flights.iter();
+        // What waits for a decode replica has its keys and values still there.
         let here = flights.filter(|(_, flight)| flight.place == ServedBy::Replica(place));
         let mut lost: Vec<u64> = here.map(|(id, _)| *id).collect();
         // Maps have no order.
         lost.sort_unstable();
-        let retry = self.config.retry;
+        let (retry, first_part) = (self.config.retry, self.first_part());
         for id in lost {
             let Some(tokens) = self.clients.has(id) else { continue };
             let Some(flight) = self.clients.ledger.flights.get_mut(&id) else { continue };
             if flight.sent <= retry.attempts && (tokens == 0 || retry.migrate) {
                 flight.place = ServedBy::Router;
+                flight.part = first_part;
+                self.prefilled.retain(|waiting| *waiting != id);
                 self.clients.move_to(id, crate::driver::clients::FRONT_DESK);
                 self.clients.forget_server(id);
                 self.announce(now.saturating_add(retry.delay), Event::SendAgain(id));

@@ -5,7 +5,8 @@
 //! is left alone until one of its requests can end, so that it takes long stretches also beside others.
 //!
 //! Reading order: [`config`], `run` (the order of events), `dispatch` (from arrival to replica), `lifecycle` (starts, drains,
-//! deaths), [`router`], [`admission`], [`response_cache`], [`spill_over`], [`controller`], [`outcome`] with [`stability`] and
+//! deaths), [`router`], [`admission`], [`response_cache`], [`spill_over`], [`transfer`] (prefill and decode apart), [`controller`],
+//! [`outcome`] with [`stability`] and
 //! [`interval`]; [`autoscale`] has controllers. What is modelled and what is not: docs/cluster.md.
 
 pub mod admission;
@@ -25,6 +26,7 @@ pub mod router;
 mod run;
 pub mod spill_over;
 pub mod stability;
+pub mod transfer;
 
 pub use admission::{Admission, Limited, RateLimit};
 pub use config::{ClusterConfig, ClusterError, ColdStart, Failures, Pool, Retry, Scrape, Spot};
@@ -39,3 +41,6 @@ pub use router::{PrefixAware, Routing};
 pub use run::{simulate, simulate_with};
 pub use spill_over::SpillOver;
 pub use stability::{Stability, Verdict};
+pub use transfer::KvTransfer;
+
+pub use crate::driver::role::Role;

@@ -44,17 +44,21 @@ pub(super) struct Replica<'w> {
     pub outstanding: u32,
     pub tokens: u64,
     pub sent: u64,
+    /// When the keys and values that it has promised are sent.
+    pub sends_until: At,
 }
 
 impl<'w> Replica<'w> {
     pub fn new(pool: &Pool, place: usize, desk: usize, now: At, seed: u64) -> Replica<'w> {
         // The configuration was checked before.
         let scheduler = Scheduler::new(pool.engine.clone())
+            .and_then(|scheduler| scheduler.with_batches_in_flight(pool.cost.stages()))
             .unwrap_or_else(|error| panic!("pool {}: {error}", pool.name))
             .without_block_tables();
         let executor = RooflineExecutor::new(Box::new(pool.cost.clone()), seed, pool.vocab_size);
         let mut lane = Lane::new(desk, pool.overhead, pool.max_queue);
         lane.now = now;
+        lane.role = pool.role;
         Replica {
             pool: place,
             engine: Engine::new(scheduler, executor),
@@ -69,6 +73,7 @@ impl<'w> Replica<'w> {
             outstanding: 0,
             tokens: 0,
             sent: 0,
+            sends_until: At::ZERO,
         }
     }
 

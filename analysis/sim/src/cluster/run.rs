@@ -1,7 +1,7 @@
 //! The order of events.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use llmlab_core::request::At;
@@ -9,6 +9,7 @@ use llmlab_loadgen::workload::Mode;
 use llmlab_loadgen::{Issuer, Silent, Workload};
 use llmlab_results::record::RecordSink;
 
+use super::Role;
 use super::admission::Bucket;
 use super::books::{Books, Mark};
 use super::config::{ClusterConfig, ClusterError};
@@ -58,6 +59,7 @@ pub fn simulate_with<'a>(
         announced: 0,
         router: Router::new(config.routing, config.seed),
         queue: VecDeque::new(),
+        prefilled: VecDeque::new(),
         bucket: config.admission.rate_limit.map(Bucket::new),
         answers: config.response_cache.map(|cache| Answers::new(cache, config.seed)),
         wanted: config.pools.iter().map(|pool| pool.replicas).collect(),
@@ -109,6 +111,8 @@ pub(super) struct Cluster<'a, 'w> {
     pub router: Router,
     /// Requests that wait at the router.
     pub queue: VecDeque<u64>,
+    /// Requests whose prompts are done, and that no replica decodes yet.
+    pub prefilled: VecDeque<u64>,
     pub bucket: Option<Bucket>,
     pub answers: Option<Answers>,
     /// Replicas that each pool is to have.
@@ -195,6 +199,7 @@ impl Cluster<'_, '_> {
         if self.clients.next_deadline(FRONT_DESK).is_some_and(|at| at <= now) {
             while let Some(left) = self.clients.next_to_give_up(FRONT_DESK, now)? {
                 self.queue.retain(|id| *id != left.id);
+                self.prefilled.retain(|id| *id != left.id);
             }
             return self.press(now);
         }
@@ -228,6 +233,7 @@ impl Cluster<'_, '_> {
                 }
                 Ok(())
             }
+            Mark::Prefilled(id, replica) => self.prefilled(id, replica, now),
             Mark::End(id) => self.ended(id, now),
         }
     }
@@ -251,8 +257,9 @@ impl Cluster<'_, '_> {
         }
         self.wakes.pop();
         self.replicas[replica].wake = At::MAX;
-        // An end in another replica may bring a request for this one, but not before a step of that has passed.
-        let other = if self.clients.ends_matter { self.next_wake() } else { None };
+        // An end in another replica, or of a prompt there, may bring a request for this one, but not before a step of that has passed.
+        let follows = self.clients.ends_matter || self.config.is_disaggregated();
+        let other = if follows { self.next_wake() } else { None };
         let until = |at: At| at.saturating_add(Duration::from_nanos(1)).min(limit);
         Some((replica, other.map_or(limit, |(at, _)| until(at))))
     }
@@ -309,8 +316,12 @@ impl Cluster<'_, '_> {
                     }
                 }
             }
+            let handed_on = !replica.lane.prefilled.is_empty();
+            for (at, id) in replica.lane.prefilled.drain(..) {
+                self.clients.ledger.mark(at, Mark::Prefilled(id, place));
+            }
             let news = self.clients.ends_matter && self.clients.ledger.results.len() > before;
-            if news || replica.lane.now >= limit {
+            if handed_on || news || replica.lane.now >= limit {
                 let deadline = self.clients.next_deadline(replica.lane.desk);
                 let known = [replica.lane.next_arrival(), deadline].into_iter().flatten().min();
                 let quiet = replica.quiet_until();
@@ -336,9 +347,8 @@ impl Cluster<'_, '_> {
         let mut requests = self.clients.ledger.results;
         requests.sort_unstable_by_key(|result| result.index);
         let last_arrival = requests.iter().map(|result| result.arrival).max().unwrap_or_default();
-        let (mut cost, mut saturated) =
-            (Cost { api_usd: self.api_usd, ..Cost::default() }, Saturated::default());
-        let mut in_service = Duration::ZERO;
+        let mut cost = Cost { api_usd: self.api_usd, ..Cost::default() };
+        let mut saturated: BTreeMap<Role, Saturated> = BTreeMap::new();
         let mut replicas = Vec::with_capacity(self.replicas.len());
         for replica in &self.replicas {
             let pool = &self.config.pools[replica.pool];
@@ -348,11 +358,13 @@ impl Cluster<'_, '_> {
             cost.replica_hours += hours;
             cost.gpu_hours += hours * f64::from(pool.gpus_per_replica);
             cost.replicas_usd += hours * pool.usd_per_replica_hour;
+            let saturated = saturated.entry(pool.role).or_default();
             saturated.time += replica.lane.saturated;
             saturated.ended += replica.lane.ended_saturated;
             let served =
                 |until: At| replica.ready_at.map_or(Duration::ZERO, |from| until.saturating_sub(from));
-            in_service += served(gone_at.min(last_arrival));
+            saturated.replicas +=
+                served(gone_at.min(last_arrival)).as_secs_f64() / last_arrival.as_secs_f64().max(1e-9);
             let stats = replica.engine.scheduler.stats();
             replicas.push(ReplicaOutcome {
                 pool: replica.pool,
@@ -367,7 +379,9 @@ impl Cluster<'_, '_> {
                 preemptions: stats.preemptions_total,
             });
         }
-        saturated.replicas = in_service.as_secs_f64() / last_arrival.as_secs_f64().max(1e-9);
+        // Where prompts and answers are apart, those who wait longer for their replicas decide.
+        let waited = |of: &Saturated| of.time.as_secs_f64() / of.replicas.max(1e-9);
+        let saturated = saturated.into_values().max_by(|a, b| waited(a).total_cmp(&waited(b)));
         let seconds = elapsed.as_secs_f64().max(1e-9);
         let count = requests.len() as f64;
         let sojourns: f64 = requests.iter().map(|result| result.e2e().as_secs_f64()).sum();
@@ -377,7 +391,7 @@ impl Cluster<'_, '_> {
                 arrival_rate_rps: count / seconds,
                 mean_sojourn_s: sojourns / count.max(1.0),
             },
-            stability: Stability::of(&requests, saturated),
+            stability: Stability::of(&requests, saturated.unwrap_or_default()),
             cost,
             steps: replicas.iter().map(|replica| replica.steps).sum(),
             requests,
@@ -390,15 +404,29 @@ impl Cluster<'_, '_> {
 
     /// Replicas are as if those that wait at the router waited in their own queues.
     pub fn press(&mut self, now: At) -> Result<(), SimulationError> {
-        let pressed = !self.queue.is_empty();
         for place in 0..self.ready.len() {
             let replica = self.ready[place];
+            let queue = match self.replicas[replica].lane.role {
+                Role::Decode => &self.prefilled,
+                Role::Whole | Role::Prefill => &self.queue,
+            };
+            let pressed = !queue.is_empty();
             if self.replicas[replica].lane.pressed != pressed {
                 self.catch_up(replica, now)?;
                 self.replicas[replica].lane.pressed = pressed;
             }
         }
         Ok(())
+    }
+
+    /// A request of so many tokens has left a replica.
+    pub fn has_one_less(&mut self, place: usize, tokens: u64, now: At) {
+        let replica = &mut self.replicas[place];
+        replica.outstanding = replica.outstanding.saturating_sub(1);
+        replica.tokens = replica.tokens.saturating_sub(tokens);
+        if replica.phase == Phase::Draining && replica.outstanding == 0 {
+            self.gone(place, now);
+        }
     }
 
     /// An end reaches the router.
@@ -409,12 +437,7 @@ impl Cluster<'_, '_> {
         self.without_token -= usize::from(!flight.has_tokens);
         self.meter.ended();
         if let ServedBy::Replica(place) = flight.place {
-            let replica = &mut self.replicas[place];
-            replica.outstanding = replica.outstanding.saturating_sub(1);
-            replica.tokens = replica.tokens.saturating_sub(flight.tokens);
-            if replica.phase == Phase::Draining && replica.outstanding == 0 {
-                self.gone(place, now);
-            }
+            self.has_one_less(place, flight.tokens, now);
         }
         if flight.answered
             && flight.place != ServedBy::ResponseCache

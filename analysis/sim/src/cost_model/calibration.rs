@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::device::{Device, DeviceClass, Link};
-use super::efficiency::Efficiency;
+use super::efficiency::{Efficiency, NETWORK_LATENCY_S, NETWORK_SHARE};
 
 /// What kernels reach on devices of one class.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -164,6 +164,8 @@ impl Calibration {
             sequence_s: 1e-6 * host.sequence_us,
             link: share(link.share),
             link_latency_s: 1e-6 * link.latency_us,
+            network: NETWORK_SHARE,
+            network_latency_s: NETWORK_LATENCY_S,
         }
     }
 }

@@ -19,7 +19,17 @@ pub struct Device {
     pub class: DeviceClass,
     /// PCIe 4 where the catalogue names no link.
     pub link: Link,
+    /// Devices that the link joins.
+    pub devices_per_node: u32,
+    /// Between nodes: one direction, of one device.
+    pub network_bytes_per_s: f64,
 }
+
+/// Where the catalogue does not say: servers have been built around eight devices since 2016.
+const DEVICES_PER_NODE: f64 = 8.0;
+/// Where the catalogue does not say: an adapter of 400 Gb/s for each device that has a scale-up link, of 100 Gb/s for others.
+const FAST_NETWORK_GB_PER_S: f64 = 50.0;
+const NETWORK_GB_PER_S: f64 = 12.5;
 
 /// Devices that reach like shares of their peaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +99,10 @@ impl Device {
         let or_bf16 = |figure: &Option<llmlab_models::catalogue::Figure>| {
             1e12 * figure.as_ref().map_or(bf16, |figure| figure.value)
         };
+        let value = |figure: &Option<llmlab_models::catalogue::Figure>, otherwise: f64| {
+            figure.as_ref().map_or(otherwise, |figure| figure.value)
+        };
+        let network = if hardware.link_gb_per_s.is_some() { FAST_NETWORK_GB_PER_S } else { NETWORK_GB_PER_S };
         let bandwidth = 1e9 * hardware.memory_bandwidth_gb_per_s.value;
         // GDDR boards of this decade have one byte a second for each 150 to 450 FLOPs, less than any with HBM but the newest; what
         // tells them apart is that none has a scale-up link, and HBM is above 1.2 TB/s.
@@ -112,6 +126,8 @@ impl Device {
                 (None, Some(pcie)) => Link::Pcie(1e9 * pcie.value),
                 (None, None) => Link::Pcie(32e9),
             },
+            devices_per_node: (value(&hardware.devices_per_node, DEVICES_PER_NODE) as u32).max(1),
+            network_bytes_per_s: 1e9 * value(&hardware.network_gb_per_s, network),
             name,
         })
     }

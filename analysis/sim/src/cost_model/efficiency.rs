@@ -40,7 +40,15 @@ pub struct Efficiency {
     /// Share of a link's bandwidth, and seconds of a collective of two devices without data.
     pub link: f64,
     pub link_latency_s: f64,
+    /// The same for the network between nodes.
+    pub network: f64,
+    pub network_latency_s: f64,
 }
+
+/// Share of the network's bandwidth (InferSim takes it for any link), and seconds of a message (inference-lab: 20 us between
+/// nodes, 5 us within one). No measurement of the shipped table crosses nodes.
+pub(super) const NETWORK_SHARE: f64 = 0.8;
+pub(super) const NETWORK_LATENCY_S: f64 = 20e-6;
 
 impl Efficiency {
     /// Datasheet peaks with nothing lost, for comparison: the ideal roofline.
@@ -58,6 +66,8 @@ impl Efficiency {
         sequence_s: 0.0,
         link: 1.0,
         link_latency_s: 0.0,
+        network: 1.0,
+        network_latency_s: 0.0,
     };
 
     /// Share of the bandwidth for an operation that moves so many bytes. A kernel of few bytes is over before the memory

@@ -3,6 +3,8 @@
 use llmlab_models::{ModelSpec, TensorRole, TensorSpec};
 use llmlab_quant::WeightFormat;
 
+use super::Sharding;
+
 /// How a product is computed, which decides the peak it is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Math {
@@ -128,11 +130,8 @@ pub struct Layers {
     pub stored_bytes: u64,
     pub hidden: f64,
     pub vocab: f64,
-    /// Devices that share each product.
-    pub tensor_parallel: f64,
-    /// Devices that share the experts.
-    pub expert_parallel: f64,
-    pub pipeline_stages: f64,
+    /// Over the devices of which this is one.
+    pub sharding: Sharding,
 }
 
 impl Layers {
@@ -171,9 +170,7 @@ impl Layers {
             stored_bytes,
             hidden: f64::from(spec.hidden_size),
             vocab: f64::from(spec.vocab_size),
-            tensor_parallel: 1.0,
-            expert_parallel: 1.0,
-            pipeline_stages: 1.0,
+            sharding: Sharding::SINGLE,
         })
     }
 }

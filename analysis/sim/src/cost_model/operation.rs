@@ -39,6 +39,10 @@ pub enum Operation {
     AllToAll,
     /// Activations to the devices of the next pipeline stage.
     StageTransfer,
+    /// The parts of these three that cross nodes.
+    NetworkAllReduce,
+    NetworkAllToAll,
+    NetworkTransfer,
     /// What a step costs before its first kernel: scheduling, preparing inputs.
     StepOverhead,
     /// The device waits for the host that queues its kernels.
@@ -68,6 +72,9 @@ impl Operation {
             Operation::AllReduce => "all-reduce",
             Operation::AllToAll => "all-to-all",
             Operation::StageTransfer => "stage transfer",
+            Operation::NetworkAllReduce => "all-reduce, nodes",
+            Operation::NetworkAllToAll => "all-to-all, nodes",
+            Operation::NetworkTransfer => "transfer, nodes",
             Operation::StepOverhead => "step overhead",
             Operation::HostLimit => "host limit",
         }
@@ -78,6 +85,12 @@ impl Operation {
     /// Whether it depends on contexts, and not on rows alone.
     pub fn is_attention(self) -> bool {
         matches!(self, Operation::AttentionPrefill | Operation::AttentionDecode)
+    }
+
+    /// Whether it goes over the network between nodes.
+    pub fn crosses_nodes(&self) -> bool {
+        use Operation::{NetworkAllReduce, NetworkAllToAll, NetworkTransfer};
+        matches!(self, NetworkAllReduce | NetworkAllToAll | NetworkTransfer)
     }
 }
 
@@ -109,6 +122,7 @@ pub enum Resource {
     Compute,
     Memory,
     Link,
+    Network,
     Overhead,
 }
 
@@ -118,6 +132,7 @@ impl Resource {
             Resource::Compute => "compute",
             Resource::Memory => "memory",
             Resource::Link => "link",
+            Resource::Network => "network",
             Resource::Overhead => "overhead",
         }
     }
@@ -145,7 +160,7 @@ impl OperationCost {
     pub fn bound_by(&self) -> Resource {
         let work = self.compute_s.max(self.memory_s);
         if self.communication_s > work.max(self.overhead_s) {
-            Resource::Link
+            if self.operation.crosses_nodes() { Resource::Network } else { Resource::Link }
         } else if self.overhead_s > work {
             Resource::Overhead
         } else if self.memory_s >= self.compute_s {

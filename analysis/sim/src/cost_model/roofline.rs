@@ -3,10 +3,13 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use llmlab_core::executor::StageTime;
+
 use super::calibration::{Calibration, DEFAULT_RUNTIME};
 use super::device::Device;
 use super::efficiency::Efficiency;
 use super::layers::{AttentionShape, Experts, FeedForward, Layer, Layers, Math, Product};
+use super::layout::{Group, Layout};
 use super::{CostModel, Operation, OperationCost, StepCost, duration};
 use crate::shape::SeqShape;
 
@@ -17,6 +20,7 @@ pub struct Roofline {
     device: Device,
     efficiency: Efficiency,
     pub(super) layers: Layers,
+    pub(super) layout: Layout,
     /// By sequences, once somebody asked: what decode steps cost beside attention.
     decode_rows: Vec<OnceLock<f64>>,
 }
@@ -85,7 +89,8 @@ impl Roofline {
     }
 
     pub fn with_efficiency(layers: Layers, device: Device, efficiency: Efficiency) -> Roofline {
-        Roofline { device, efficiency, layers, decode_rows: vec![OnceLock::new(); REMEMBERED] }
+        let layout = Layout::of(layers.sharding, &device);
+        Roofline { device, efficiency, layers, layout, decode_rows: vec![OnceLock::new(); REMEMBERED] }
     }
 
     pub fn device(&self) -> &Device {
@@ -101,12 +106,12 @@ impl Roofline {
     }
 
     /// Seconds a step has beside what the device does.
-    fn outside_s(&self, sequences: f64) -> f64 {
+    pub(super) fn outside_s(&self, sequences: f64) -> f64 {
         self.efficiency.step_s + self.efficiency.sequence_s * sequences
     }
 
     /// Of a step whose operations take so long, what it waits for a host that is slower than the device.
-    fn host_wait_s(&self, device_s: f64) -> f64 {
+    pub(super) fn host_wait_s(&self, device_s: f64) -> f64 {
         let layers: f64 = self.layers.layers.iter().map(|(count, _)| count).sum();
         (layers * self.efficiency.layer_host_s - device_s).max(0.0)
     }
@@ -155,7 +160,7 @@ impl Roofline {
         seconds + self.host_wait_s(seconds - self.outside_s(rows.sequences))
     }
 
-    fn each(&self, seqs: &[SeqShape], found: impl FnMut(OperationCost)) {
+    pub(super) fn each(&self, seqs: &[SeqShape], found: impl FnMut(OperationCost)) {
         self.operations(Rows::of(seqs), |window| self.attention_work(seqs, window), found);
     }
 
@@ -173,9 +178,8 @@ impl Roofline {
         for (count, layer) in &self.layers.layers {
             self.layer(*count, layer, rows, attention(layer.attention.window), &mut found);
         }
-        let stages = self.layers.pipeline_stages;
-        if stages > 1.0 {
-            found(self.transfer(stages - 1.0, rows.all));
+        if !self.layout.crossings.is_empty() {
+            self.transfers(rows.all, &mut found);
         }
         found(self.norms(1.0, rows.all));
         if rows.logits > 0.0 {
@@ -228,9 +232,9 @@ impl Roofline {
         found(self.product(Operation::Router, count, &experts.router, rows));
         // A token leaves an expert out with probability 1 - k / n, when each chooses at random.
         let left_out = 1.0 - experts.experts_per_token / experts.experts;
-        let groups = self.layers.expert_parallel;
+        let groups = self.layout.expert.devices;
         // Of an expert group each device has rows of its own, and their experts get those of all.
-        let met = if groups > 1.0 { rows * (groups / self.layers.tensor_parallel).max(1.0) } else { rows };
+        let met = if groups > 1.0 { rows * (groups / self.layout.tensor.devices).max(1.0) } else { rows };
         let read = 1.0 - left_out.powf(met);
         let chosen = met * experts.experts_per_token;
         let per_expert = chosen / (experts.experts * read).max(1.0);
@@ -242,7 +246,7 @@ impl Roofline {
         let moved = ACTIVATION * chosen * (2.0 * self.layers.hidden + 1.5 * width);
         let bytes = read * (gate_up.weight_bytes + down.weight_bytes) + moved;
         if groups > 1.0 {
-            found(self.all_to_all(count, chosen, groups));
+            self.all_to_all(count, chosen, found);
         }
         found(self.cost(Operation::Experts, count, 2.0, flops, bytes, gate_up.math, per_expert));
         if let Some(shared) = &experts.shared {
@@ -291,34 +295,70 @@ impl Roofline {
     }
 
     /// The sum of a tensor group's parts of all rows; nothing on one device. Each device sends and receives `2 (p - 1) / p` of
-    /// them (ring; Thakur et al. 2005), and a latency grows with the logarithm of devices.
+    /// them (ring; Thakur et al. 2005), and a latency grows with the logarithm of devices. In several nodes each node sums up
+    /// first, then its devices exchange a part each with their like in the other nodes (Mikami et al. 2018).
     fn reduced(&self, count: f64, rows: f64, found: &mut impl FnMut(OperationCost)) {
-        let devices = self.layers.tensor_parallel;
-        if devices > 1.0 {
-            let bytes = 2.0 * (devices - 1.0) / devices * ACTIVATION * rows * self.layers.hidden;
-            found(self.sent(Operation::AllReduce, count, bytes, devices));
+        let Group { local, nodes, .. } = self.layout.tensor;
+        let bytes = ACTIVATION * rows * self.layers.hidden;
+        if local > 1.0 {
+            let sent = 2.0 * (local - 1.0) / local * bytes;
+            found(sent_in(Operation::AllReduce, count * self.link_s(sent, local)));
+        }
+        if nodes > 1.0 {
+            let sent = 2.0 * (nodes - 1.0) / nodes * bytes / local;
+            found(sent_in(Operation::NetworkAllReduce, count * self.network_s(sent, nodes)));
         }
     }
 
     /// Rows to their experts and back, all but the share that stays.
-    fn all_to_all(&self, count: f64, chosen: f64, devices: f64) -> OperationCost {
-        let bytes = 2.0 * (devices - 1.0) / devices * ACTIVATION * chosen * self.layers.hidden;
-        self.sent(Operation::AllToAll, count, bytes, devices)
-    }
-
-    fn transfer(&self, count: f64, rows: f64) -> OperationCost {
-        self.sent(Operation::StageTransfer, count, ACTIVATION * rows * self.layers.hidden, 2.0)
-    }
-
-    fn sent(&self, operation: Operation, count: f64, bytes: f64, devices: f64) -> OperationCost {
-        let bandwidth = self.device.link.bytes_per_s() * self.efficiency.link;
-        // A barrier, and an exchange that takes longer with more devices: of eight twice as long as of two, as NCCL's smallest
-        // messages take within a node.
-        let latency = self.efficiency.link_latency_s * (1.0 + devices.log2()) / 2.0;
-        OperationCost {
-            communication_s: count * (latency + bytes / bandwidth),
-            ..OperationCost::none(operation)
+    fn all_to_all(&self, count: f64, chosen: f64, found: &mut impl FnMut(OperationCost)) {
+        let Group { devices, local, nodes } = self.layout.expert;
+        let bytes = 2.0 * ACTIVATION * chosen * self.layers.hidden;
+        if local > 1.0 {
+            let sent = (local - 1.0) / devices * bytes;
+            found(sent_in(Operation::AllToAll, count * self.link_s(sent, local)));
         }
+        if nodes > 1.0 {
+            let sent = (devices - local) / devices * bytes;
+            found(sent_in(Operation::NetworkAllToAll, count * self.network_s(sent, nodes)));
+        }
+    }
+
+    fn transfers(&self, rows: f64, found: &mut impl FnMut(OperationCost)) {
+        let (mut link_s, mut network_s) = (0.0, 0.0);
+        for crosses in &self.layout.crossings {
+            let (link, network) = self.transfer_s(rows, *crosses);
+            link_s += link;
+            network_s += network;
+        }
+        found(sent_in(Operation::StageTransfer, link_s));
+        if network_s > 0.0 {
+            found(sent_in(Operation::NetworkTransfer, network_s));
+        }
+    }
+
+    /// Seconds on the link and on the network from one stage to the next. To another node each device sends its part of the rows,
+    /// and the parts are put together there (vLLM, `send_tensor_dict`).
+    pub(super) fn transfer_s(&self, rows: f64, crosses: bool) -> (f64, f64) {
+        let Group { devices, local, .. } = self.layout.tensor;
+        let bytes = ACTIVATION * rows * self.layers.hidden;
+        if !crosses {
+            return (self.link_s(bytes, 2.0), 0.0);
+        }
+        let gathered = if local > 1.0 { self.link_s((local - 1.0) / local * bytes, local) } else { 0.0 };
+        (gathered, self.network_s(bytes / devices, 2.0))
+    }
+
+    /// A barrier, and an exchange that takes longer with more devices: of eight twice as long as of two, as NCCL's smallest
+    /// messages take within a node.
+    fn link_s(&self, bytes: f64, devices: f64) -> f64 {
+        let latency = self.efficiency.link_latency_s * (1.0 + devices.log2()) / 2.0;
+        latency + bytes / (self.device.link.bytes_per_s() * self.efficiency.link)
+    }
+
+    fn network_s(&self, bytes: f64, nodes: f64) -> f64 {
+        let latency = self.efficiency.network_latency_s * (1.0 + nodes.log2()) / 2.0;
+        latency + bytes / (self.device.network_bytes_per_s * self.efficiency.network)
     }
 
     /// Adding the residual and normalising: two reads, two writes.
@@ -392,6 +432,10 @@ impl Roofline {
     }
 }
 
+fn sent_in(operation: Operation, seconds: f64) -> OperationCost {
+    OperationCost { communication_s: seconds, ..OperationCost::none(operation) }
+}
+
 impl CostModel for Roofline {
     fn step_time(&self, seqs: &[SeqShape]) -> Duration {
         let (mut rows, mut attention) = (0.0, 0.0);
@@ -412,6 +456,14 @@ impl CostModel for Roofline {
             attention += cost.seconds();
         }
         Some(self.whole(self.decode_rows_s(sequences), attention, sequences))
+    }
+
+    fn stages(&self) -> usize {
+        self.layout.crossings.len() + 1
+    }
+
+    fn stage_times(&self, seqs: &[SeqShape], times: &mut Vec<StageTime>) {
+        self.in_stages(seqs, times);
     }
 }
 

@@ -100,9 +100,7 @@ impl Layers {
             stored_bytes: stored as u64,
             hidden,
             vocab,
-            tensor_parallel: tensor,
-            expert_parallel: f64::from(sharding.expert.max(1)),
-            pipeline_stages: f64::from(sharding.pipeline.max(1)),
+            sharding,
             layers,
         }
     }
@@ -110,7 +108,7 @@ impl Layers {
     /// Bytes a token keeps on this device.
     pub fn kv_bytes_per_token(&self) -> f64 {
         let layers: f64 = self.layers.iter().map(|(count, layer)| count * layer.attention.kv_bytes).sum();
-        layers / self.pipeline_stages
+        layers / f64::from(self.sharding.pipeline.max(1))
     }
 }
 

@@ -7,6 +7,8 @@
 pub(crate) mod clients;
 pub(crate) mod front_end;
 pub(crate) mod ids;
+mod pipeline;
+pub(crate) mod role;
 pub(crate) mod server;
 mod steps;
 mod stretches;

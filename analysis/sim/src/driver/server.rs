@@ -11,12 +11,15 @@ use llmlab_core::engine::Engine;
 use llmlab_core::executor::Executor;
 use llmlab_core::request::{At, Event, LoraId, Request, RequestId, StopRules};
 use llmlab_core::scheduler::Planned;
-use llmlab_core::step::StepPlan;
+use llmlab_core::stats::Stats;
+use llmlab_core::step::{StepOutcome, StepPlan};
 use llmlab_loadgen::Prompt;
 use llmlab_loadgen::workload::PlannedRequest;
 
 use super::clients::{Clients, Ledger};
 use super::front_end::FrontEnd;
+use super::pipeline::Pipeline;
+use super::role::Role;
 use super::steps::{self, StepSink};
 use super::{SimulationError, ids};
 use crate::overhead::Overhead;
@@ -29,6 +32,9 @@ pub(crate) struct Lane<'w> {
     pub travelling: BinaryHeap<Reverse<Travelling<'w>>>,
     pub overhead: Overhead,
     pub front_end: FrontEnd,
+    pub role: Role,
+    /// Requests whose prompts are done, and when the router hears of it; for [`Role::Prefill`].
+    pub prefilled: Vec<(At, u64)>,
     pub max_queue: usize,
     /// The engine thread's time.
     pub now: At,
@@ -42,6 +48,7 @@ pub(crate) struct Lane<'w> {
     pub queued: usize,
     /// Somebody waits elsewhere until this server has room.
     pub pressed: bool,
+    pub(super) pipeline: Pipeline,
     /// Memory for those of a step.
     events: Vec<Event>,
     /// Memory for the times of a stretch.
@@ -55,6 +62,8 @@ impl Lane<'_> {
             travelling: BinaryHeap::new(),
             overhead,
             front_end: FrontEnd::default(),
+            role: Role::Whole,
+            prefilled: Vec::new(),
             max_queue,
             now: At::ZERO,
             steps: 0,
@@ -63,6 +72,7 @@ impl Lane<'_> {
             ended_saturated: 0,
             queued: 0,
             pressed: false,
+            pipeline: Pipeline::default(),
             events: Vec::new(),
             delivered_ns: Vec::new(),
         }
@@ -130,6 +140,9 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
     pub fn work(&mut self) -> Result<Did, SimulationError> {
         self.take_in()?;
         self.give_up(self.lane.now)?;
+        if self.engine.scheduler.batches_in_flight() > 1 {
+            return self.work_in_stages();
+        }
         if self.stretch()? {
             return Ok(Did::Steps);
         }
@@ -182,7 +195,9 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
             self.clients.refused(id, answered, 429, words)?;
             return Ok(());
         }
-        match self.engine.scheduler.enqueue_arrived(now, arrives, request(planned)) {
+        let request = request(planned, self.lane.role);
+        let transferred = if self.lane.role == Role::Decode { request.prompt.len() } else { 0 };
+        match self.engine.scheduler.enqueue_transferred(now, arrives, request, transferred) {
             Ok(()) => {
                 self.lane.queued += 1;
                 self.clients.accepted(id, answered);
@@ -204,7 +219,7 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
     }
 
     /// Tells clients whose requests their policy did not let wait any longer.
-    fn let_expired_go(&mut self) -> Result<(), SimulationError> {
+    pub(super) fn let_expired_go(&mut self) -> Result<(), SimulationError> {
         let told = self.lane.now + self.lane.overhead.delivery();
         for event in self.engine.scheduler.take_expired() {
             if let Event::Finished { id, reason } = event {
@@ -217,24 +232,44 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
 
     /// False when time was over before the step's tokens reached a client.
     fn step(&mut self, plan: &StepPlan) -> Result<bool, SimulationError> {
-        let start = self.lane.now + self.lane.overhead.admission(plan.admitted.len());
+        let planned = self.begin(plan);
+        let start = self.lane.now;
+        let outcome = self.engine.executor.execute(plan)?;
+        self.land(plan, &outcome, start, start + outcome.elapsed, outcome.elapsed, planned)
+    }
+
+    /// Whom the step lets in waits no longer, and the step waits for them. For a log, what the scheduler's state is while it runs.
+    pub(super) fn begin(&mut self, plan: &StepPlan) -> Option<Stats> {
+        self.lane.now += self.lane.overhead.admission(plan.admitted.len());
         let mut new = 0;
         for (id, _) in &plan.admitted {
             new += u32::from(self.clients.scheduled(id.0));
         }
         self.lane.queued -= new as usize;
         self.lane.front_end.admitted(self.lane.now, new, &self.lane.overhead);
-        let planned = self.steps_sink.is_some().then(|| self.engine.scheduler.stats());
-        let outcome = self.engine.executor.execute(plan)?;
-        let end = start + outcome.elapsed;
+        self.steps_sink.is_some().then(|| self.engine.scheduler.stats())
+    }
+
+    /// The end of a step, which adds `worked` to the time in steps. False when time was over before its tokens reached a client.
+    pub(super) fn land(
+        &mut self,
+        plan: &StepPlan,
+        outcome: &StepOutcome,
+        start: At,
+        end: At,
+        worked: Duration,
+        planned: Option<Stats>,
+    ) -> Result<bool, SimulationError> {
         let mut events = std::mem::take(&mut self.lane.events);
-        self.engine.scheduler.commit_into(end, plan, &outcome, &mut events);
+        self.engine.scheduler.commit_into(end, plan, outcome, &mut events);
         self.lane.steps += 1;
         if let (Some(sink), Some(stats)) = (&mut self.steps_sink, planned) {
             let block_size = self.engine.scheduler.config().block_size;
-            sink.step(&steps::row(plan, &stats, &outcome, start, block_size))?;
+            sink.step(&steps::row(plan, &stats, outcome, start, block_size))?;
         }
-        let tokens = events.iter().filter(|event| matches!(event, Event::Token { .. })).count();
+        let prompts_only = self.lane.role == Role::Prefill;
+        let token = |event: &&Event| matches!(event, Event::Token { .. });
+        let tokens = if prompts_only { 0 } else { events.iter().filter(token).count() };
         let delivered = self.lane.front_end.told(end, tokens, &self.lane.overhead);
         if delivered > self.horizon {
             return Ok(false);
@@ -245,6 +280,11 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
         let mut ended = 0;
         for event in events.drain(..) {
             match event {
+                Event::Token { .. } if prompts_only => {}
+                Event::Finished { id, .. } if prompts_only => {
+                    ended += 1;
+                    self.lane.prefilled.push((delivered, id.0));
+                }
                 Event::Token { id, token, .. } => {
                     if self.clients.token(id.0, delivered, token) {
                         self.clients.hang_up(id.0, delivered)?;
@@ -258,7 +298,7 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
             }
         }
         self.lane.events = events;
-        self.lane.worked(outcome.elapsed, ended);
+        self.lane.worked(worked, ended);
         self.clients.told(tokens);
         self.lane.now = end + self.lane.overhead.between_steps(tokens);
         Ok(true)
@@ -266,13 +306,13 @@ impl<E: Executor, L: Ledger> Server<'_, '_, '_, '_, E, L> {
 }
 
 /// Greedy and of the length that was planned: `ignore_eos` ends it by its length, as live runs force it.
-fn request(planned: &PlannedRequest) -> Request {
+fn request(planned: &PlannedRequest, role: Role) -> Request {
     let prompt: Arc<[u32]> = match &planned.prompt {
         Prompt::Tokens(tokens) => Arc::from(tokens.as_slice()),
         Prompt::Text(_) | Prompt::Messages(_) => ids::of_text(planned.index, planned.prompt_tokens).collect(),
     };
     let stop = StopRules {
-        max_tokens: planned.max_tokens,
+        max_tokens: if role == Role::Prefill { 1 } else { planned.max_tokens },
         min_tokens: 0,
         ignore_eos: true,
         eos_ids: Arc::from([]),

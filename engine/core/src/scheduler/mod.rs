@@ -71,11 +71,13 @@ pub struct Scheduler {
     flights: VecDeque<Flight>,
     /// Plans of those that nobody was given yet.
     ahead: VecDeque<StepPlan>,
-    /// Left while a step was in flight, in order; the policy hears of it when the step is over. Planning ahead it hears at
-    /// once: a step planned later also runs later.
+    /// Left while the only step was in flight, in order; the policy hears of it when the step is over. Where there may be more
+    /// it hears at once: a step planned later also runs later.
     leaving: Vec<RequestId>,
     /// Plans name the blocks of their sequences.
     tables: bool,
+    /// Batches that may be under way at a time, each of requests of its own.
+    batches: usize,
     /// Memory of a plan that was given back, and of its flight.
     spare: Vec<SeqStep>,
     spare_parts: Vec<Part>,
@@ -97,6 +99,7 @@ impl Scheduler {
             ahead: VecDeque::new(),
             leaving: Vec::new(),
             tables: true,
+            batches: 1,
             spare: Vec::new(),
             spare_parts: Vec::new(),
             spare_lanes: Vec::new(),
@@ -107,6 +110,25 @@ impl Scheduler {
     pub fn without_block_tables(mut self) -> Self {
         self.tables = false;
         self
+    }
+
+    /// Up to so many batches are under way at a time, one for each stage of a pipeline, as vLLM's batch queue has them. A request
+    /// in one of them is not planned again until its tokens are back, but for further chunks of its prompt. Who drives it asks
+    /// [`Scheduler::plan_one`] while [`Scheduler::has_room_in_flight`], and commits the oldest first.
+    pub fn with_batches_in_flight(mut self, batches: usize) -> Result<Self, ConfigError> {
+        self.config.validate_batches_in_flight(batches)?;
+        self.batches = batches.max(1);
+        Ok(self)
+    }
+
+    /// Batches that may be under way at a time.
+    pub fn batches_in_flight(&self) -> usize {
+        self.batches
+    }
+
+    /// A further step may be planned before one is committed.
+    pub fn has_room_in_flight(&self) -> bool {
+        self.flights.len() < self.depth()
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -121,6 +143,18 @@ impl Scheduler {
     /// Queues a request that reached the server at `arrived`, before it was tokenized: its wait counts from there, and
     /// between equal priorities the earlier arrival goes first.
     pub fn enqueue_arrived(&mut self, now: At, arrived: At, request: Request) -> Result<(), EnqueueError> {
+        self.enqueue_transferred(now, arrived, request, 0)
+    }
+
+    /// The same for a request whose first `transferred` tokens were computed by another server, of which the keys and values
+    /// are here. Its last token is computed here in any case. Policies other than `vllm` compute all of it.
+    pub fn enqueue_transferred(
+        &mut self,
+        now: At,
+        arrived: At,
+        request: Request,
+        transferred: usize,
+    ) -> Result<(), EnqueueError> {
         self.tick(now);
         self.state.stats.submitted_total += 1;
         let checked = self.check(&request);
@@ -128,7 +162,8 @@ impl Scheduler {
             self.state.stats.rejected_total += 1;
             return checked;
         }
-        let seq = Sequence::new(request, arrived, self.state.stats.submitted_total);
+        let mut seq = Sequence::new(request, arrived, self.state.stats.submitted_total);
+        seq.transferred = transferred.min(seq.prompt_len() - 1);
         self.state.waiting.push_new(&seq);
         self.state.seqs.insert(seq.id(), seq);
         Ok(())
@@ -149,7 +184,7 @@ impl Scheduler {
             let place = self.state.running.iter().position(|running| *running == id)?;
             self.state.running.remove(place);
             self.state.seq_mut(id).left = true;
-            if self.flights.is_empty() || self.state.plans_ahead {
+            if self.flights.is_empty() || self.depth() > 1 {
                 self.forget(id);
                 self.policy.client_left(&mut self.state, id, false);
             } else {
@@ -162,6 +197,7 @@ impl Scheduler {
 
     /// Decides the next forward pass. A step must be committed before the next is asked for.
     pub fn plan(&mut self, now: At) -> Planned {
+        assert_eq!(self.batches, 1, "batches in flight are planned one by one, with plan_one");
         assert_eq!(self.flights.len(), self.ahead.len(), "plan was called while a step is not committed");
         let mut nothing = Planned::Idle;
         while self.flights.len() < self.depth() {
@@ -183,13 +219,13 @@ impl Scheduler {
 
     /// Steps that may be planned and not committed.
     fn depth(&self) -> usize {
-        if self.state.plans_ahead { 2 } else { 1 }
+        if self.state.plans_ahead { 2 } else { self.batches }
     }
 
     /// Plans a step and leaves to the caller which of several in flight is executed when; [`Scheduler::plan`] is the usual
     /// way. Tokens that only the commit of a step before can know are not in the plan.
     pub fn plan_one(&mut self, now: At) -> Planned {
-        assert!(self.flights.len() < self.depth(), "too many steps are planned and not committed");
+        assert!(self.has_room_in_flight(), "too many steps are planned and not committed");
         self.tick(now);
         loop {
             let preempted_before = self.state.preempted.len();

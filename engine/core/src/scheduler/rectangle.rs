@@ -48,7 +48,7 @@ impl Rectangle {
         for _ in 0..size {
             let Some(id) = state.waiting.front() else { break };
             let first_step_end = state.seq(id).tokens.len();
-            let admission = Admission { first_step_end, whole_must_fit: false, keep_free: 0 };
+            let admission = Admission { first_step_end, transferred: 0, whole_must_fit: false, keep_free: 0 };
             assert!(state.admit_front(Vec::new(), admission), "request {} does not fit the empty pool", id.0);
             self.rows.push(Row { id, done: false });
         }

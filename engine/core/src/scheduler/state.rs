@@ -40,8 +40,10 @@ pub struct State {
 /// What an admission has to cover.
 #[derive(Debug, Clone, Copy)]
 pub struct Admission {
-    /// Tokens found in the cache plus tokens of the first step.
+    /// Tokens that are computed already plus tokens of the first step.
     pub first_step_end: usize,
+    /// Of these, the ones that are computed already, if they are more than the cache has.
+    pub transferred: usize,
     /// Refuse unless all known tokens would fit, even if the first step takes fewer.
     pub whole_must_fit: bool,
     /// Blocks that must stay free.
@@ -165,20 +167,20 @@ impl State {
         }
         self.blocks.share(&cached);
         let taken = self.blocks.take(fresh);
-        self.start_at(place, cached, taken);
+        self.start_at(place, cached, taken, admission.transferred);
         self.register_full_blocks(id, admission.first_step_end);
         true
     }
 
     /// The bookkeeping of an admission from the front of the queue whose blocks are already taken.
     pub fn start_front(&mut self, cached: Vec<BlockId>, fresh: Vec<BlockId>) {
-        self.start_at(0, cached, fresh);
+        self.start_at(0, cached, fresh, 0);
     }
 
-    fn start_at(&mut self, place: usize, cached: Vec<BlockId>, fresh: Vec<BlockId>) {
+    fn start_at(&mut self, place: usize, cached: Vec<BlockId>, fresh: Vec<BlockId>, transferred: usize) {
         let Some(id) = self.waiting.get(place) else { panic!("nobody waits at place {place}") };
         let (hit_blocks, hit) = (cached.len(), cached.len() * self.blocks.block_size() as usize);
-        self.start(id, cached.into_iter().chain(fresh).collect(), hit);
+        self.start(id, cached.into_iter().chain(fresh).collect(), hit.max(transferred));
         self.seq_mut(id).registered = hit_blocks;
         if self.prefix_caching {
             self.count_prefix_lookup(id, hit);
@@ -234,6 +236,7 @@ impl State {
         let lost = std::mem::take(&mut seq.computed) as u64;
         (seq.registered, seq.prefilling) = (0, true);
         (seq.stale, seq.placeholders) = (seq.in_flight, 0);
+        seq.transferred = 0;
         seq.draft_count = 0;
         seq.drafts.clear();
         self.blocks.release(&blocks);

@@ -46,6 +46,7 @@ impl Scheduler {
         let state = &self.state;
         let quiet = self.flights.is_empty()
             && self.leaving.is_empty()
+            && self.batches == 1
             && !state.plans_ahead
             && state.speculation.is_none()
             && !state.running.is_empty()

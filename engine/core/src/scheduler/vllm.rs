@@ -186,7 +186,8 @@ impl Vllm {
                 continue;
             }
             let cached = state.longest_prefix(id);
-            let hit = cached.len() * state.blocks.block_size() as usize;
+            let transferred = state.seq(id).transferred;
+            let hit = (cached.len() * state.blocks.block_size() as usize).max(transferred);
             let missing = state.seq(id).tokens.len() - hit;
             if step.defer_prefill && missing > 1 {
                 break;
@@ -203,6 +204,7 @@ impl Vllm {
             let tokens = wanted.min(budget);
             let admission = Admission {
                 first_step_end: hit + tokens + dummy_drafts,
+                transferred,
                 whole_must_fit: self.config.scheduler_reserve_full_isl,
                 keep_free: if state.running.is_empty() { 0 } else { self.watermark_blocks },
             };

@@ -25,6 +25,16 @@ fn engine(policy: PolicyConfig, sizes: (KvStrategy, u32, u32, u32)) -> EngineCon
     EngineConfig { policy, kv, block_size, num_blocks, max_model_len }
 }
 
+/// What a pipeline is planned with.
+pub fn vllm_in_flight() -> impl Strategy<Value = EngineConfig> {
+    vllm().prop_map(|mut config| {
+        if let PolicyConfig::Vllm(knobs) = &mut config.policy {
+            (knobs.async_scheduling, knobs.speculative_config) = (false, None);
+        }
+        config
+    })
+}
+
 pub fn vllm() -> impl Strategy<Value = EngineConfig> {
     let knobs = (1..6u32, 1..24u32, any::<[bool; 4]>(), 0..6u32, 1..4u32, 0..3u32);
     (knobs, any::<bool>(), speculation(), sizes()).prop_map(

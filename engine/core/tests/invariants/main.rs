@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod configs;
+mod in_flight;
 #[path = "../../examples/shortest_prompt_first.rs"]
 #[allow(dead_code)]
 mod shortest_prompt_first;
@@ -15,6 +16,7 @@ use common::fake::{EOS, FakeExecutor, alone};
 use common::request;
 use configs::{
     dynamic_batch, fastgen, llamacpp, orca, own, sarathi, sglang, static_batch, tgi, trtllm, vllm,
+    vllm_in_flight,
 };
 use llmlab_core::config::{
     CapacitySchedulerPolicy, DynamicConfig, EngineConfig, KvStrategy, PolicyConfig, StaticConfig, VllmConfig,
@@ -88,6 +90,13 @@ proptest! {
     #[test]
     fn vllm_keeps_the_invariants(config in vllm(), clients in clients(), fails in fails()) {
         Run::new(config, clients, fails).run_to_the_end();
+    }
+
+    #[test]
+    fn vllm_keeps_the_invariants_with_batches_in_flight(
+        config in vllm_in_flight(), clients in clients(), batches in 2..5usize, seed in any::<u64>()
+    ) {
+        Run::new(config, clients, None).run_in_flight(batches, seed);
     }
 
     #[test]
@@ -248,6 +257,10 @@ impl Run {
             self.now += outcome.elapsed;
             self.scheduler.commit(self.now, plan, &outcome)
         };
+        self.told(events);
+    }
+
+    fn told(&mut self, events: Vec<Event>) {
         for event in events {
             match event {
                 Event::Token { id, token, index } => {
@@ -349,6 +362,7 @@ impl Run {
                     && c.prefill_schedule_interval == 1
                     && c.enable_chunked_prefill
                     && !planned_ahead
+                    && self.scheduler.batches_in_flight() == 1
                     && c.speculative_config.is_none();
                 if simple && self.config.kv == KvStrategy::Paged && plan.preempted.is_empty() {
                     self.check_nobody_was_forgotten(c, plan);
