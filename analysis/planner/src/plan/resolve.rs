@@ -362,7 +362,7 @@ fn engine(space: &Space, kv_tokens: u64, longest: u32) -> EngineConfig {
     }
 }
 
-/// How the cost model sees a format. Mixes of GGUF, and experts in 4 bits beside other matrices, count with their mean.
+/// How the cost model sees a format. Mixes of GGUF, 4-bit floats, and experts in 4 bits beside other matrices count with their mean.
 pub(crate) fn cost_weights(
     weights: memory::Weights,
     plan: &MemoryPlan,
