@@ -105,6 +105,7 @@ fn own_files_are_found_in_three_places_and_the_most_particular_wins() {
 name = "my-board"
 description = "a board"
 kind = "board"
+memory = "gddr"
 aliases = []
 memory_bandwidth_gb_per_s = {{ value = {bandwidth}, source = "its box", date = "2026-11", confidence = "published" }}
 "#

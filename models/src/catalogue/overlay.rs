@@ -148,6 +148,15 @@ fn check_device(device: &Hardware) -> Result<(), String> {
         }
         check_date(key, &figure.date)?;
     }
+    if let (Some(usable), Some(nominal)) = (&device.usable_memory_mib, &device.memory_gb)
+        && usable.value > nominal.value * 1024.0
+    {
+        let most = nominal.value * 1024.0;
+        return Err(format!(
+            "usable_memory_mib: {}; accepted are at most the {most} of memory_gb",
+            usable.value
+        ));
+    }
     Ok(())
 }
 
@@ -160,8 +169,9 @@ fn check_parameters(model: &PublishedModel) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "parameters: {} stated, {counted} counted from config; accepted are equal ones",
-        model.parameters
+        "parameters: {} stated, {counted} counted from config; accepted is a difference of at most {} %",
+        model.parameters,
+        100.0 * PARAMETERS_MAY_DIFFER
     ))
 }
 
