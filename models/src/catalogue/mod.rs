@@ -87,10 +87,11 @@ pub fn api_prices() -> &'static [ApiPrice] {
     &catalogue().api_prices
 }
 
-/// What hosts charge for tokens of the model called `name`.
+/// What hosts charge for tokens of the model called `name`, or of the one whose variant it is.
 pub fn api_prices_of(name: &str) -> Result<impl Iterator<Item = &'static ApiPrice>, ModelError> {
     let model = published_model(name)?;
-    Ok(api_prices().iter().filter(move |price| price.model == model.architecture.name))
+    let names = [Some(&model.architecture.name), model.base.as_ref()];
+    Ok(api_prices().iter().filter(move |price| names.contains(&Some(&price.model))))
 }
 
 /// All prices of a device; of each way to rent it the reference price first.

@@ -71,13 +71,13 @@ pub(super) fn add(catalogue: &mut Catalogue, path: &Path) -> Result<(), ModelErr
     for entry in file.model {
         let at = entry.span().start;
         let place = PathBuf::from(format!("{}:{}", path.display(), source.line(at)));
-        let model = PublishedModel::read(
-            named(entry.into_inner(), |model| (&mut model.name, &mut model.aliases)),
-            place,
-        )?;
-        check_parameters(&model).map_err(|problem| source.error(at, problem))?;
-        catalogue.models.retain(|other| other.architecture.name != model.architecture.name);
-        catalogue.models.insert(0, model);
+        for file in entry.into_inner().with_variants() {
+            let file = named(file, |model| (&mut model.name, &mut model.aliases));
+            let model = PublishedModel::read(file, place.clone())?;
+            check_parameters(&model).map_err(|problem| source.error(at, problem))?;
+            catalogue.models.retain(|other| other.architecture.name != model.architecture.name);
+            catalogue.models.insert(0, model);
+        }
     }
     let mut prices = Vec::new();
     for entry in file.price {

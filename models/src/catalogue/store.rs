@@ -140,6 +140,13 @@ config = { model_type = "llama", hidden_size = 2048, intermediate_size = 5632, n
         assert_eq!(with(text).ok().unwrap().model("Mine").unwrap().architecture.parameters(), 1_100_048_384);
         let wrong = with(&text.replace("1100048384", "7")).err().unwrap().to_string();
         assert!(wrong.contains("mine.toml:2: parameters: 7 stated, 1100048384 counted"), "{wrong}");
+        let awq = format!(
+            "{text}\n[[model.variant]]\nname = \"Mine AWQ\"\ndescription = \"in four bits\"\naliases = []\nsource = \"we made it\"\ndate = \"2026-11\"\nconfig = {{ quantization_config = {{ quant_method = \"awq\", bits = 4, group_size = 64 }} }}\n"
+        );
+        let catalogue = with(&awq).ok().unwrap();
+        let variant = catalogue.model("mine-awq").unwrap();
+        assert_eq!((variant.base.as_deref(), variant.parameters), (Some("mine"), 1_100_048_384));
+        assert_eq!(variant.architecture.stored.to_string(), "int4:64");
         let near = with(&text.replace("1100048384", "1050000000"));
         assert!(near.is_ok() && wrong.contains("accepted is a difference of at most 5 %"), "{wrong}");
         let wrong = with(&text.replace("hidden_size = 2048, ", "")).err().unwrap().to_string();
