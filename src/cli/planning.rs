@@ -41,9 +41,9 @@ pub struct RooflineArgs {
     /// Devices that divide the experts
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub ep: u32,
-    /// bf16, fp8, int8, int4, q4_k_m and others; as published if left out
-    #[arg(long, value_name = "FORMAT")]
-    pub weights: Option<String>,
+    /// published, bf16, fp8, int8, int4, q4_k_m and others, as in llmlab models memory
+    #[arg(long, default_value = "published", value_name = "FORMAT")]
+    pub weights: String,
     /// Format of keys and values: bf16 or fp8
     #[arg(long, value_name = "FORMAT", default_value = "bf16")]
     pub kv: String,

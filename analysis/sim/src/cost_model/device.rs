@@ -2,8 +2,8 @@
 
 use llmlab_models::catalogue::{DeviceKind, Hardware, MemoryKind};
 
-/// Peaks of one device, from the catalogue. Several of them are [`super::parallel`]: a sharding divides
-/// [`super::layers`], and links add operations between them.
+/// Peaks of one device, from the catalogue. Several of them share a model by a [`Sharding`](super::Sharding), which
+/// divides its [`Layers`](super::layers::Layers), and links add operations between them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Device {
     pub name: String,
