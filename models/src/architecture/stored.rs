@@ -1,6 +1,6 @@
 //! The format a checkpoint is published in, from the `quantization_config` of its `config.json`.
 //!
-//! Keys and their meaning: the quantization configurations of transformers 5, compressed-tensors 0.12 and ModelOpt 0.37. What
+//! Keys and their meaning: what transformers, compressed-tensors and ModelOpt write into the checkpoints on Hugging Face. What
 //! leaves some matrices of layers in 16 bits, or has a format whose bytes are not known here, is refused.
 
 use std::fmt;
@@ -149,7 +149,7 @@ fn weights_of_group(weights: &Keys) -> Result<StoredFormat, ModelError> {
     }
 }
 
-/// Modules left as they were are listed under one of three names, by name or by pattern. Heads, tables, norms and routers are
+/// Modules left as they were are listed under one of four names, by name or by pattern. Heads, tables, norms and routers are
 /// not quantized in any case, and what sees images is no part of a shape.
 fn all_are_quantized(keys: &Keys) -> Result<(), ModelError> {
     const NOT_COUNTED: [&str; 11] = [
@@ -165,7 +165,7 @@ fn all_are_quantized(keys: &Keys) -> Result<(), ModelError> {
         "multi_modal",
         "mm_projector",
     ];
-    for key in ["modules_to_not_convert", "ignore", "exclude_modules"] {
+    for key in ["modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules"] {
         for module in keys.texts(key)?.unwrap_or_default() {
             let plain = module.replace('\\', "");
             let known = NOT_COUNTED.iter().any(|part| plain.contains(part)) && !plain.contains("gate_");
@@ -233,7 +233,10 @@ mod tests {
                 Fp8,
             ),
             (r#"{"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}"#, Mxfp4),
-            (r#"{"quant_method": "bitsandbytes", "load_in_8bit": true, "load_in_4bit": false}"#, Int8),
+            (
+                r#"{"quant_method": "bitsandbytes", "load_in_8bit": true, "llm_int8_skip_modules": ["lm_head"]}"#,
+                Int8,
+            ),
             (r#"{"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["lm_head"]}"#, Fp8),
             (
                 r#"{"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head", "model.layers.*.mlp.gate"]}"#,

@@ -1,7 +1,7 @@
 //! Layers that are not attention over a cache of keys and values, or not alike in heads, by the keys that say so.
 //!
 //! A reader that knew only the usual keys would take such a model for one that attends in every layer, and its cache for several
-//! times what it is. Keys: the configuration classes of transformers 5 and those that the models' own repositories bring.
+//! times what it is. Keys: those of the configuration classes in transformers and in the models' own repositories.
 
 use serde_json::Value;
 
