@@ -95,6 +95,30 @@ fn memory_is_itemised_and_the_lines_add_up() {
     }
 }
 
+/// The two commands parse formats alike, and take a repository's own where none is named.
+#[test]
+fn a_step_is_priced_in_every_format_that_memory_is_counted_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let step = |model: &str, more: &[&str]| {
+        let (code, said, error) =
+            run(dir.path(), &[&["roofline", model, "--hardware", "h100"], more].concat());
+        assert_eq!(code, Some(0), "{model} {more:?}: {error}");
+        said
+    };
+    assert!(step("llama-3.1-8b", &["--weights", "q3_k_m"]).contains("q3_k_m weights"));
+    assert!(step("qwen/qwen3-32b-fp8", &[]).contains("fp8 weights"));
+    let (code, _, error) = run(dir.path(), &["roofline", "gpt-2", "--hardware", "h100", "--weights", "q9"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("accepted are published"), "{error}");
+    let memory =
+        json(dir.path(), &["models", "memory", "qwen/qwen3-32b-fp8", "--hardware", "h100", "--json"]);
+    let bytes = |item: &Value| {
+        item["what"].as_str().unwrap().starts_with("weights").then(|| item["bytes"].as_f64().unwrap())
+    };
+    let weights: f64 = memory["items"].as_array().unwrap().iter().filter_map(bytes).sum();
+    assert!((weights / 34.3e9 - 1.0).abs() < 0.01, "{weights} bytes");
+}
+
 #[test]
 fn own_files_are_found_in_three_places_and_the_most_particular_wins() {
     let dir = tempfile::tempdir().unwrap();
@@ -105,6 +129,7 @@ fn own_files_are_found_in_three_places_and_the_most_particular_wins() {
 name = "my-board"
 description = "a board"
 kind = "board"
+memory = "gddr"
 aliases = []
 memory_bandwidth_gb_per_s = {{ value = {bandwidth}, source = "its box", date = "2026-11", confidence = "published" }}
 "#

@@ -10,7 +10,7 @@ const GIB: f64 = (1u64 << 30) as f64;
 const H100_BYTES: u64 = (79.18 * GIB) as u64;
 
 fn plan(model: &str, change: impl FnOnce(&mut MemoryConfig)) -> MemoryPlan {
-    let mut config = MemoryConfig::vllm(H100_BYTES);
+    let mut config = MemoryConfig::vllm("h100", H100_BYTES);
     change(&mut config);
     memory::plan(architecture(model).unwrap(), &config, H100_BYTES).unwrap()
 }
@@ -33,7 +33,7 @@ fn blocks_of_catalogued_models_are_those_that_vllm_computes() {
             max_num_batched_tokens: row.number("in_flight_tokens") as u32,
             async_scheduling: false,
             block_size: row.number("block_size") as u32,
-            ..MemoryConfig::vllm(H100_BYTES)
+            ..MemoryConfig::vllm("h100", H100_BYTES)
         };
         let plan = memory::kv_plan(model, &config, row.number("avail_gib") << 30);
         if row.text("tp_valid") != "1" {
@@ -73,7 +73,7 @@ fn tensor_parallel_sizes_that_vllm_refuses_are_refused() {
     ];
     for (model, sizes) in refused {
         for tp in [1, 2, 4, 8] {
-            let config = MemoryConfig { tp, ..MemoryConfig::vllm(H100_BYTES) };
+            let config = MemoryConfig { tp, ..MemoryConfig::vllm("h100", H100_BYTES) };
             let plan = memory::kv_plan(architecture(model).unwrap(), &config, 1 << 30);
             assert_eq!(plan.is_err(), sizes.contains(&tp), "{model} tp {tp}");
         }
@@ -135,6 +135,8 @@ fn weights_are_as_large_as_published_checkpoints() {
         // The model card of gpt-oss: 60.8 and 12.8 GiB.
         ("gpt-oss-120b", "published", 60.8 * GIB),
         ("gpt-oss-20b", "published", 12.8 * GIB),
+        // 31.2 billion values of layers in a byte, 1.56 billion of tables in two.
+        ("qwen/qwen3-32b-fp8", "published", 34.3e9),
     ];
     for (model, format, published) in rows {
         let plan = plan(model, |config| {
@@ -145,6 +147,22 @@ fn weights_are_as_large_as_published_checkpoints() {
         println!("{model} {format}: {} bytes, {error:+.2} %", plan.weight_bytes);
         assert!(error.abs() < 1.0, "{model} {format}: {} bytes, {error:+.2} %", plan.weight_bytes);
     }
+}
+
+/// `get_batch_defaults` of vLLM's `arg_utils.py`, which leaves the A100 out by name.
+#[test]
+fn the_defaults_are_those_of_vllm_on_the_device() {
+    let of = |name: &str| {
+        let device = llmlab_models::catalogue::hardware(name).unwrap();
+        let config = MemoryConfig::vllm(&device.name, device.usable_memory_bytes().unwrap());
+        assert_eq!(config.gpu_memory_utilization, 0.92);
+        (config.max_num_batched_tokens, config.max_num_seqs)
+    };
+    assert_eq!(of("h100-sxm"), (8192, 1024));
+    assert_eq!(of("mi300x"), (8192, 1024));
+    assert_eq!(of("a100-sxm-80gb"), (2048, 256));
+    assert_eq!(of("a100-pcie-80gb"), (2048, 256));
+    assert_eq!(of("l40s"), (2048, 256));
 }
 
 #[test]
@@ -163,7 +181,7 @@ fn what_does_not_fit_says_what_would() {
     let plan = plan("llama-3.1-70b", |config| config.max_model_len = Some(8192));
     let problem = plan.problem.unwrap();
     assert!(problem.contains("needs 141.1 GB for weights on each device"), "{problem}");
-    assert!(problem.contains("tp = 4") && problem.contains("int4"), "{problem}");
+    assert!(problem.contains("tp = 2") && problem.contains("int4"), "{problem}");
     assert_eq!((plan.kv_bytes_available, plan.kv_plan), (0, None));
     assert!(plan.excess_bytes > 60_000_000_000);
     let long = self::plan("llama-3.1-8b", |config| config.gpu_memory_utilization = 0.3);
@@ -234,7 +252,7 @@ fn adapters_and_shorter_sequences_change_what_is_left() {
 #[test]
 fn a_wrong_configuration_is_one_error_that_says_what_is_accepted() {
     let error = |change: fn(&mut MemoryConfig)| {
-        let mut config = MemoryConfig::vllm(H100_BYTES);
+        let mut config = MemoryConfig::vllm("h100", H100_BYTES);
         change(&mut config);
         memory::plan(architecture("phi-4").unwrap(), &config, H100_BYTES).unwrap_err().to_string()
     };
@@ -253,12 +271,12 @@ fn a_wrong_configuration_is_one_error_that_says_what_is_accepted() {
 
 #[test]
 fn every_model_of_the_catalogue_has_a_plan_in_every_format() {
-    let formats = ["published", "f32", "fp8", "int8", "awq:32", "mxfp4", "q4_k_m", "q2_k", "q5_k_s"];
+    let formats = ["published", "f32", "fp8", "int8", "awq:32", "mxfp4", "nvfp4", "q4_k_m", "q2_k", "q5_k_s"];
     for model in llmlab_models::catalogue::published_models() {
         let model = &model.architecture;
         for format in formats {
-            let config =
-                MemoryConfig { weights: format.parse().unwrap(), ..MemoryConfig::vllm(8 * H100_BYTES) };
+            let weights = format.parse().unwrap();
+            let config = MemoryConfig { weights, ..MemoryConfig::vllm("h100", 8 * H100_BYTES) };
             let plan = memory::plan(model, &config, 8 * H100_BYTES).unwrap();
             let bits = 8.0 * plan.weight_bytes as f64 / model.parameters() as f64;
             assert!((2.5..40.0).contains(&bits), "{} {format}: {bits} bits a weight", model.name);

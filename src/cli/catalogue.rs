@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use llmlab_models::memory::VLLM_GPU_MEMORY_UTILIZATION;
 
 #[derive(Debug, Subcommand)]
 pub enum HardwareCommand {
@@ -37,13 +38,13 @@ pub struct MemoryArgs {
     /// A device of the catalogue
     #[arg(long, value_name = "NAME")]
     pub hardware: String,
-    /// Usable bytes of the device's memory in GiB, in place of 99 % of what the catalogue has
+    /// Usable bytes of the device's memory in GiB, in place of what the catalogue has
     #[arg(long, value_name = "GIB")]
     pub memory_gib: Option<f64>,
     /// What counts around weights and cache: vllm (its share of the memory), or bare (weights, cache, a forward pass)
     #[arg(long, default_value = "vllm", value_name = "NAME")]
     pub framework: String,
-    /// published, f32, f16, bf16, fp8, int8, awq, gptq, int4 (or int4:GROUP), mxfp4, or a GGUF mix as q4_k_m
+    /// published, f32, f16, bf16, fp8, int8, awq, gptq, int4 (or int4:GROUP), mxfp4, nvfp4, or a GGUF mix as q4_k_m
     #[arg(long, default_value = "published", value_name = "FORMAT")]
     pub weights: String,
     /// auto (16 bits) or fp8
@@ -58,13 +59,13 @@ pub struct MemoryArgs {
     /// Tokens of the longest request; default: what the model was trained for
     #[arg(long, value_name = "N")]
     pub max_model_len: Option<u32>,
-    /// Default: vLLM's, 8192 on a device of 70 GiB and above, else 2048
+    /// Default: vLLM's, 8192 on a device of 70 GiB and above but an A100, else 2048
     #[arg(long, value_name = "N")]
     pub max_num_batched_tokens: Option<u32>,
-    /// Default: vLLM's, 1024 on a device of 70 GiB and above, else 256
+    /// Default: vLLM's, 1024 on a device of 70 GiB and above but an A100, else 256
     #[arg(long, value_name = "N")]
     pub max_num_seqs: Option<u32>,
-    #[arg(long, default_value_t = 0.9, value_name = "SHARE")]
+    #[arg(long, default_value_t = VLLM_GPU_MEMORY_UTILIZATION, value_name = "SHARE")]
     pub gpu_memory_utilization: f64,
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub block_size: u32,

@@ -49,9 +49,9 @@ pub struct RooflineArgs {
     /// The network between nodes, of one device in one direction; the catalogue's if left out
     #[arg(long, value_name = "GB/S", value_parser = network)]
     pub network: Option<f64>,
-    /// bf16, fp8, int8, int4, q4_k_m and others; as published if left out
-    #[arg(long, value_name = "FORMAT")]
-    pub weights: Option<String>,
+    /// published, bf16, fp8, int8, int4, q4_k_m and others, as in llmlab models memory
+    #[arg(long, default_value = "published", value_name = "FORMAT")]
+    pub weights: String,
     /// Format of keys and values: bf16 or fp8
     #[arg(long, value_name = "FORMAT", default_value = "bf16")]
     pub kv: String,

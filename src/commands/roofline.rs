@@ -4,9 +4,10 @@ use std::fs;
 
 use llmlab_models::architecture::{Architecture, FeedForward};
 use llmlab_models::catalogue;
-use llmlab_planner::Deployment;
+use llmlab_models::memory::Weights;
 use llmlab_planner::explain::Explanation;
 use llmlab_planner::validate::names;
+use llmlab_planner::{Deployment, formats};
 use llmlab_sim::cost_model::{Calibration, Efficiency, Sharding};
 use llmlab_sim::{Device, Roofline, SeqShape};
 
@@ -48,12 +49,10 @@ pub fn roofline(args: RooflineArgs) -> Result<Code, Failure> {
     if let Some(network) = args.network {
         device.network_bytes_per_s = 1e9 * network;
     }
-    let format = args.weights.clone().unwrap_or_else(|| model.stored.to_string());
-    let weights = names::weights(&format).ok_or_else(|| {
-        Failure::bad_input(format!(
-            "--weights: {format:.40?} is not known; accepted are f32, f16, bf16, fp8, int8, int4, mxfp4, q4_0, q4_k_m, q5_k_m, q6_k, q8_0"
-        ))
-    })?;
+    let format: Weights =
+        args.weights.parse().map_err(|error| Failure::bad_input(format!("--weights: {error}")))?;
+    let weights = formats::weights(format, model).map_err(Failure::bad_input)?;
+    let format = format.of(model);
     let kv_value_bytes = names::kv_value_bytes(&args.kv).ok_or_else(|| {
         Failure::bad_input(format!("--kv: {:.40?} is not known; accepted are bf16, f16, fp8, int8", args.kv))
     })?;

@@ -4,6 +4,7 @@ use llmlab_models::architecture::{Architecture, FeedForward};
 use llmlab_sim::cost_model::calibration::Runtime;
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::cost_model::{Calibration, Sharding, Weights};
+use llmlab_sim::memory::DEFAULT_UTILIZATION;
 use llmlab_sim::{Device, Roofline};
 
 use crate::closed_loop::{Admission, ClosedLoop};
@@ -70,7 +71,7 @@ impl Deployment {
                 2048
             },
             max_num_batched_tokens: 8192,
-            kv_tokens: self.kv_tokens(0.92),
+            kv_tokens: self.kv_tokens(DEFAULT_UTILIZATION),
             admission: if self.runtime.starts_with("tensorrt-llm") {
                 Admission::WholeAnswer
             } else {

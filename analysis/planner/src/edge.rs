@@ -158,7 +158,7 @@ fn fit(model: &Architecture, weights: memory::Weights, usable_bytes: u64) -> Res
             max_num_batched_tokens: BATCH_TOKENS,
             max_num_seqs: 1,
             async_scheduling: false,
-            ..MemoryConfig::vllm(memory_bytes)
+            ..MemoryConfig::vllm("", memory_bytes)
         };
         memory::plan(model, &config, memory_bytes)
     };

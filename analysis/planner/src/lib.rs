@@ -4,7 +4,7 @@
 //! it says is a function of its inputs.
 //!
 //! Reading order: [`deployment`] (a model on devices under a serving software), [`closed_loop`] (users who wait for their
-//! answers, in short form), [`explain`] (a step operation by operation), [`plan`] (an SLO to devices
+//! answers, in short form), [`explain`] (a step operation by operation), [`formats`] (what a format of weights costs), [`plan`] (an SLO to devices
 //! and money), [`edge`] (what one person's device runs), [`autoscale`] (a day of a plan under scaling policies), [`validate`] (predictions
 //! beside other people's measurements, and the fit to them).
 
@@ -14,6 +14,7 @@ pub mod day_shape;
 pub mod deployment;
 pub mod edge;
 pub mod explain;
+pub mod formats;
 pub mod plan;
 pub mod validate;
 

@@ -7,8 +7,8 @@ use crate::cost_model::Device;
 
 const GIB: f64 = 1_073_741_824.0;
 
-/// vLLM 0.33's default of `gpu_memory_utilization`.
-pub const DEFAULT_UTILIZATION: f64 = 0.92;
+/// What a simulated server may take of the memory where nothing is said.
+pub const DEFAULT_UTILIZATION: f64 = llmlab_models::memory::VLLM_GPU_MEMORY_UTILIZATION;
 
 /// Memory that CUDA and its libraries take beside tensors, on one device (llm-d-planner,
 /// docs/empirical-vllm-memory-results.md, H100).

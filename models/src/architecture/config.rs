@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::families::{Family, Positions, Windows};
-use super::{Architecture, Attention, Block, FeedForward, StoredFormat, grouped};
+use super::{Architecture, Attention, Block, FeedForward, StoredFormat, grouped, unsupported};
 use crate::error::ModelError;
 use crate::files::read_text;
 use crate::hf_config::{
@@ -42,6 +42,7 @@ impl Architecture {
         let inner = outer.object("text_config")?;
         let keys = inner.as_ref().unwrap_or(&outer);
         let model_type = keys.text("model_type")?.or(outer.text("model_type")?).unwrap_or("");
+        unsupported::refuse(keys)?;
         let family = Family::of(model_type);
         let sizes = Sizes::read(keys, model_type, family)?;
         let windows = windows(keys, &sizes)?;

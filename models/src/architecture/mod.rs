@@ -1,11 +1,12 @@
 //! What a model computes and keeps, as sizes alone: for planning any decoder, whether our engine runs it or not.
 //!
 //! Reading order: this file (the sizes and their arithmetic), [`stored`] (what a checkpoint is published in), [`config`] (read
-//! from the keys of a `config.json`), [`families`] (what the keys leave unsaid).
+//! from the keys of a `config.json`), [`families`] (what the keys leave unsaid), [`unsupported`] (what is refused).
 
 mod config;
 mod families;
 mod stored;
+mod unsupported;
 
 pub use stored::StoredFormat;
 

@@ -36,6 +36,20 @@ pub enum DeviceKind {
     Accelerator,
 }
 
+/// What its memory is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryKind {
+    /// Stacks beside the chip.
+    Hbm,
+    /// Graphics memory around it.
+    Gddr,
+    /// What CPU and GPU of one chip share.
+    Lpddr,
+    /// Modules in sockets.
+    Ddr,
+}
+
 /// One device: one GPU, or one CPU socket. Peaks are dense, never the sparse ones of a brochure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,10 +59,13 @@ pub struct Hardware {
     /// What the maker calls it.
     pub description: String,
     pub kind: DeviceKind,
+    pub memory: MemoryKind,
     /// Other names it is found by.
     pub aliases: Vec<String>,
     /// Decimal gigabytes on the device; what CPU and GPU share in one; absent for a CPU, whose memory is bought separately.
     pub memory_gb: Option<Figure>,
+    /// What a process sees of it, in MiB: on an NVIDIA device CUDA's total, which is what nvidia-smi shows less what the driver keeps.
+    pub usable_memory_mib: Option<Figure>,
     /// Peak memory bandwidth in 10^9 bytes a second.
     pub memory_bandwidth_gb_per_s: Figure,
     /// Peak of plain 32-bit arithmetic in 10^12 operations a second.
@@ -93,15 +110,19 @@ impl DeviceKind {
     }
 }
 
-/// Of a device's nominal gigabytes, what a process can use: an H100 "80 GB" shows 79.18 GiB (llm-d-planner,
-/// docs/empirical-vllm-memory-results.md), so the nominal figure counts GiB, less what the driver keeps.
+/// Of a device's nominal gigabytes, what a process can use where nobody is known to have looked: an H100 "80 GB" shows
+/// 79.18 GiB (llm-d-planner, docs/empirical-vllm-memory-results.md), so the nominal figure counts GiB, less what the driver keeps.
 const USABLE_MEMORY: f64 = 0.99;
+const MIB: f64 = (1u64 << 20) as f64;
+const GIB: f64 = (1u64 << 30) as f64;
 
 impl Hardware {
     /// Memory that a process can use.
     pub fn usable_memory_bytes(&self) -> Option<u64> {
-        let nominal = self.memory_gb.as_ref()?.value;
-        Some((nominal * (1u64 << 30) as f64 * USABLE_MEMORY) as u64)
+        if let Some(seen) = &self.usable_memory_mib {
+            return Some((seen.value * MIB) as u64);
+        }
+        Some((self.memory_gb.as_ref()?.value * GIB * USABLE_MEMORY) as u64)
     }
 
     /// The name and the aliases.
@@ -113,6 +134,7 @@ impl Hardware {
     pub fn figures(&self) -> Vec<(&'static str, &Figure, RangeInclusive<f64>)> {
         let optional = [
             ("memory_gb", &self.memory_gb, 1.0..=1024.0),
+            ("usable_memory_mib", &self.usable_memory_mib, 512.0..=1_048_576.0),
             ("fp32_tflops", &self.fp32_tflops, 0.01..=1000.0),
             ("bf16_tflops", &self.bf16_tflops, 0.1..=20_000.0),
             ("fp8_tflops", &self.fp8_tflops, 1.0..=40_000.0),
@@ -231,5 +253,24 @@ mod tests {
         files.sort();
         names.sort();
         assert_eq!(files, names);
+    }
+
+    /// Boards with graphics memory and ECC keep a sixteenth of it for themselves.
+    #[test]
+    fn a_process_sees_the_memory_that_was_looked_up_and_never_more_than_the_nominal() {
+        let of = |name| crate::catalogue::hardware(name).unwrap().usable_memory_bytes().unwrap();
+        for (name, gib) in
+            [("h100-sxm", 79.18), ("l40s", 44.52), ("l4", 22.04), ("t4", 14.74), ("b300", 268.6)]
+        {
+            assert!((of(name) as f64 / GIB - gib).abs() < 0.01, "{name}: {} bytes", of(name));
+        }
+        assert_eq!(of("apple-m1"), (16.0 * GIB * USABLE_MEMORY) as u64, "nobody looked");
+        for device in embedded() {
+            let (Some(nominal), Some(seen)) = (&device.memory_gb, &device.usable_memory_mib) else {
+                continue;
+            };
+            let share = seen.value * MIB / (nominal.value * GIB);
+            assert!((0.9..=1.0).contains(&share), "{}: {share} of the nominal memory", device.name);
+        }
     }
 }

@@ -71,13 +71,13 @@ pub(super) fn add(catalogue: &mut Catalogue, path: &Path) -> Result<(), ModelErr
     for entry in file.model {
         let at = entry.span().start;
         let place = PathBuf::from(format!("{}:{}", path.display(), source.line(at)));
-        let model = PublishedModel::read(
-            named(entry.into_inner(), |model| (&mut model.name, &mut model.aliases)),
-            place,
-        )?;
-        check_parameters(&model).map_err(|problem| source.error(at, problem))?;
-        catalogue.models.retain(|other| other.architecture.name != model.architecture.name);
-        catalogue.models.insert(0, model);
+        for file in entry.into_inner().with_variants() {
+            let file = named(file, |model| (&mut model.name, &mut model.aliases));
+            let model = PublishedModel::read(file, place.clone())?;
+            check_parameters(&model).map_err(|problem| source.error(at, problem))?;
+            catalogue.models.retain(|other| other.architecture.name != model.architecture.name);
+            catalogue.models.insert(0, model);
+        }
     }
     let mut prices = Vec::new();
     for entry in file.price {
@@ -148,6 +148,15 @@ fn check_device(device: &Hardware) -> Result<(), String> {
         }
         check_date(key, &figure.date)?;
     }
+    if let (Some(usable), Some(nominal)) = (&device.usable_memory_mib, &device.memory_gb)
+        && usable.value > nominal.value * 1024.0
+    {
+        let most = nominal.value * 1024.0;
+        return Err(format!(
+            "usable_memory_mib: {}; accepted are at most the {most} of memory_gb",
+            usable.value
+        ));
+    }
     Ok(())
 }
 
@@ -160,8 +169,9 @@ fn check_parameters(model: &PublishedModel) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "parameters: {} stated, {counted} counted from config; accepted are equal ones",
-        model.parameters
+        "parameters: {} stated, {counted} counted from config; accepted is a difference of at most {} %",
+        model.parameters,
+        100.0 * PARAMETERS_MAY_DIFFER
     ))
 }
 

@@ -28,13 +28,58 @@ pub(super) struct File {
     #[serde(default)]
     null_keys: Vec<String>,
     config: serde_json::Map<String, serde_json::Value>,
+    #[serde(default)]
+    variant: Vec<Variant>,
+    #[serde(skip)]
+    base: Option<String>,
+}
+
+/// A checkpoint of the same shape but for some keys: another format, vocabulary or number of positions.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Variant {
+    name: String,
+    description: String,
+    aliases: Vec<String>,
+    source: String,
+    date: String,
+    /// Where they are not those of the base.
+    parameters: Option<u64>,
+    /// Keys over those of the base.
+    config: serde_json::Map<String, serde_json::Value>,
+}
+
+impl File {
+    /// The entry, and its variants as entries of their own.
+    pub(super) fn with_variants(mut self) -> Vec<File> {
+        let variants = std::mem::take(&mut self.variant);
+        let of = |variant: Variant| {
+            let mut config = self.config.clone();
+            config.extend(variant.config);
+            File {
+                name: variant.name,
+                description: variant.description,
+                aliases: variant.aliases,
+                source: variant.source,
+                date: variant.date,
+                parameters: variant.parameters.unwrap_or(self.parameters),
+                null_keys: self.null_keys.clone(),
+                config,
+                variant: Vec::new(),
+                base: Some(super::normal(&self.name)),
+            }
+        };
+        let variants: Vec<File> = variants.into_iter().map(of).collect();
+        std::iter::once(self).chain(variants).collect()
+    }
 }
 
 /// A model of the catalogue and where it is from.
 #[derive(Debug, Clone)]
 pub struct PublishedModel {
     pub architecture: Architecture,
-    /// What our engine needs of it, for the families it runs.
+    /// What our engine needs of it, for the families it runs; none of a quantized checkpoint, whose shape alone would be taken as
+    /// 16 bits.
     pub spec: Option<ModelSpec>,
     /// What its publisher calls it.
     pub description: String,
@@ -45,6 +90,8 @@ pub struct PublishedModel {
     pub date: String,
     /// As its publisher counts them; a test compares it with the shape's.
     pub parameters: u64,
+    /// The entry whose variant it is.
+    pub base: Option<String>,
 }
 
 impl PublishedModel {
@@ -58,7 +105,8 @@ impl PublishedModel {
             file.config.insert(key, serde_json::Value::Null);
         }
         let architectures = file.config.get("architectures").and_then(|list| list.get(0)?.as_str());
-        let runs = ACCEPTED_ARCHITECTURES.iter().any(|(name, _)| Some(*name) == architectures);
+        let runs = ACCEPTED_ARCHITECTURES.iter().any(|(name, _)| Some(*name) == architectures)
+            && !file.config.contains_key("quantization_config");
         let json = serde_json::Value::Object(file.config).to_string();
         let name = file.name;
         let spec = match runs {
@@ -73,6 +121,7 @@ impl PublishedModel {
             source: file.source,
             date: file.date,
             parameters: file.parameters,
+            base: file.base,
         })
     }
 }
@@ -169,11 +218,13 @@ pub(super) fn embedded() -> Vec<PublishedModel> {
         "yi-6b",
     ]
     .into_iter()
-    .map(|(name, text)| {
+    .flat_map(|(name, text)| {
         let wrong = |error: String| -> ! { panic!("specs/{name}.toml: {error}") };
         let file: File = toml::from_str(text).unwrap_or_else(|error| wrong(error.to_string()));
         let path = PathBuf::from(format!("specs/{name}.toml"));
-        PublishedModel::read(file, path).unwrap_or_else(|error| wrong(error.to_string()))
+        let read =
+            |file| PublishedModel::read(file, path.clone()).unwrap_or_else(|error| wrong(error.to_string()));
+        file.with_variants().into_iter().map(read).collect::<Vec<_>>()
     })
     .collect()
 }
@@ -209,6 +260,7 @@ pub fn published_spec(name: &str) -> Result<&'static ModelSpec, ModelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architecture::StoredFormat;
 
     #[test]
     fn every_shape_has_the_published_number_of_parameters() {
@@ -252,11 +304,33 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
             .collect();
-        let mut names: Vec<String> =
-            published_models().iter().map(|entry| entry.architecture.name.clone()).collect();
+        let bases = published_models().iter().filter(|entry| entry.base.is_none());
+        let mut names: Vec<String> = bases.map(|entry| entry.architecture.name.clone()).collect();
         files.sort();
         names.sort();
         assert_eq!(files, names);
+    }
+
+    /// What a repository's name says of its checkpoint is what the entry has: its format, positions and vocabulary.
+    #[test]
+    fn a_checkpoint_that_differs_from_its_base_is_an_entry_of_its_own() {
+        let of = |name: &str| published_model(name).unwrap();
+        for entry in published_models() {
+            for name in entry.names().filter(|name| name.contains("fp8")) {
+                assert_eq!(entry.architecture.stored, StoredFormat::Fp8, "{name}");
+            }
+        }
+        let fp8 = of("Qwen/Qwen3-32B-FP8");
+        assert_eq!((fp8.base.as_deref(), &fp8.spec), (Some("qwen3-32b"), &None));
+        let [base, instruct] =
+            ["Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct"].map(|name| &of(name).architecture);
+        assert_eq!((base.max_positions, instruct.max_positions), (131_072, 32_768));
+        assert_eq!(of("Qwen/Qwen2.5-7B-Instruct").spec.as_ref().unwrap().max_position_embeddings, 32_768);
+        let [base, instruct] = ["mistralai/Mixtral-8x22B-v0.1", "mistralai/Mixtral-8x22B-Instruct-v0.1"]
+            .map(|name| &of(name).architecture);
+        assert_eq!((base.vocab_size, instruct.vocab_size), (32_000, 32_768));
+        let prices = |name| super::super::api_prices_of(name).unwrap().count();
+        assert_eq!(prices("llama-3.3-70b-fp8"), prices("llama-3.3-70b"));
     }
 
     #[test]

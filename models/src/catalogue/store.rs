@@ -88,6 +88,7 @@ mod tests {
 name = "My Board"
 description = "a board"
 kind = "board"
+memory = "lpddr"
 aliases = ["mb"]
 memory_gb = { value = 12, source = "its box", date = "2026-11-22", confidence = "published" }
 memory_bandwidth_gb_per_s = { value = 50, source = "its box", date = "2026-11", confidence = "published" }
@@ -139,6 +140,15 @@ config = { model_type = "llama", hidden_size = 2048, intermediate_size = 5632, n
         assert_eq!(with(text).ok().unwrap().model("Mine").unwrap().architecture.parameters(), 1_100_048_384);
         let wrong = with(&text.replace("1100048384", "7")).err().unwrap().to_string();
         assert!(wrong.contains("mine.toml:2: parameters: 7 stated, 1100048384 counted"), "{wrong}");
+        let awq = format!(
+            "{text}\n[[model.variant]]\nname = \"Mine AWQ\"\ndescription = \"in four bits\"\naliases = []\nsource = \"we made it\"\ndate = \"2026-11\"\nconfig = {{ quantization_config = {{ quant_method = \"awq\", bits = 4, group_size = 64 }} }}\n"
+        );
+        let catalogue = with(&awq).ok().unwrap();
+        let variant = catalogue.model("mine-awq").unwrap();
+        assert_eq!((variant.base.as_deref(), variant.parameters), (Some("mine"), 1_100_048_384));
+        assert_eq!(variant.architecture.stored.to_string(), "int4:64");
+        let near = with(&text.replace("1100048384", "1050000000"));
+        assert!(near.is_ok() && wrong.contains("accepted is a difference of at most 5 %"), "{wrong}");
         let wrong = with(&text.replace("hidden_size = 2048, ", "")).err().unwrap().to_string();
         assert!(wrong.contains("mine.toml:2: hidden_size: missing"), "{wrong}");
     }
@@ -148,15 +158,22 @@ config = { model_type = "llama", hidden_size = 2048, intermediate_size = 5632, n
         for (from, to, expected) in [
             ("value = 12", "value = 0", "mine.toml:2: memory_gb: 0 is not a number above 0"),
             ("value = 50", "value = -1", "mine.toml:2: memory_bandwidth_gb_per_s: -1 is not"),
-            ("= 0.2", "= 0.0", "mine.toml:10: usd_per_hour: 0 is not a price; accepted are numbers above 0"),
-            ("= 0.2", "= -3.0", "mine.toml:10: usd_per_hour: -3 is not"),
-            ("= 0.2", "= nan", "mine.toml:10: usd_per_hour: NaN is not"),
-            ("\"MB\"", "\"H10O\"", "mine.toml:10: no hardware named \"H10O\"; did you mean"),
-            ("devices = 1", "devices = 0", "mine.toml:10: devices: 0; accepted are"),
-            ("devices = 1", "gpus = 1", "mine.toml:14: unknown field `gpus`, expected one of"),
+            (
+                "memory_bandwidth",
+                "usable_memory_mib = { value = 12289, source = \"x\", date = \"2026\", confidence = \"secondary\" }\nmemory_bandwidth",
+                "mine.toml:2: usable_memory_mib: 12289; accepted are at most the 12288 of memory_gb",
+            ),
+            ("memory = \"lpddr\"\n", "", "mine.toml:2: missing field `memory`"),
+            ("\"lpddr\"", "\"flash\"", "mine.toml:6: unknown variant `flash`, expected one of"),
+            ("= 0.2", "= 0.0", "mine.toml:11: usd_per_hour: 0 is not a price; accepted are numbers above 0"),
+            ("= 0.2", "= -3.0", "mine.toml:11: usd_per_hour: -3 is not"),
+            ("= 0.2", "= nan", "mine.toml:11: usd_per_hour: NaN is not"),
+            ("\"MB\"", "\"H10O\"", "mine.toml:11: no hardware named \"H10O\"; did you mean"),
+            ("devices = 1", "devices = 0", "mine.toml:11: devices: 0; accepted are"),
+            ("devices = 1", "gpus = 1", "mine.toml:15: unknown field `gpus`, expected one of"),
             ("\"board\"", "\"toaster\"", "mine.toml:5: unknown variant `toaster`, expected one of"),
-            ("\"2026\"", "\"long ago\"", "mine.toml:10: date: date \"long ago\"; accepted are YYYY"),
-            ("[[price]]", "[[price", "mine.toml:10: "),
+            ("\"2026\"", "\"long ago\"", "mine.toml:11: date: date \"long ago\"; accepted are YYYY"),
+            ("[[price]]", "[[price", "mine.toml:11: "),
         ] {
             let error = with(&DEVICE.replace(from, to)).err().unwrap().to_string();
             assert!(error.contains(expected), "{from} -> {to}: {error}");

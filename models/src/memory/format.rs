@@ -12,6 +12,8 @@ use crate::architecture::{Architecture, StoredFormat};
 const DEFAULT_GROUP: u32 = 128;
 /// Weights that share the exponent of MXFP4 (OCP Microscaling Formats 1.0).
 const MX_BLOCK: u64 = 32;
+/// Weights that share an 8-bit scale in NVFP4 (NVIDIA ModelOpt); the one scale of a matrix is not counted.
+const NV_BLOCK: u64 = 16;
 
 /// The format of a model's matrices. Norms, biases, routers and, but for GGUF, the tables stay in 16 bits, as vLLM and the
 /// tools that write such checkpoints leave them.
@@ -32,14 +34,16 @@ pub enum Weights {
     },
     /// Experts in 4-bit floats with an 8-bit exponent for each 32; of a model without experts all matrices of layers.
     Mxfp4,
+    /// 4-bit floats with an 8-bit scale for each 16.
+    Nvfp4,
     /// A mix of GGUF formats, tables included; norms and routers in f32.
     Gguf(WeightRecipe),
 }
 
 impl Weights {
     /// The names an error lists; beside them those of GGUF mixes.
-    pub const NAMES: [&str; 10] =
-        ["published", "f32", "f16", "bf16", "fp8", "int8", "int4", "awq", "gptq", "mxfp4"];
+    pub const NAMES: [&str; 11] =
+        ["published", "f32", "f16", "bf16", "fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"];
 
     /// With `Published` looked up.
     pub fn of(self, model: &Architecture) -> Weights {
@@ -49,8 +53,9 @@ impl Weights {
             (Weights::Published, StoredFormat::Bf16) => Weights::Bf16,
             (Weights::Published, StoredFormat::Fp8) => Weights::Fp8,
             (Weights::Published, StoredFormat::Int8) => Weights::Int8,
-            (Weights::Published, StoredFormat::Int4) => Weights::Int4 { group: DEFAULT_GROUP },
+            (Weights::Published, StoredFormat::Int4 { group }) => Weights::Int4 { group },
             (Weights::Published, StoredFormat::Mxfp4) => Weights::Mxfp4,
+            (Weights::Published, StoredFormat::Nvfp4) => Weights::Nvfp4,
             (weights, _) => weights,
         }
     }
@@ -78,6 +83,7 @@ impl Weights {
                 rows * (cols.div_ceil(2) + cols.div_ceil(MX_BLOCK))
             }
             Weights::Mxfp4 => values * 2,
+            Weights::Nvfp4 => rows * (cols.div_ceil(2) + cols.div_ceil(NV_BLOCK)),
         }
     }
 
@@ -102,6 +108,7 @@ impl fmt::Display for Weights {
             Weights::Int4 { group: DEFAULT_GROUP } => "int4",
             Weights::Int4 { group } => return write!(formatter, "int4:{group}"),
             Weights::Mxfp4 => "mxfp4",
+            Weights::Nvfp4 => "nvfp4",
             Weights::Gguf(recipe) => return recipe.fmt(formatter),
         };
         formatter.pad(name)
@@ -134,6 +141,7 @@ impl FromStr for Weights {
             "int8" => Weights::Int8,
             "int4" | "awq" | "gptq" => Weights::Int4 { group },
             "mxfp4" => Weights::Mxfp4,
+            "nvfp4" => Weights::Nvfp4,
             _ => match base.parse::<WeightRecipe>() {
                 Ok(recipe) if recipe.base().is_some_and(WeightFormat::is_gguf) => Weights::Gguf(recipe),
                 _ => {

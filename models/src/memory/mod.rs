@@ -20,6 +20,9 @@ const MAX_DEVICES: u32 = 1024;
 const MAX_TOKENS: u32 = 1 << 24;
 const GIB: f64 = (1u64 << 30) as f64;
 
+/// vLLM's default of `gpu_memory_utilization`, read in 0.33; 0.9 before its pull request 38284 of 2026.
+pub const VLLM_GPU_MEMORY_UTILIZATION: f64 = 0.92;
+
 /// What answers, which decides what is reserved around weights and cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framework {
@@ -89,9 +92,10 @@ pub struct MemoryConfig {
 }
 
 impl MemoryConfig {
-    /// The defaults of vLLM's server on such a device: it schedules more on one of 70 GiB and above (`arg_utils.py`).
-    pub fn vllm(device_memory_bytes: u64) -> MemoryConfig {
-        let large = device_memory_bytes as f64 >= 70.0 * GIB;
+    /// The defaults of vLLM's server on such a device: it schedules more on one of 70 GiB and above that is not called A100
+    /// (`get_batch_defaults` in `arg_utils.py` of 0.33).
+    pub fn vllm(device_name: &str, device_memory_bytes: u64) -> MemoryConfig {
+        let large = device_memory_bytes as f64 >= 70.0 * GIB && !device_name.to_lowercase().contains("a100");
         MemoryConfig {
             framework: Framework::Vllm,
             weights: Weights::Published,
@@ -101,7 +105,7 @@ impl MemoryConfig {
             max_model_len: None,
             max_num_batched_tokens: if large { 8192 } else { 2048 },
             max_num_seqs: if large { 1024 } else { 256 },
-            gpu_memory_utilization: 0.9,
+            gpu_memory_utilization: VLLM_GPU_MEMORY_UTILIZATION,
             block_size: 16,
             async_scheduling: true,
             cuda_graph_bytes: 0,

@@ -36,7 +36,7 @@ pub fn memory(args: &MemoryArgs) -> Result<Code, Failure> {
             Failure::bad_input(format!("the catalogue has no memory of {}: pass --memory-gib", device.name))
         })?,
     };
-    let config = config(args, memory_bytes)?;
+    let config = config(args, &device.name, memory_bytes)?;
     let plan = plan(model, &config, memory_bytes).map_err(Failure::bad_input)?;
     let lengths: Vec<u32> = [plan.max_model_len].into_iter().chain(args.lengths.iter().copied()).collect();
     let of = Answer {
@@ -61,8 +61,8 @@ pub fn memory(args: &MemoryArgs) -> Result<Code, Failure> {
     if args.json { print_json(&of) } else { print(&text(&of, &config, &plan)) }
 }
 
-fn config(args: &MemoryArgs, memory_bytes: u64) -> Result<MemoryConfig, Failure> {
-    let defaults = MemoryConfig::vllm(memory_bytes);
+fn config(args: &MemoryArgs, device_name: &str, memory_bytes: u64) -> Result<MemoryConfig, Failure> {
+    let defaults = MemoryConfig::vllm(device_name, memory_bytes);
     let framework = match args.framework.as_str() {
         "vllm" => Framework::Vllm,
         "bare" => Framework::Bare,

@@ -30,8 +30,6 @@ pub const KV: [&str; 1] = [BF16];
 const BLOCK: u32 = 16;
 /// Without one that is asked for: longer contexts are rare, and each of them would have to fit.
 const LONGEST_BY_DEFAULT: u32 = 32_768;
-/// vLLM's default of `gpu_memory_utilization`.
-const UTILIZATION: f64 = 0.92;
 
 /// What stays the same for every candidate of a plan.
 pub struct Question<'q> {
@@ -241,9 +239,8 @@ impl Question<'_> {
             max_model_len: Some(max_model_len(self.spec, self.model)),
             max_num_batched_tokens: space.max_num_batched_tokens,
             max_num_seqs: space.max_num_seqs,
-            gpu_memory_utilization: UTILIZATION,
             async_scheduling: false,
-            ..MemoryConfig::vllm(memory_bytes)
+            ..MemoryConfig::vllm(&catalogued.name, memory_bytes)
         };
         let plan = match memory::plan(self.model, &config, memory_bytes) {
             Ok(plan) => plan,
@@ -357,7 +354,7 @@ fn engine(space: &Space, kv_tokens: u64, longest: u32) -> EngineConfig {
     }
 }
 
-/// How the cost model sees a format. Mixes of GGUF, and experts in 4 bits beside other matrices, count with their mean.
+/// How the cost model sees a format. Mixes of GGUF, 4-bit floats, and experts in 4 bits beside other matrices count with their mean.
 pub(crate) fn cost_weights(
     weights: memory::Weights,
     plan: &MemoryPlan,
@@ -370,7 +367,7 @@ pub(crate) fn cost_weights(
         memory::Weights::Fp8 => of(WeightFormat::Fp8),
         memory::Weights::Int8 => of(WeightFormat::Int8),
         memory::Weights::Int4 { .. } => of(WeightFormat::Int4),
-        memory::Weights::Mxfp4 | memory::Weights::Gguf(_) => {
+        memory::Weights::Mxfp4 | memory::Weights::Nvfp4 | memory::Weights::Gguf(_) => {
             let bits = 8.0 * plan.weight_bytes as f64 * f64::from(devices) / model.parameters() as f64;
             Weights::mixed(bits, bits)
         }

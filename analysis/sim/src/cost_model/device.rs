@@ -1,9 +1,9 @@
 //! A device as a cost model needs it.
 
-use llmlab_models::catalogue::{DeviceKind, Hardware};
+use llmlab_models::catalogue::{DeviceKind, Hardware, MemoryKind};
 
-/// Peaks of one device, from the catalogue. Several of them are [`super::parallel`]: a sharding divides
-/// [`super::layers`], and links add operations between them.
+/// Peaks of one device, from the catalogue. Several of them share a model by a [`Sharding`](super::Sharding), which
+/// divides its [`Layers`](super::layers::Layers), and links add operations between them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Device {
     pub name: String,
@@ -11,8 +11,9 @@ pub struct Device {
     pub bandwidth_bytes_per_s: f64,
     /// Dense, 16-bit inputs.
     pub bf16_flops_per_s: f64,
-    /// The bf16 peak where the device has no such instruction.
+    /// The bf16 peak where the catalogue has none: weights are expanded to 16 bits there.
     pub fp8_flops_per_s: f64,
+    /// As above; far below the bf16 peak on Blackwell Ultra.
     pub int8_ops_per_s: f64,
     /// Of plain arithmetic, which products of few rows are computed with; an eighth of the matrix peak where the catalogue has none.
     pub vector_flops_per_s: f64,
@@ -34,7 +35,7 @@ const NETWORK_GB_PER_S: f64 = 12.5;
 /// Devices that reach like shares of their peaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceClass {
-    /// HBM: above 1.2 TB/s in a data centre.
+    /// Stacked memory of accelerators for data centres.
     Hbm,
     /// Graphics memory.
     Gddr,
@@ -104,10 +105,6 @@ impl Device {
         };
         let network = if hardware.link_gb_per_s.is_some() { FAST_NETWORK_GB_PER_S } else { NETWORK_GB_PER_S };
         let bandwidth = 1e9 * hardware.memory_bandwidth_gb_per_s.value;
-        // GDDR boards of this decade have one byte a second for each 150 to 450 FLOPs, less than any with HBM but the newest; what
-        // tells them apart is that none has a scale-up link, and HBM is above 1.2 TB/s.
-        let graphics = hardware.kind == DeviceKind::Gpu
-            && (bandwidth < 0.8e12 || bandwidth < 1.9e12 && hardware.link_gb_per_s.is_none());
         Ok(Device {
             memory_bytes: memory_bytes as f64,
             bandwidth_bytes_per_s: bandwidth,
@@ -116,10 +113,10 @@ impl Device {
             int8_ops_per_s: or_bf16(&hardware.int8_tops),
             vector_flops_per_s: 1e12
                 * hardware.fp32_tflops.as_ref().map_or(bf16 / 8.0, |figure| figure.value),
-            class: match hardware.kind {
-                DeviceKind::Apple | DeviceKind::Phone | DeviceKind::Board => DeviceClass::Unified,
-                _ if graphics => DeviceClass::Gddr,
-                _ => DeviceClass::Hbm,
+            class: match hardware.memory {
+                MemoryKind::Hbm => DeviceClass::Hbm,
+                MemoryKind::Gddr => DeviceClass::Gddr,
+                MemoryKind::Lpddr | MemoryKind::Ddr => DeviceClass::Unified,
             },
             link: match (&hardware.link_gb_per_s, &hardware.pcie_gb_per_s) {
                 (Some(link), _) => Link::ScaleUp(1e9 * link.value),
@@ -130,5 +127,39 @@ impl Device {
             network_bytes_per_s: 1e9 * value(&hardware.network_gb_per_s, network),
             name,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llmlab_models::catalogue::hardware;
+
+    use super::*;
+
+    /// Bandwidth and links say nothing about it: an A100 of 1.6 TB/s may have no link, an RTX 3090 may have a bridge.
+    #[test]
+    fn the_class_is_that_of_the_memory() {
+        let of = |name| Device::from_catalogue(hardware(name).unwrap()).unwrap();
+        for (name, class) in [
+            ("a100-pcie-40gb", DeviceClass::Hbm),
+            ("v100", DeviceClass::Hbm),
+            ("tpu-v5e", DeviceClass::Hbm),
+            ("rtx-3090", DeviceClass::Gddr),
+            ("rtx-5090", DeviceClass::Gddr),
+            ("apple-m3-ultra-80", DeviceClass::Unified),
+        ] {
+            assert_eq!(of(name).class, class, "{name}");
+        }
+        assert_eq!(of("rtx-3090").link, Link::ScaleUp(56e9));
+    }
+
+    #[test]
+    fn int8_runs_at_its_own_peak_and_at_that_of_bf16_only_where_there_is_none() {
+        let of = |name| Device::from_catalogue(hardware(name).unwrap()).unwrap();
+        let b300 = of("b300-sxm");
+        assert!(b300.int8_ops_per_s < b300.bf16_flops_per_s / 10.0, "{}", b300.int8_ops_per_s);
+        assert_eq!(of("b200-sxm").int8_ops_per_s, 4500e12);
+        let v100 = of("v100");
+        assert_eq!(v100.int8_ops_per_s, v100.bf16_flops_per_s);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The kinds of work a decoder consists of. One kind is one kernel in a serving engine, unless [`OperationCost::launches`]
-/// says otherwise.
+/// The kinds of work a decoder consists of. One kind is one kernel in a serving engine, or a few: what their launches
+/// take is in [`OperationCost::overhead_s`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     Embedding,
