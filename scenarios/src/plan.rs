@@ -109,6 +109,9 @@ pub struct SpaceTable {
     /// Default 1.
     #[schemars(with = "Option<Vec<u32>>")]
     pub pipeline_parallel: Option<Vec<Spanned<u32>>>,
+    /// Try prefill and decode in replicas of their own, too. Default false.
+    #[serde(default)]
+    pub disaggregated: bool,
     /// The network between nodes: 10^9 bytes a second in one direction, of one device. Default: the catalogue's figure.
     #[schemars(with = "Option<f64>")]
     pub network_gb_per_s: Option<Spanned<f64>>,
@@ -198,6 +201,9 @@ pub struct Space {
     pub kv: Option<Vec<String>>,
     pub tensor_parallel: Vec<u32>,
     pub pipeline_parallel: Vec<u32>,
+    /// Prefill and decode in replicas of their own are tried too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disaggregated: bool,
     /// Of every device, in place of the catalogue's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_gb_per_s: Option<f64>,

@@ -203,6 +203,7 @@ fn space(table: &SpaceTable) -> Result<Space, Finding> {
         kv: table.kv.as_deref().map(texts),
         tensor_parallel: counts(&table.tensor_parallel, "tensor_parallel", &[1, 2, 4, 8])?,
         pipeline_parallel: counts(&table.pipeline_parallel, "pipeline_parallel", &[1])?,
+        disaggregated: table.disaggregated,
         network_gb_per_s: match &table.network_gb_per_s {
             Some(written) => Some(positive(written, "network_gb_per_s", 1e4)?),
             None => None,

@@ -91,6 +91,8 @@ fn narrow(plan: &mut PlanSpec, spec: &AutoscaleSpec) {
     }
     let pricing = spec.pricing.clone().or_else(|| space.pricing.first().cloned());
     space.pricing = pricing.into_iter().collect();
+    // Autoscaling is of replicas that are alike.
+    space.disaggregated = false;
     plan.usd_per_month = None;
 }
 

@@ -320,6 +320,9 @@ fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanErro
         let row = plan.rows[place].clone();
         let candidate = row.sized.candidate.clone();
         passed.push((candidate.clone(), row.price.pricing));
+        if candidate.split.is_some_and(|split| !split.is_simulated(row.replicas.saturating_mul(2))) {
+            continue;
+        }
         let memory = RefCell::new(&mut seen);
         let simulate = |replicas: u32, routing: Routing| {
             let known = |(of, by, seen): &&(Candidate, Routing, Seen)| {

@@ -5,6 +5,7 @@ use llmlab_scenarios::plan::Space;
 use serde::Serialize;
 
 use super::PlanError;
+use super::disaggregated::Split;
 
 /// One way to run one replica.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -15,19 +16,33 @@ pub struct Candidate {
     pub kv: String,
     pub tensor_parallel: u32,
     pub pipeline_parallel: u32,
+    /// Prefill and decode in replicas of their own, a unit of which takes the place of a replica. Before it is sized, the
+    /// smallest one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
 }
 
 impl Candidate {
+    /// Of a replica, or of all replicas of a unit.
     pub fn devices(&self) -> u32 {
+        self.replica_devices().saturating_mul(self.split.map_or(1, Split::replicas))
+    }
+
+    /// That hold one copy of the model.
+    pub fn replica_devices(&self) -> u32 {
         self.tensor_parallel.saturating_mul(self.pipeline_parallel)
     }
 
-    /// "2x h100-sxm, fp8, TP 2"
+    /// "2x h100-sxm, fp8, TP 2", "1 prefill + 3 decode of h100-sxm, bf16"
     pub fn words(&self) -> String {
-        let mut words = match self.devices() {
+        let mut words = match self.split {
+            Some(Split { prefill, decode }) => format!("{prefill} prefill + {decode} decode of "),
+            None => String::new(),
+        };
+        words.push_str(&match self.replica_devices() {
             1 => self.hardware.clone(),
             devices => format!("{devices}x {}", self.hardware),
-        };
+        });
         words.push_str(&format!(", {}", self.weights));
         if self.kv != BF16 {
             words.push_str(&format!(", KV {}", self.kv));
@@ -73,15 +88,18 @@ pub fn candidates(
             for kv in &kv {
                 for tensor_parallel in &space.tensor_parallel {
                     for pipeline_parallel in &space.pipeline_parallel {
-                        let candidate = Candidate {
-                            hardware: device.name.clone(),
-                            weights: weights.clone(),
-                            kv: kv.clone(),
-                            tensor_parallel: *tensor_parallel,
-                            pipeline_parallel: *pipeline_parallel,
-                        };
-                        if !found.contains(&candidate) {
-                            found.push(candidate);
+                        for split in [None, space.disaggregated.then_some(Split::LEAST)] {
+                            let candidate = Candidate {
+                                hardware: device.name.clone(),
+                                weights: weights.clone(),
+                                kv: kv.clone(),
+                                tensor_parallel: *tensor_parallel,
+                                pipeline_parallel: *pipeline_parallel,
+                                split,
+                            };
+                            if !found.contains(&candidate) {
+                                found.push(candidate);
+                            }
                         }
                     }
                 }

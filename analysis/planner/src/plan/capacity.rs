@@ -14,6 +14,7 @@ use llmlab_sim::{CostModel, Facts, Options, Overhead, RooflineExecutor, SeqShape
 use serde::Serialize;
 
 use super::PlanError;
+use super::disaggregated::{Apart, PoolsBusy};
 use super::limits::{Judge, Limit, Observed, Verdict};
 
 /// A search ends when a rate that broke the SLO is within this share of one that met it.
@@ -33,6 +34,8 @@ pub struct Replica<'a> {
     pub vocab_size: u32,
     /// How long a request takes when the replica is as busy as it may be; a guess that only sets how much is simulated.
     pub request_s: f64,
+    /// It is a unit of replicas for prefill and others for decode.
+    pub apart: Option<Apart>,
 }
 
 /// Makes the cost model of a replica; simulations run side by side, each with its own.
@@ -57,6 +60,9 @@ pub struct Tried {
     pub verdict: Verdict,
     /// Share of the time in which a step ran.
     pub busy: f64,
+    /// The same of each pool, where prefill and decode are apart; `busy` is then the mean over all replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pools_busy: Option<PoolsBusy>,
     pub output_tokens_per_s: f64,
     pub input_tokens_per_s: f64,
 }
@@ -89,8 +95,17 @@ impl Replica<'_> {
         let span_s = all as f64 / rate_rps;
         let warm = Duration::from_secs_f64(warm_s.min(span_s / 3.0));
         let mut judge = Judge::new(limits, warm, workload.requests.len() as u64);
-        let (facts, busy) = self.run(&workload, seed, &mut judge)?;
-        let elapsed = facts.elapsed.as_secs_f64().max(busy).max(1e-9);
+        let (busy, pools_busy) = match self.apart {
+            Some(Apart { split, .. }) => {
+                let pools = self.run_apart(&workload, seed, &mut judge)?;
+                let all = f64::from(split.prefill) * pools.prefill + f64::from(split.decode) * pools.decode;
+                (all / f64::from(split.replicas()), Some(pools))
+            }
+            None => {
+                let (facts, busy) = self.run(&workload, seed, &mut judge)?;
+                (busy / facts.elapsed.as_secs_f64().max(busy).max(1e-9), None)
+            }
+        };
         let per_s = |tokens: fn(&PlannedRequest) -> u32| {
             let sum: f64 = workload.requests.iter().map(|request| f64::from(tokens(request))).sum();
             sum / workload.requests.len().max(1) as f64 * rate_rps
@@ -100,7 +115,8 @@ impl Replica<'_> {
             rate_rps,
             observed,
             verdict,
-            busy: busy / elapsed,
+            busy,
+            pools_busy,
             output_tokens_per_s: per_s(|r| r.max_tokens),
             input_tokens_per_s: per_s(|r| r.prompt_tokens),
         })

@@ -3,16 +3,15 @@
 //! A row is sized with an even share of the traffic for each replica. A router divides requests, not shares; here that is
 //! simulated, and a row that was sized too kindly gets replicas until it holds.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_loadgen::generate;
 use llmlab_sim::cluster::config::MOST_REPLICAS;
-use llmlab_sim::cluster::{ClusterConfig, Pool, Routing, simulate_with};
+use llmlab_sim::cluster::{Routing, simulate_with};
 use serde::Serialize;
 
 use super::PlanError;
-use super::capacity::{Replica, Traffic, patience};
+use super::capacity::{Replica, Traffic};
 use super::limits::{Judge, Limit, Observed};
 
 /// Simulated at most for one cluster.
@@ -79,7 +78,7 @@ pub fn check(needed: u32, spare: u32, simulate: &Simulate<'_>) -> Result<Option<
 }
 
 impl Replica<'_> {
-    /// `replicas` of these behind a router, at the rate of all of them together.
+    /// `replicas` of these, or units, behind a router, at the rate of all of them together.
     pub fn together(
         &self,
         replicas: u32,
@@ -97,12 +96,7 @@ impl Replica<'_> {
         let span_s = all as f64 / rate_rps;
         let warm = Duration::from_secs_f64(warm_s.min(span_s / 3.0));
         let mut judge = Judge::new(limits, warm, workload.requests.len() as u64);
-        let pool = Pool {
-            vocab_size: self.vocab_size,
-            overhead: self.overhead,
-            ..Pool::new("replicas", self.engine.clone(), Arc::from(self.cost.cost()), replicas)
-        };
-        let config = ClusterConfig { routing, seed, ..ClusterConfig::new(vec![pool], patience()) };
+        let config = self.cluster(replicas, routing, seed);
         simulate_with(&config, &workload, None, Some(&mut judge))
             .map_err(|error| PlanError::Engine(error.to_string()))?;
         let (observed, verdict) = judge.observed();

@@ -2,12 +2,14 @@
 //!
 //! Reading order: [`candidate`] (what is tried), [`resolve`] (a candidate's memory, cost model and floors), [`capacity`] with
 //! [`limits`] (how much one replica takes, simulated), [`row`] (how many replicas, and what they cost), [`search`] (all of it,
-//! side by side), [`pareto`], [`cluster`] (the chosen rows as the clusters they would be), [`hybrid`], [`what_if`], [`money`].
+//! side by side), [`pareto`], [`cluster`] (the chosen rows as the clusters they would be),
+//! [`disaggregated`] (prefill and decode apart), [`hybrid`], [`what_if`], [`money`].
 
 pub mod answer;
 pub mod candidate;
 pub mod capacity;
 pub mod cluster;
+pub mod disaggregated;
 pub mod hybrid;
 pub mod limits;
 pub mod money;

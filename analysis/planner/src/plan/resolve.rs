@@ -10,15 +10,16 @@ use llmlab_models::memory::{self, KvDtype, MemoryConfig, MemoryError, MemoryPlan
 use llmlab_quant::WeightFormat;
 use llmlab_scenarios::plan::{PlanSpec, Space};
 use llmlab_scenarios::spec::SloSpec;
-use llmlab_sim::cluster::{Pool, Routing};
+use llmlab_sim::cluster::{KvTransfer, Pool, Routing};
 use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::{Calibration, Resource, Sharding, Weights};
 use llmlab_sim::{CostModel, Device, Overhead, Roofline, SeqShape};
 
 use super::PlanError;
 use super::candidate::{BF16, Candidate};
-use super::capacity::{LOWEST_RPS, Replica, Traffic, Tried, capacity};
+use super::capacity::{Capacity, LOWEST_RPS, Replica, Traffic, Tried, capacity};
 use super::cluster::Seen;
+use super::disaggregated::{Apart, Split};
 use super::limits::{Latency, Limit};
 use super::row::{ErrorBars, Provenance, Refusal, RefusalKind, Sized, below_floor};
 use super::search::Found;
@@ -48,6 +49,8 @@ struct Fitting {
     engine: EngineConfig,
     kv_tokens: u64,
     weight_bytes: u64,
+    /// Bytes of a cached value.
+    kv_value_bytes: f64,
     device: &'static Hardware,
 }
 
@@ -86,7 +89,8 @@ pub fn max_model_len(spec: &PlanSpec, model: &Architecture) -> u32 {
 impl Question<'_> {
     /// Capacity by simulation, or why there is none.
     pub fn size(&self, candidate: &Candidate) -> Result<Found, PlanError> {
-        let refused = |refusal| Ok(Found::Refused(candidate.clone(), refusal));
+        let asked = candidate;
+        let refused = |refusal| Ok(Found::Refused(asked.clone(), refusal));
         let fitting = match self.fit(candidate)? {
             Ok(fitting) => fitting,
             Err(refusal) => return refused(refusal),
@@ -95,18 +99,11 @@ impl Question<'_> {
         if let Some(refusal) = below_floor(&self.limits, floor_ttft_s, floor_tpot_s) {
             return refused(refusal);
         }
-        let (guess_rps, batch) = self.guess(&fitting);
-        let replica = self.replica(&fitting, batch, guess_rps);
-        let spec = self.spec;
-        let found = capacity(
-            &replica,
-            guess_rps,
-            spec.workload.requests,
-            spec.seed,
-            self.traffic,
-            &self.limits,
-            &|| (self.cancelled)(),
-        )?;
+        let (candidate, found) = match candidate.split {
+            Some(_) => self.best_split(candidate, &fitting)?,
+            None => (candidate.clone(), self.capacity(candidate, &fitting)?),
+        };
+        let (_, batch) = self.guess(&fitting);
         if found.best.is_none() {
             let nearest = found.broken.as_ref().and_then(|broken| broken.verdict.nearest);
             let reason = nearest.map_or_else(
@@ -129,7 +126,7 @@ impl Question<'_> {
         let prefill_s = self.prefill_token_s(&fitting.cost) * input;
         let decode_s = self.decode_s(&fitting.cost, batch) / batch.max(1.0) * output;
         Ok(Found::Serves(Box::new(Sized {
-            candidate: candidate.clone(),
+            candidate,
             capacity: found,
             errors: errors(fitting.cost.device(), &fitting.device.name),
             kv_tokens: fitting.kv_tokens,
@@ -141,14 +138,74 @@ impl Question<'_> {
         })))
     }
 
+    fn capacity(&self, candidate: &Candidate, fitting: &Fitting) -> Result<Capacity, PlanError> {
+        let (replica, guess_rps) = self.replica(candidate, fitting);
+        let (requests, seed) = (self.spec.workload.requests, self.spec.seed);
+        let cancelled = || (self.cancelled)();
+        capacity(&replica, guess_rps, requests, seed, self.traffic, &self.limits, &cancelled)
+    }
+
+    /// The unit that takes the fewest devices for the busiest hour; of equal ones the one with the most room.
+    fn best_split(
+        &self,
+        candidate: &Candidate,
+        fitting: &Fitting,
+    ) -> Result<(Candidate, Capacity), PlanError> {
+        let (prefill_s, decode_s) = self.request_s(fitting);
+        let mut best: Option<(Candidate, Capacity)> = None;
+        let mut simulations = 0;
+        let peak = self.spec.demand.peak_rps;
+        let cost = |(candidate, found): &(Candidate, Capacity)| {
+            let rate = found.best.as_ref().map_or(0.0, |best| best.rate_rps);
+            let devices = f64::from(candidate.devices());
+            ((peak / rate).ceil() * devices, devices / rate)
+        };
+        for split in Split::tried(prefill_s / (prefill_s + decode_s)) {
+            if (self.cancelled)() {
+                break;
+            }
+            let tried = Candidate { split: Some(split), ..candidate.clone() };
+            let found = self.capacity(&tried, fitting)?;
+            simulations += found.simulations;
+            let one = (tried, found);
+            let is_better = |known: &(Candidate, Capacity)| {
+                let ((devices, room), (least, most)) = (cost(&one), cost(known));
+                devices < least || devices == least && room < most
+            };
+            if best.as_ref().is_none_or(is_better) {
+                best = Some(one);
+            }
+        }
+        let none = Capacity { best: None, broken: None, simulations: 0 };
+        let (candidate, found) = best.unwrap_or((candidate.clone(), none));
+        Ok((candidate, Capacity { simulations, ..found }))
+    }
+
+    /// Seconds that a prompt takes of a replica in full steps, and an answer in a full batch.
+    fn request_s(&self, fitting: &Fitting) -> (f64, f64) {
+        let (input, output) = self.tokens;
+        let batch = self.decode_batch(fitting);
+        let prefill_s = self.prefill_token_s(&fitting.cost) * input;
+        (prefill_s, self.decode_s(&fitting.cost, batch) / batch * output)
+    }
+
+    /// The largest batch whose decodes, with no prompt in the step, keep the TPOT.
+    fn decode_batch(&self, fitting: &Fitting) -> f64 {
+        let (tpot, most) = (self.shortest_tpot(), self.most_running(fitting));
+        let mut batch: f64 = 1.0;
+        while batch < most && self.decode_s(&fitting.cost, (batch * 1.25).min(most)) <= 0.9 * tpot {
+            batch = (batch * 1.25).min(most);
+        }
+        batch
+    }
+
     /// The latencies of one replica at a rate.
     pub fn at(&self, candidate: &Candidate, rate_rps: f64) -> Result<Tried, PlanError> {
         let fitting = match self.fit(candidate)? {
             Ok(fitting) => fitting,
             Err(refusal) => return Err(PlanError::Engine(refusal.reason)),
         };
-        let (guess_rps, batch) = self.guess(&fitting);
-        let replica = self.replica(&fitting, batch, guess_rps);
+        let (replica, _) = self.replica(candidate, &fitting);
         let rate_rps = rate_rps.max(LOWEST_RPS);
         replica.at(rate_rps, self.spec.workload.requests, self.spec.seed, self.traffic, &self.limits)
     }
@@ -164,8 +221,7 @@ impl Question<'_> {
             Ok(fitting) => fitting,
             Err(refusal) => return Err(PlanError::Engine(refusal.reason)),
         };
-        let (guess_rps, batch) = self.guess(&fitting);
-        let replica = self.replica(&fitting, batch, guess_rps);
+        let (replica, _) = self.replica(candidate, &fitting);
         let spec = self.spec;
         let rate_rps = spec.demand.peak_rps.max(LOWEST_RPS);
         let requests = spec.workload.requests;
@@ -178,20 +234,44 @@ impl Question<'_> {
         let pool = Pool {
             vocab_size: self.model.vocab_size,
             overhead: Overhead::served(DEFAULT_RUNTIME),
-            gpus_per_replica: candidate.devices(),
+            gpus_per_replica: candidate.replica_devices(),
             ..Pool::new(&candidate.hardware, fitting.engine, Arc::new(fitting.cost), 1)
         };
         Ok(Serving { pool, weight_bytes: fitting.weight_bytes, device: fitting.device })
     }
 
-    fn replica<'f>(&self, fitting: &'f Fitting, batch: f64, rate_rps: f64) -> Replica<'f> {
-        Replica {
+    /// A replica, or a unit, and a rate to begin with.
+    fn replica<'f>(&self, candidate: &Candidate, fitting: &'f Fitting) -> (Replica<'f>, f64) {
+        let apart = candidate.split.map(|split| Apart { split, transfer: self.transfer(candidate, fitting) });
+        let (rate_rps, running) = match candidate.split {
+            None => self.guess(fitting),
+            Some(split) => {
+                let (prefill_s, decode_s) = self.request_s(fitting);
+                let of = |replicas: u32, seconds: f64| f64::from(replicas) / seconds.max(1e-9);
+                let rate = 0.6 * of(split.prefill, prefill_s).min(of(split.decode, decode_s));
+                (rate, self.decode_batch(fitting) * f64::from(split.decode))
+            }
+        };
+        let replica = Replica {
             engine: &fitting.engine,
             cost: &fitting.cost,
             overhead: Overhead::served(DEFAULT_RUNTIME),
             vocab_size: self.model.vocab_size,
             // Little's law.
-            request_s: batch / rate_rps,
+            request_s: running / rate_rps,
+            apart,
+        };
+        (replica, rate_rps)
+    }
+
+    /// All devices of a replica send their keys and values at a time, over the network.
+    fn transfer(&self, candidate: &Candidate, fitting: &Fitting) -> KvTransfer {
+        let (device, reached) = (fitting.cost.device(), fitting.cost.efficiency());
+        let devices = f64::from(candidate.replica_devices());
+        KvTransfer {
+            bytes_per_token: self.model.kv_values_per_token() as f64 * fitting.kv_value_bytes,
+            bytes_per_s: devices * device.network_bytes_per_s * reached.network,
+            latency: Duration::from_secs_f64(reached.network_latency_s),
         }
     }
 
@@ -260,7 +340,7 @@ impl Question<'_> {
         let deployment = Deployment {
             model: self.model,
             device,
-            weights: cost_weights(weights.of(self.model), &plan, self.model, candidate.devices()),
+            weights: cost_weights(weights.of(self.model), &plan, self.model, candidate.replica_devices()),
             kv_value_bytes: f64::from(kv.bytes()),
             sharding: Sharding {
                 tensor: candidate.tensor_parallel,
@@ -283,7 +363,8 @@ impl Question<'_> {
             cost: deployment.roofline(Calibration::shipped()),
             engine: engine(&self.spec.space, kv_tokens, longest),
             kv_tokens,
-            weight_bytes: plan.weight_bytes.saturating_mul(u64::from(candidate.devices())),
+            weight_bytes: plan.weight_bytes.saturating_mul(u64::from(candidate.replica_devices())),
+            kv_value_bytes: deployment.kv_value_bytes,
             device: catalogued,
         }))
     }
@@ -313,15 +394,22 @@ impl Question<'_> {
         cost.mixed_s(&[], batch.max(1.0) as usize, (batch.max(1.0) * context) as u64)
     }
 
+    fn shortest_tpot(&self) -> f64 {
+        let of_tpot = |limit: &&Limit| matches!(limit.on, Latency::Tpot | Latency::Itl);
+        self.limits.iter().filter(of_tpot).map(|limit| limit.seconds).fold(f64::INFINITY, f64::min)
+    }
+
+    /// Sequences of mean length that the cache and the configuration have room for.
+    fn most_running(&self, fitting: &Fitting) -> f64 {
+        let room = fitting.kv_tokens as f64 / (self.tokens.0 + self.tokens.1);
+        f64::from(self.spec.space.max_num_seqs).min(room).max(1.0)
+    }
+
     /// A rate to begin with, and how many sequences are then in a decode: the largest batch whose steps, prompts of newcomers
     /// included, keep the TPOT.
     fn guess(&self, fitting: &Fitting) -> (f64, f64) {
         let (input, output) = self.tokens;
-        let of_tpot = |limit: &&Limit| matches!(limit.on, Latency::Tpot | Latency::Itl);
-        let tpot =
-            self.limits.iter().filter(of_tpot).map(|limit| limit.seconds).fold(f64::INFINITY, f64::min);
-        let room = fitting.kv_tokens as f64 / (input + output);
-        let most = f64::from(self.spec.space.max_num_seqs).min(room).max(1.0);
+        let (tpot, most) = (self.shortest_tpot(), self.most_running(fitting));
         let prefill_token_s = self.prefill_token_s(&fitting.cost);
         let mut best = (1e-3, 1.0);
         let mut batch = 1.0;

@@ -313,7 +313,7 @@ fn lines(plan: &Plan) -> Vec<Line> {
                     row.price.pricing.name().into(),
                     seconds(row.at_peak.observed.ttft_p95_s),
                     seconds(row.at_peak.observed.tpot_p95_s),
-                    percent(1.0 / (1.0 + row.headroom)),
+                    load(row),
                     percent(row.headroom),
                     dollars(row.n_plus_one_usd_per_month),
                     dollars(row.bill.usd_per_million_output_tokens),
@@ -325,6 +325,17 @@ fn lines(plan: &Plan) -> Vec<Line> {
             }
         })
         .collect()
+}
+
+/// Of what the replicas take; where prefill and decode are apart, how busy each pool is.
+fn load(row: &Row) -> String {
+    let load = percent(1.0 / (1.0 + row.headroom));
+    match row.at_peak.pools_busy {
+        Some(busy) => {
+            format!("{load} (prefill {}, decode {} busy)", percent(busy.prefill), percent(busy.decode))
+        }
+        None => load,
+    }
 }
 
 fn details(best: &Row) -> Vec<(String, String)> {
