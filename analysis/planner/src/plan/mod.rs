@@ -8,6 +8,7 @@ pub mod answer;
 pub mod candidate;
 pub mod capacity;
 pub mod cluster;
+pub mod conversations;
 pub mod hybrid;
 pub mod limits;
 pub mod money;

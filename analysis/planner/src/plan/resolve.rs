@@ -19,6 +19,7 @@ use super::PlanError;
 use super::candidate::{BF16, Candidate};
 use super::capacity::{LOWEST_RPS, Replica, Traffic, Tried, capacity};
 use super::cluster::Seen;
+use super::conversations::Conversations;
 use super::limits::{Latency, Limit};
 use super::row::{ErrorBars, Provenance, Refusal, RefusalKind, Sized, below_floor};
 use super::search::Found;
@@ -43,6 +44,8 @@ pub struct Question<'q> {
     pub traffic: &'q Traffic<'q>,
     /// Mean tokens of a prompt and of an output.
     pub tokens: (f64, f64),
+    /// `None`: requests stand alone.
+    pub conversations: Option<Conversations>,
     pub cancelled: &'q (dyn Fn() -> bool + Sync),
 }
 
@@ -196,6 +199,7 @@ impl Question<'_> {
             vocab_size: self.model.vocab_size,
             // Little's law.
             request_s: batch / rate_rps,
+            conversations: self.conversations,
         }
     }
 
