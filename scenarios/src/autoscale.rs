@@ -145,7 +145,7 @@ pub struct ScalerTable {
     /// static. Default: what the busiest hour takes.
     #[schemars(with = "Option<u32>")]
     pub replicas: Option<Spanned<u32>>,
-    /// predictive: day-before, holt. Default day-before.
+    /// predictive: day-before, holt, holt-winters. Default day-before.
     #[schemars(with = "Option<String>")]
     pub forecast: Option<Spanned<String>>,
     /// predictive: room on top of the forecast. Default 0.2.
@@ -274,6 +274,7 @@ impl ScalerMetric {
 pub enum ForecastRule {
     DayBefore,
     Holt,
+    HoltWinters,
 }
 
 impl ForecastRule {
@@ -281,6 +282,7 @@ impl ForecastRule {
         match self {
             ForecastRule::DayBefore => "day-before",
             ForecastRule::Holt => "holt",
+            ForecastRule::HoltWinters => "holt-winters",
         }
     }
 }

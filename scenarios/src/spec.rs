@@ -140,6 +140,16 @@ pub enum TurnCount {
     Geometric { mean: f64 },
 }
 
+impl TurnCount {
+    pub fn mean(self) -> f64 {
+        match self {
+            TurnCount::Fixed { turns } => f64::from(turns),
+            TurnCount::Uniform { min, max } => (f64::from(min) + f64::from(max)) / 2.0,
+            TurnCount::Geometric { mean } => mean,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum TimeDist {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use llmlab_scenarios::ScenarioError;
 use llmlab_scenarios::plan::{PlanSpec, load_plan, parse_plan};
-use llmlab_scenarios::spec::{ArrivalSpec, RateSpec};
+use llmlab_scenarios::spec::{ArrivalSpec, LengthSpec, RateSpec};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("plan")
@@ -69,6 +69,72 @@ fn the_busiest_hour_sets_the_rate() {
     assert!(matches!(sine.workload.arrivals, ArrivalSpec::Poisson { .. }));
 }
 
+/// A rate in `arrivals` is one of sessions; demand and capacity are of requests.
+#[test]
+fn sessions_are_counted_by_their_turns() {
+    let turns = "sessions = { turns = { distribution = \"uniform\", min = 2, max = 6 } }\n";
+    let rate = spec(&format!("arrivals = {{ rate = 0.5 }}\n{turns}"));
+    assert_eq!((rate.demand.mean_rps, rate.demand.peak_rps), (2.0, 2.0));
+    assert_eq!(rate.workload.arrivals.rate(), Some(&RateSpec::PerSecond { rps: 0.5 }));
+    let day = spec(&format!("arrivals = {{}}\n{turns}[demand]\nrequests_per_day = 86400\npeak_to_mean = 2"));
+    assert_eq!((day.demand.mean_rps, day.demand.peak_rps), (1.0, 2.0));
+    assert_eq!(day.workload.arrivals.rate(), Some(&RateSpec::PerSecond { rps: 0.5 }));
+}
+
+/// A request every `gap` seconds of an hour that has `gap`.
+fn trace_file(name: &str, gaps: impl Iterator<Item = f64>) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("llmlab-plans-{}-{name}.csv", std::process::id()));
+    let (mut text, mut start) = (String::from("arrived_at,prompt_tokens,output_tokens\n"), 0.0);
+    for gap in gaps {
+        let times = (0..).map(|i| f64::from(i) * gap).take_while(|at| *at < 3600.0);
+        times.for_each(|at| text += &format!("{},{},10\n", start + at, 100 + (start / 3600.0) as u32));
+        start += 3600.0;
+    }
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_trace_brings_its_day() {
+    let gap = |hour: u32| if (8..20).contains(&hour) { 10.0 } else { 40.0 };
+    let file = trace_file("day", (0..24).map(gap));
+    let start = START.replace("traffic = \"azure-2023-code\"", &format!("trace = {:?}", file.display()));
+    let plan = |rest: &str| parse_plan(&format!("{start}{rest}"), "p.toml");
+    let own = plan("arrivals = { process = \"trace\" }").unwrap();
+    let hours = own.demand.hourly_rps.unwrap();
+    assert!((hours[12] - 0.1).abs() < 1e-3 && (hours[2] - 0.025).abs() < 1e-3, "{hours:?}");
+    assert_eq!(
+        (own.demand.peak_rps, own.workload.requests),
+        (hours.iter().copied().fold(0.0, f64::max), 1000)
+    );
+    assert!(matches!(own.workload.arrivals, ArrivalSpec::Constant { .. }), "{:?}", own.workload.arrivals);
+    let LengthSpec::Trace { rows, .. } = own.workload.lengths else { panic!("lengths are the trace's") };
+    assert!(
+        rows[..50].iter().any(|row| row.input_tokens < 104)
+            && rows[..50].iter().any(|r| r.input_tokens > 119)
+    );
+    let scaled =
+        plan("requests = 500\narrivals = { process = \"trace\" }\n[demand]\nrequests_per_day = 864000")
+            .unwrap();
+    assert!((scaled.demand.mean_rps - 10.0).abs() < 1e-9 && scaled.workload.requests == 500);
+    let ratio = scaled.demand.peak_rps / own.demand.peak_rps;
+    assert!((ratio - 10.0 / own.demand.mean_rps).abs() < 1e-6);
+    for (rest, part) in [
+        (
+            "arrivals = { process = \"trace\" }\n[demand]\nrequests_per_day = 5\npeak_to_mean = 2",
+            "the hours of the day",
+        ),
+        ("arrivals = { process = \"trace\", speed = 24.0 }", "and a plan needs a day"),
+        ("requests = 0\narrivals = { process = \"trace\" }", "requests is 0"),
+    ] {
+        match plan(rest) {
+            Err(ScenarioError::Invalid(mistake)) => assert!(mistake.to_string().contains(part), "{mistake}"),
+            other => panic!("{rest}: {other:?}"),
+        }
+    }
+    fs::remove_file(file).unwrap();
+}
+
 #[test]
 fn mistakes_have_a_place() {
     let without_slo = "name = \"p\"\n[model]\nname = \"m\"\n[workload]\ntraffic = \"azure-2023-code\"\narrivals = { rate = 1.0 }\n";
@@ -76,11 +142,6 @@ fn mistakes_have_a_place() {
     for (rest, line, part) in [
         ("arrivals = { users = 4 }", 8, "at a rate"),
         ("arrivals = { load = 0.7 }", 8, "not a share"),
-        (
-            "arrivals = { rate = 1.0 }\nsessions = { turns = { distribution = \"fixed\", count = 4 } }",
-            9,
-            "as sessions",
-        ),
         ("arrivals = { rate = 1e-6 }", 8, "less than one request a day"),
         ("arrivals = {}\n[demand]\nusers_per_day = 5", 10, "how many requests"),
         ("arrivals = {}\n[demand]\nrequests_per_day = 5\npeak_to_mean = 0.5", 11, "peak_to_mean is 0.5"),

@@ -119,7 +119,7 @@ fn run(rule: ScalerRule, workload: &Workload, first: u32) -> ClusterOutcome {
     let scaler = Scaler::of(&ScalerSpec { name: "tried".into(), rule }, &facts(&day)).unwrap();
     let pool = pool();
     let scrape = Scrape { interval: 15 * S, lag: 5 * S };
-    let setup = Setup { pool: &pool, workload, scrape, patience: 600 * S, seed: 3 };
+    let setup = Setup { pool: &pool, workload, conversations: None, scrape, patience: 600 * S, seed: 3 };
     replay(&setup, &scaler, first, &Watch::default(), &|| {}).unwrap().expect("nobody interrupted")
 }
 
@@ -184,8 +184,14 @@ fn what_was_interrupted_is_no_result() {
     let spec = ScalerSpec { name: "tried".into(), rule: ScalerRule::Static { replicas: Some(3) } };
     let scaler = Scaler::of(&spec, &facts(&day)).unwrap();
     let pool = pool();
-    let setup =
-        Setup { pool: &pool, workload: &workload, scrape: Scrape::default(), patience: 60 * S, seed: 3 };
+    let setup = Setup {
+        pool: &pool,
+        workload: &workload,
+        conversations: None,
+        scrape: Scrape::default(),
+        patience: 60 * S,
+        seed: 3,
+    };
     let watch = Watch::default();
     // Interrupted from within, ten simulated minutes into it.
     let told = || watch.cancelled.store(true, Ordering::Relaxed);

@@ -175,3 +175,30 @@ fn attention_on_compressed_keys_reads_what_it_keeps() {
     let stored = 8.0 * layers.stored_bytes as f64 / 1e9;
     assert!((stored / 671.0 - 1.0).abs() < 0.05, "{stored} GB in 8 bits");
 }
+
+/// The host queues 32 layers in 10 ms where prompts are among them: a short prompt waits for it, a long one does not, and a
+/// decode is a captured graph.
+#[test]
+fn a_step_with_prompts_takes_as_long_as_the_host_needs_for_its_layers() {
+    let (_, model) = on_h100(WeightFormat::Bf16);
+    let with = |prompt_layer_host_s| {
+        let efficiency = Efficiency { prompt_layer_host_s, ..model.efficiency().clone() };
+        Roofline::with_efficiency(model.layers().clone(), model.device().clone(), efficiency)
+    };
+    let (quick, slow) = (with(0.0), with(10e-3 / 32.0));
+    let outside = |sequences: f64| model.efficiency().step_s + model.efficiency().sequence_s * sequences;
+    let mixed = [vec![prefill(0, 64)], vec![decode(500); 8]].concat();
+    let by_host = 10e-3 + outside(9.0);
+    assert!(quick.step_time(&mixed).as_secs_f64() < 0.9 * by_host);
+    for seconds in [
+        slow.step_time(&mixed).as_secs_f64(),
+        slow.step(&mixed).seconds(),
+        slow.mixed_s(&[prefill(0, 64)], 8, 8 * 501),
+    ] {
+        assert!((seconds / by_host - 1.0).abs() < 1e-6, "{seconds} for {by_host}");
+    }
+    for free in [vec![decode(500); 8], vec![prefill(0, 4096)]] {
+        assert_eq!(quick.step_time(&free), slow.step_time(&free));
+    }
+    assert_eq!(quick.decode_time(8, 4000), slow.decode_time(8, 4000));
+}

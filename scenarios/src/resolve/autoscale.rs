@@ -14,7 +14,7 @@ use crate::error::{Finding, unknown_value};
 use crate::units::DurationText;
 
 const KINDS: [&str; 4] = ["static", "hpa", "keda", "predictive"];
-const FORECASTS: [ForecastRule; 2] = [ForecastRule::DayBefore, ForecastRule::Holt];
+const FORECASTS: [ForecastRule; 3] = [ForecastRule::DayBefore, ForecastRule::Holt, ForecastRule::HoltWinters];
 /// As many replicas as a simulated pool may have, times the factor by which a day may be scaled down.
 const MOST_REPLICAS: u32 = 100_000;
 const MOST_POLICIES: usize = 50;
@@ -123,6 +123,7 @@ fn standard(min_replicas: u32) -> Vec<ScalerSpec> {
         named("keda ttft", keda(ScalerMetric::Ttft)),
         named("predictive day-before", predictive(ForecastRule::DayBefore)),
         named("predictive holt", predictive(ForecastRule::Holt)),
+        named("predictive holt-winters", predictive(ForecastRule::HoltWinters)),
     ]
 }
 

@@ -25,6 +25,7 @@ mod sharing;
 mod slo;
 mod sweep;
 mod target;
+mod traced_day;
 mod workload;
 
 pub(crate) use autoscale::defaults as autoscale_defaults;

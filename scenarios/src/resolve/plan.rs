@@ -4,11 +4,11 @@ use std::path::Path;
 
 use toml::Spanned;
 
-use super::{autoscale, find, in_range, positive, run_name, slo, workload};
+use super::{autoscale, find, in_range, positive, run_name, slo, traced_day, workload};
 use crate::error::{Finding, unknown_value};
 use crate::plan::{Demand, DemandTable, Own, OwnTable, PlanFile, PlanSpec, Space, SpaceTable};
 use crate::scenario::WorkloadTable;
-use crate::spec::{ArrivalSpec, DayCurve, RateSpec, Searched, SloSpec, WorkloadSpec};
+use crate::spec::{ArrivalSpec, DayCurve, LengthSpec, RateSpec, Searched, SloSpec, WorkloadSpec};
 
 const SECONDS_A_DAY: f64 = 86_400.0;
 const DEFAULT_REQUESTS: u32 = 1000;
@@ -53,6 +53,10 @@ pub(crate) fn resolve(file: &PlanFile, base: &Path) -> Result<PlanSpec, Finding>
 /// The workload at the busiest hour.
 fn demanded(file: &PlanFile, base: &Path) -> Result<(WorkloadSpec, Demand), Finding> {
     let table = file.workload.get_ref();
+    let process = table.arrivals.get_ref().process.as_ref();
+    if process.is_some_and(|process| process.get_ref() == "trace") {
+        return traced(file, base);
+    }
     let mut changed: WorkloadTable = table.clone();
     changed.requests.get_or_insert_with(|| Spanned::new(file.workload.span(), DEFAULT_REQUESTS));
     let changed = Spanned::new(file.workload.span(), changed);
@@ -60,10 +64,8 @@ fn demanded(file: &PlanFile, base: &Path) -> Result<(WorkloadSpec, Demand), Find
         None => workload::resolve(&changed, base)?,
         Some(_) => workload::resolve(&find::with_stand_in(&changed, Searched::Rate)?, base)?,
     };
-    if let Some(sessions) = &table.sessions {
-        return Err(Finding::new(sessions.span(), "a plan counts requests, and these arrive as sessions")
-            .help("write the lengths of all turns as lengths, with prefixes for what they share"));
-    }
+    // A plan counts requests; a rate in `arrivals` is one of sessions, where there are sessions.
+    let turns = workload.sessions.as_ref().map_or(1.0, |sessions| sessions.turns.mean());
     let at = table.arrivals.span();
     let curve = match &workload.arrivals {
         ArrivalSpec::Diurnal { curve, .. } => Some(curve.clone()),
@@ -76,51 +78,79 @@ fn demanded(file: &PlanFile, base: &Path) -> Result<(WorkloadSpec, Demand), Find
         }
         (Some(written), Some(_), None) => of_a_day(written)?,
         (None, Some(RateSpec::PerSecond { rps }), None) => {
-            Demand { mean_rps: *rps, peak_rps: *rps, hourly_rps: None }
+            Demand { mean_rps: *rps * turns, peak_rps: *rps * turns, hourly_rps: None }
         }
-        (None, Some(RateSpec::PerSecond { rps }), Some(curve)) => of_curve(*rps, &curve),
+        (None, Some(RateSpec::PerSecond { rps }), Some(curve)) => of_curve(*rps * turns, &curve),
         (None, Some(_), _) => {
             return Err(Finding::new(at, "a plan needs a rate, not a share of a saturation")
                 .help("e.g. arrivals = { process = \"poisson\", rate = 12.0 }, or a [demand]"));
         }
         (_, None, _) => {
             return Err(Finding::new(at, "a plan needs requests that come at a rate")
-                .help("a closed loop and a trace's own times have none: e.g. arrivals = { process = \"poisson\", rate = 12.0 }"));
+                .help("a closed loop has none: e.g. arrivals = { process = \"poisson\", rate = 12.0 }"));
         }
     };
     if let ArrivalSpec::Diurnal { .. } = workload.arrivals {
         // A day's curve is Poisson at each moment; the busiest one is what has to be served.
         workload.arrivals = ArrivalSpec::Poisson { rate: RateSpec::PerSecond { rps: demand.peak_rps } };
     }
-    if demand.mean_rps * SECONDS_A_DAY < 1.0 {
-        let span = file.demand.as_ref().map_or(at, Spanned::span);
-        return Err(Finding::new(span, "less than one request a day").label("a plan needs one at least"));
-    }
+    at_least_one(&demand, file)?;
     if let Some(rate) = workload.arrivals.rate_mut() {
-        *rate = RateSpec::PerSecond { rps: demand.peak_rps };
+        *rate = RateSpec::PerSecond { rps: demand.peak_rps / turns };
     }
     Ok((workload, demand))
 }
 
-fn of_a_day(written: &Spanned<DemandTable>) -> Result<Demand, Finding> {
-    let table = written.get_ref();
-    let a_day = match (&table.requests_per_day, &table.users_per_day, &table.requests_per_user) {
-        (Some(requests), None, None) => positive(requests, "requests_per_day", 1e13)?,
-        (None, Some(users), Some(each)) => {
-            positive(users, "users_per_day", 1e10)? * positive(each, "requests_per_user", 1e4)?
-        }
-        (None, Some(users), None) => {
-            return Err(Finding::new(users.span(), "how many requests does a user send?")
-                .help("e.g. requests_per_user = 8"));
-        }
-        _ => {
-            return Err(Finding::new(
-                written.span(),
-                "[demand] needs exactly one of requests_per_day and users_per_day",
-            ));
+/// A trace's own day, or as many requests as `[demand]` says in the shape of that day.
+fn traced(file: &PlanFile, base: &Path) -> Result<(WorkloadSpec, Demand), Finding> {
+    // All of its rows make the day, however many are simulated.
+    let mut table: WorkloadTable = file.workload.get_ref().clone();
+    let simulated = table.requests.take();
+    let at = table.arrivals.span();
+    let mut workload = workload::resolve(&Spanned::new(file.workload.span(), table), base)?;
+    let (ArrivalSpec::Trace { speed, .. }, LengthSpec::Trace { rows, .. }) =
+        (&workload.arrivals, &mut workload.lengths)
+    else {
+        return Err(Finding::new(at, "process \"trace\" needs `trace = \"<file>\"`"));
+    };
+    let mut day = traced_day::of(rows, *speed).map_err(|why| Finding::sentence(at, &why))?;
+    *rows = std::mem::take(&mut day.lengths);
+    let factor = match &file.demand {
+        None => 1.0,
+        Some(written) => {
+            let DemandTable { peak_to_mean, hourly, .. } = written.get_ref();
+            let shape = peak_to_mean.as_ref().map(Spanned::span).or(hourly.as_ref().map(Spanned::span));
+            if let Some(span) = shape {
+                return Err(Finding::new(span, "the trace has the hours of the day")
+                    .help("remove this line, or choose another process in arrivals"));
+            }
+            requests_a_day(written)? / SECONDS_A_DAY / day.mean_rps()
         }
     };
-    let mean_rps = a_day / SECONDS_A_DAY;
+    let hours: Vec<f64> = day.hourly_rps.iter().map(|rps| rps * factor).collect();
+    let demand = Demand {
+        mean_rps: day.mean_rps() * factor,
+        peak_rps: hours.iter().copied().fold(0.0, f64::max),
+        hourly_rps: Some(hours),
+    };
+    at_least_one(&demand, file)?;
+    workload.requests =
+        simulated.map_or(Ok(DEFAULT_REQUESTS), |n| in_range(&n, "requests", 1, workload::MAX_REQUESTS))?;
+    workload.arrivals = day.arrivals(demand.peak_rps);
+    Ok((workload, demand))
+}
+
+fn at_least_one(demand: &Demand, file: &PlanFile) -> Result<(), Finding> {
+    if demand.mean_rps * SECONDS_A_DAY < 1.0 {
+        let span = file.demand.as_ref().map_or(file.workload.get_ref().arrivals.span(), Spanned::span);
+        return Err(Finding::new(span, "less than one request a day").label("a plan needs one at least"));
+    }
+    Ok(())
+}
+
+fn of_a_day(written: &Spanned<DemandTable>) -> Result<Demand, Finding> {
+    let table = written.get_ref();
+    let mean_rps = requests_a_day(written)? / SECONDS_A_DAY;
     let (peak_rps, hourly_rps) = match (&table.peak_to_mean, &table.hourly) {
         (Some(ratio), None) => {
             let factor = positive(ratio, "peak_to_mean", 1000.0)?;
@@ -152,6 +182,27 @@ fn of_a_day(written: &Spanned<DemandTable>) -> Result<Demand, Finding> {
         }
     };
     Ok(Demand { mean_rps, peak_rps, hourly_rps })
+}
+
+fn requests_a_day(written: &Spanned<DemandTable>) -> Result<f64, Finding> {
+    let table = written.get_ref();
+    let a_day = match (&table.requests_per_day, &table.users_per_day, &table.requests_per_user) {
+        (Some(requests), None, None) => positive(requests, "requests_per_day", 1e13)?,
+        (None, Some(users), Some(each)) => {
+            positive(users, "users_per_day", 1e10)? * positive(each, "requests_per_user", 1e4)?
+        }
+        (None, Some(users), None) => {
+            return Err(Finding::new(users.span(), "how many requests does a user send?")
+                .help("e.g. requests_per_user = 8"));
+        }
+        _ => {
+            return Err(Finding::new(
+                written.span(),
+                "[demand] needs exactly one of requests_per_day and users_per_day",
+            ));
+        }
+    };
+    Ok(a_day)
 }
 
 fn of_curve(mean_rps: f64, curve: &DayCurve) -> Demand {

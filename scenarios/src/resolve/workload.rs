@@ -24,7 +24,7 @@ pub(super) const QUANTILES: &str = "quantiles";
 pub const PROCESSES: [&str; 10] =
     ["poisson", "gamma", "constant", "closed", "trace", "native", "mmpp", "diurnal", "phases", "clients"];
 
-const MAX_REQUESTS: u32 = 10_000_000;
+pub(super) const MAX_REQUESTS: u32 = 10_000_000;
 pub(super) const MAX_TOKENS: u32 = 10_000_000;
 const DEFAULT_RANGE: (u32, u32) = (1, 131_072);
 

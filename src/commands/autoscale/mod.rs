@@ -117,6 +117,7 @@ fn replay(plan: &PlanSpec, spec: &AutoscaleSpec, watch: &Watch) -> Result<Autosc
             limits: &question.limits,
             traffic: question.traffic,
             tokens: question.tokens,
+            conversations: question.conversations,
             pool: serving.pool,
             weight_bytes: serving.weight_bytes,
             usd_per_device_hour: row.price.usd,

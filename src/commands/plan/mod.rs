@@ -14,6 +14,7 @@ use llmlab_models::catalogue;
 use llmlab_planner::plan::PlanError;
 use llmlab_planner::plan::answer::{Market, Plan, Simulations, answer, mean_tokens};
 use llmlab_planner::plan::candidate::{Candidate, candidates};
+use llmlab_planner::plan::conversations::Conversations;
 use llmlab_planner::plan::report;
 use llmlab_planner::plan::resolve::{KV, Question, WEIGHTS, limits, max_model_len};
 use llmlab_planner::plan::search::search;
@@ -117,10 +118,14 @@ pub fn with_question<R>(
         *rate = RateSpec::Sought;
     }
     let prompts = PromptStyle::TokenIds { first: 0, end: model.vocab_size.max(1) };
-    let traffic = |rate_rps: f64, requests: u64| WorkloadConfig {
+    let arriving = |rate: f64, requests: u64| WorkloadConfig {
         requests,
-        ..workload_config(spec.seed, &workload, limit, prompts.clone(), rate_rps)
+        ..workload_config(spec.seed, &workload, limit, prompts.clone(), rate)
     };
+    // What arrives at a rate are sessions, where there are sessions; a plan counts their turns.
+    let conversations = Conversations::of(&arriving, SAMPLE).map_err(failure)?;
+    let turns = conversations.map_or(1.0, |sessions| sessions.turns);
+    let traffic = |rate_rps: f64, requests: u64| arriving(rate_rps / turns, requests);
     let tokens = mean_tokens(&traffic, SAMPLE).map_err(failure)?;
     let market = market::market(spec, model)?;
     let question = Question {
@@ -129,6 +134,7 @@ pub fn with_question<R>(
         limits: limits(&spec.slo),
         traffic: &traffic,
         tokens,
+        conversations,
         cancelled: &|| interrupted.load(Ordering::Relaxed),
     };
     then(&question, &market)
@@ -158,8 +164,18 @@ pub fn search_all(
         cancelled: &|| interrupted.load(Ordering::Relaxed),
     };
     let configurations = tried.len() * market.pricings.len();
-    answer(spec, &question.limits, found, complete, configurations, question.tokens, market, &run)
-        .map_err(failure)
+    answer(
+        spec,
+        &question.limits,
+        found,
+        complete,
+        configurations,
+        question.tokens,
+        question.conversations,
+        market,
+        &run,
+    )
+    .map_err(failure)
 }
 
 fn architecture(name: &str) -> Result<&'static Architecture, Failure> {

@@ -15,6 +15,7 @@ use super::policy::{Facts, Scaler};
 use super::replay::{Setup, Watch, replay};
 use super::score::Score;
 use crate::plan::capacity::{Traffic, Tried};
+use crate::plan::conversations::Conversations;
 use crate::plan::limits::Limit;
 
 /// Prompt tokens of a replayed day at most; they are held in memory.
@@ -37,6 +38,8 @@ pub struct Question<'a> {
     pub traffic: &'a Traffic<'a>,
     /// Mean tokens of a prompt and of an output.
     pub tokens: (f64, f64),
+    /// `None`: requests stand alone.
+    pub conversations: Option<Conversations>,
     /// Of one replica, without price and cold start.
     pub pool: Pool,
     pub weight_bytes: u64,
@@ -154,6 +157,7 @@ pub fn answer(
     let setup = Setup {
         pool: &pool,
         workload: &workload,
+        conversations: question.conversations,
         scrape: Scrape { interval: spec.scrape_interval, lag: spec.scrape_lag },
         patience: spec.patience,
         seed: question.seed,

@@ -152,16 +152,11 @@ impl Day {
     }
 
     /// The day's requests: the process of `traffic` at the mean rate, its time then stretched so that the rate follows the
-    /// day. A Poisson process stays one; a burst stays a burst of as many requests.
+    /// day. A Poisson process stays one; a burst stays a burst of as many requests. Of sessions the beginnings follow the day.
     pub fn workload(&self, traffic: &Traffic<'_>) -> Result<Workload, AutoscaleError> {
         let mean_rps = self.mean_rps();
         let requests = (self.requests() * MARGIN).ceil() as u64 + 50;
         let config = traffic(mean_rps, requests);
-        if config.sessions.is_some() {
-            return Err(AutoscaleError::Input(
-                "sessions have no place in a replayed day yet; remove sessions from [workload]".into(),
-            ));
-        }
         let mut workload =
             generate(&config).map_err(|error| AutoscaleError::Input(format!("the workload: {error}")))?;
         let mut kept = 0;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use llmlab_core::request::At;
 use llmlab_scenarios::autoscale::{ForecastRule, ScalerMetric, ScalerRule, ScalerSpec};
 use llmlab_sim::cluster::autoscale::{
-    Forecast, Hpa, HpaConfig, Keda, KedaConfig, Metric, Predictive, PredictiveConfig, Rules, Signal, Target,
+    Forecast, HoltWinters, Hpa, HpaConfig, Keda, KedaConfig, Metric, Predictive, PredictiveConfig, Rules,
+    Signal, Target,
 };
 use llmlab_sim::cluster::{Controller, Scraped};
 
@@ -24,6 +25,8 @@ const OF_LIMIT: f64 = 0.5;
 /// Parts of the day before that a forecast keeps.
 const BINS: usize = 144;
 const HOLT: Forecast = Forecast::Holt { alpha: 0.3, beta: 0.05 };
+/// Level, trend and season, for each of [`BINS`].
+const WINTERS: [f64; 3] = [0.3, 0.05, 0.2];
 /// A trigger with this target asks for one replica, whatever its value.
 pub const NEVER_FULL: f64 = 1e12;
 const LOOK: Duration = Duration::from_secs(15);
@@ -133,16 +136,21 @@ impl Scaler {
                 Rule::Keda { metric: *metric, config }
             }
             ScalerRule::Predictive { forecast, headroom, hold } => {
+                let bin = Duration::from_secs_f64(SECONDS / BINS as f64);
                 let config = PredictiveConfig {
                     pool: 0,
                     min_replicas: least,
                     max_replicas: most,
                     forecast: match forecast {
                         ForecastRule::Holt => HOLT,
-                        ForecastRule::DayBefore => Forecast::PeriodBefore {
-                            bin: Duration::from_secs_f64(SECONDS / BINS as f64),
-                            rates_rps: facts.expected.bins(BINS),
-                        },
+                        ForecastRule::DayBefore => {
+                            Forecast::PeriodBefore { bin, rates_rps: facts.expected.bins(BINS) }
+                        }
+                        ForecastRule::HoltWinters => {
+                            let [alpha, beta, gamma] = WINTERS;
+                            let rates_rps = facts.expected.bins(BINS);
+                            Forecast::HoltWinters(HoltWinters { bin, rates_rps, alpha, beta, gamma })
+                        }
                     },
                     requests_per_s_per_replica: facts.replica_rps,
                     headroom: *headroom,
@@ -201,6 +209,7 @@ impl Scaler {
                 match forecast {
                     ForecastRule::DayBefore => "the day before",
                     ForecastRule::Holt => "level and trend (Holt)",
+                    ForecastRule::HoltWinters => "level, trend and hours (Holt-Winters)",
                 },
                 seconds(config.lead),
                 words::percent(config.headroom)

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use llmlab_core::request::At;
 use llmlab_loadgen::{Timeouts, Workload};
-use llmlab_sim::cluster::{
-    ClusterConfig, ClusterOutcome, Controller, Pool, Routing, Scrape, Scraped, simulate_with,
-};
+use llmlab_sim::cluster::{ClusterConfig, ClusterOutcome, Controller, Pool, Scrape, Scraped, simulate_with};
 
 use super::AutoscaleError;
 use super::policy::Scaler;
+use crate::plan::conversations::{Conversations, routing};
 
 /// What is the same under every policy.
 pub struct Setup<'a> {
     /// With price, cold start and drain; its number of replicas is the policy's.
     pub pool: &'a Pool,
     pub workload: &'a Workload,
+    pub conversations: Option<Conversations>,
     pub scrape: Scrape,
     /// How long a client waits for its first token.
     pub patience: Duration,
@@ -56,7 +56,7 @@ pub fn replay(
     };
     let pool = Pool { replicas: first_replicas, ..setup.pool.clone() };
     let config = ClusterConfig {
-        routing: Routing::LeastOutstanding,
+        routing: routing(setup.conversations.as_ref()),
         scrape: setup.scrape,
         seed: setup.seed,
         ..ClusterConfig::new(vec![pool], timeouts)

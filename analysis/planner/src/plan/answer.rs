@@ -10,6 +10,7 @@ use super::PlanError;
 use super::candidate::Candidate;
 use super::capacity::{Traffic, Tried};
 use super::cluster::{self, Seen};
+use super::conversations::{Conversations, routing};
 use super::hybrid::{self, Division};
 use super::limits::Limit;
 use super::money::{HourlyPrice, Pricing, Served, api_usd_per_request, break_even_rps, spot_surplus};
@@ -61,6 +62,8 @@ pub struct Sensitivity {
 pub struct Plan {
     pub spec: PlanSpec,
     pub limits: Vec<Limit>,
+    /// `None`: requests stand alone.
+    pub conversations: Option<Conversations>,
     pub served: Served,
     /// Cheapest first.
     pub rows: Vec<Row>,
@@ -161,6 +164,7 @@ pub fn answer(
     complete: bool,
     configurations: usize,
     tokens: (f64, f64),
+    conversations: Option<Conversations>,
     market: &Market,
     run: &Simulations<'_>,
 ) -> Result<Plan, PlanError> {
@@ -229,6 +233,7 @@ pub fn answer(
     }
     let mut plan = Plan {
         limits: limits.to_vec(),
+        conversations,
         served: Served {
             mean_rps: spec.demand.mean_rps,
             input_tokens: tokens.0,
@@ -307,6 +312,7 @@ fn sort(plan: &mut Plan) {
 /// Simulates the answer and the cheapest of the front as the clusters they would be. Where the cluster needs replicas more than
 /// an even share says, all rows of that candidate get them, and another row may become the answer.
 fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanError> {
+    let routing = routing(plan.conversations.as_ref());
     let mut seen: Vec<(Candidate, Routing, Seen)> = Vec::new();
     let mut passed: Vec<(Candidate, Pricing)> = Vec::new();
     while !(run.cancelled)() {
@@ -336,7 +342,8 @@ fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanErro
             Ok(found)
         };
         let before = row.sized.replicas(plan.spec.demand.peak_rps).0;
-        let Some(mut check) = cluster::check(row.needed, row.replicas - row.needed, &simulate)? else {
+        let Some(mut check) = cluster::check(row.needed, row.replicas - row.needed, routing, &simulate)?
+        else {
             continue;
         };
         check.added += row.needed - before;

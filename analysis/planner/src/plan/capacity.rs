@@ -14,6 +14,7 @@ use llmlab_sim::{CostModel, Facts, Options, Overhead, RooflineExecutor, SeqShape
 use serde::Serialize;
 
 use super::PlanError;
+use super::conversations::{Conversations, Extent, last_opening};
 use super::disaggregated::{Apart, PoolsBusy};
 use super::limits::{Judge, Limit, Observed, Verdict};
 
@@ -36,6 +37,8 @@ pub struct Replica<'a> {
     pub request_s: f64,
     /// It is a unit of replicas for prefill and others for decode.
     pub apart: Option<Apart>,
+    /// `None`: requests stand alone.
+    pub conversations: Option<Conversations>,
 }
 
 /// Makes the cost model of a replica; simulations run side by side, each with its own.
@@ -77,7 +80,7 @@ pub struct Capacity {
 }
 
 impl Replica<'_> {
-    /// The replica under `rate_rps`, for so many requests beyond the warm-up or four times as long as a request takes.
+    /// The replica under `rate_rps`, as long as [`Extent`] says.
     pub fn at(
         &self,
         rate_rps: f64,
@@ -86,15 +89,11 @@ impl Replica<'_> {
         traffic: &Traffic<'_>,
         limits: &[Limit],
     ) -> Result<Tried, PlanError> {
-        let warm_s = 1.5 * self.request_s;
-        let measured = f64::from(requests).max(4.0 * self.request_s * rate_rps);
-        let all = (measured + warm_s * rate_rps).clamp(1.0, MAX_REQUESTS) as u64;
-        let config = traffic(rate_rps, all);
+        let extent = self.extent(rate_rps, requests, MAX_REQUESTS);
+        let config = traffic(rate_rps, extent.requests);
         let workload = generate(&config).map_err(|error| PlanError::Workload(error.to_string()))?;
-        // Where the cap cuts a run short, its warm-up shrinks with it.
-        let span_s = all as f64 / rate_rps;
-        let warm = Duration::from_secs_f64(warm_s.min(span_s / 3.0));
-        let mut judge = Judge::new(limits, warm, workload.requests.len() as u64);
+        let mut judge =
+            Judge::new(limits, extent.warm, workload.requests.len() as u64).until(last_opening(&workload));
         let (busy, pools_busy) = match self.apart {
             Some(Apart { split, .. }) => {
                 let pools = self.run_apart(&workload, seed, &mut judge)?;
@@ -120,6 +119,10 @@ impl Replica<'_> {
             output_tokens_per_s: per_s(|r| r.max_tokens),
             input_tokens_per_s: per_s(|r| r.prompt_tokens),
         })
+    }
+
+    pub(super) fn extent(&self, rate_rps: f64, requests: u32, most: f64) -> Extent {
+        Extent::of(rate_rps, requests, most, self.request_s, self.conversations.as_ref())
     }
 
     /// Facts, and the seconds in which a step ran.

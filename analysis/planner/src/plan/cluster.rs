@@ -3,8 +3,6 @@
 //! A row is sized with an even share of the traffic for each replica. A router divides requests, not shares; here that is
 //! simulated, and a row that was sized too kindly gets replicas until it holds.
 
-use std::time::Duration;
-
 use llmlab_loadgen::generate;
 use llmlab_sim::cluster::config::MOST_REPLICAS;
 use llmlab_sim::cluster::{Routing, simulate_with};
@@ -12,6 +10,7 @@ use serde::Serialize;
 
 use super::PlanError;
 use super::capacity::{Replica, Traffic};
+use super::conversations::last_opening;
 use super::limits::{Judge, Limit, Observed};
 
 /// Simulated at most for one cluster.
@@ -32,11 +31,13 @@ pub struct Seen {
 pub struct ClusterCheck {
     /// More than an even share of the traffic would need.
     pub added: u32,
-    /// The replicas that the busiest hour needs, each request sent to the one with the fewest in flight.
-    pub least_outstanding: Seen,
+    /// What the router goes by.
+    pub routing: &'static str,
+    /// The replicas that the busiest hour needs, behind that router.
+    pub routed: Seen,
     /// The same, by turns.
     pub round_robin: Seen,
-    /// All replicas of the row but one, fewest in flight; `None` where none would be left.
+    /// All replicas of the row but one, behind that router; `None` where none would be left.
     pub one_failed: Option<Seen>,
 }
 
@@ -52,27 +53,36 @@ pub type Simulate<'a> = dyn Fn(u32, Routing) -> Result<Seen, PlanError> + 'a;
 
 /// Replicas for the busiest hour, `needed` at first and more if they do not hold; then the row with one of `spare` more away.
 /// `None` for clusters that are too large to be simulated.
-pub fn check(needed: u32, spare: u32, simulate: &Simulate<'_>) -> Result<Option<ClusterCheck>, PlanError> {
+pub fn check(
+    needed: u32,
+    spare: u32,
+    routing: Routing,
+    simulate: &Simulate<'_>,
+) -> Result<Option<ClusterCheck>, PlanError> {
     let most = needed.saturating_add((f64::from(needed) * MAY_GROW).ceil() as u32);
     if most.saturating_add(spare) > MOST_REPLICAS {
         return Ok(None);
     }
     let mut replicas = needed;
-    let mut seen = simulate(replicas, Routing::LeastOutstanding)?;
+    let mut seen = simulate(replicas, routing)?;
     while !seen.met && replicas < most {
         replicas += 1;
-        seen = simulate(replicas, Routing::LeastOutstanding)?;
+        seen = simulate(replicas, routing)?;
     }
     let left = (replicas + spare).saturating_sub(1);
     let one_failed = match left {
         0 => None,
         _ if left == replicas => Some(seen.clone()),
-        _ => Some(simulate(left, Routing::LeastOutstanding)?),
+        _ => Some(simulate(left, routing)?),
     };
     Ok(Some(ClusterCheck {
         added: replicas - needed,
         round_robin: simulate(replicas, Routing::RoundRobin)?,
-        least_outstanding: seen,
+        routing: match routing {
+            Routing::PrefixAware(_) => "prefix-aware",
+            _ => "fewest in flight",
+        },
+        routed: seen,
         one_failed,
     }))
 }
@@ -89,13 +99,11 @@ impl Replica<'_> {
         traffic: &Traffic<'_>,
         limits: &[Limit],
     ) -> Result<Seen, PlanError> {
-        let warm_s = 1.5 * self.request_s;
-        let measured = f64::from(requests).max(4.0 * self.request_s * rate_rps);
-        let all = (measured + warm_s * rate_rps).clamp(1.0, MAX_REQUESTS) as u64;
-        let workload = generate(&traffic(rate_rps, all)).map_err(|e| PlanError::Workload(e.to_string()))?;
-        let span_s = all as f64 / rate_rps;
-        let warm = Duration::from_secs_f64(warm_s.min(span_s / 3.0));
-        let mut judge = Judge::new(limits, warm, workload.requests.len() as u64);
+        let extent = self.extent(rate_rps, requests, MAX_REQUESTS);
+        let workload = generate(&traffic(rate_rps, extent.requests))
+            .map_err(|error| PlanError::Workload(error.to_string()))?;
+        let mut judge =
+            Judge::new(limits, extent.warm, workload.requests.len() as u64).until(last_opening(&workload));
         let config = self.cluster(replicas, routing, seed);
         simulate_with(&config, &workload, None, Some(&mut judge))
             .map_err(|error| PlanError::Engine(error.to_string()))?;
@@ -110,6 +118,8 @@ mod tests {
 
     use super::*;
 
+    const FEWEST: Routing = Routing::LeastOutstanding;
+
     /// Holds from so many replicas on; round robin needs one more.
     fn from(least: u32, log: &RefCell<Vec<u32>>) -> impl Fn(u32, Routing) -> Result<Seen, PlanError> {
         move |replicas, routing| {
@@ -122,9 +132,9 @@ mod tests {
     #[test]
     fn a_row_grows_until_its_cluster_holds() {
         let log = RefCell::default();
-        let check = check(8, 0, &from(9, &log)).unwrap().unwrap();
-        assert_eq!((check.added, check.least_outstanding.replicas), (1, 9));
-        assert!(check.least_outstanding.met && !check.round_robin.met);
+        let check = check(8, 0, FEWEST, &from(9, &log)).unwrap().unwrap();
+        assert_eq!((check.added, check.routed.replicas), (1, 9));
+        assert!(check.routed.met && !check.round_robin.met);
         // Without a spare one, what is left of nine does not hold.
         assert_eq!(check.one_failed.as_ref().unwrap().replicas, 8);
         assert!(!check.survives_one());
@@ -133,7 +143,7 @@ mod tests {
     #[test]
     fn a_spare_replica_may_fail() {
         let log = RefCell::default();
-        let check = check(4, 1, &from(4, &log)).unwrap().unwrap();
+        let check = check(4, 1, FEWEST, &from(4, &log)).unwrap().unwrap();
         assert!(check.survives_one() && check.added == 0);
         // What is left of five are the four that were simulated before.
         assert_eq!(*log.borrow(), [4, 4]);
@@ -142,15 +152,15 @@ mod tests {
     #[test]
     fn a_row_that_never_holds_is_left_as_broken() {
         let log = RefCell::default();
-        let check = check(4, 0, &from(100, &log)).unwrap().unwrap();
-        assert!(!check.least_outstanding.met);
+        let check = check(4, 0, FEWEST, &from(100, &log)).unwrap().unwrap();
+        assert!(!check.routed.met);
         assert_eq!(check.added, 1);
     }
 
     #[test]
     fn one_replica_leaves_nothing_and_thousands_are_not_simulated() {
         let log = RefCell::default();
-        assert_eq!(check(1, 0, &from(1, &log)).unwrap().unwrap().one_failed, None);
-        assert_eq!(check(u32::MAX, 1, &from(1, &log)).unwrap(), None);
+        assert_eq!(check(1, 0, FEWEST, &from(1, &log)).unwrap().unwrap().one_failed, None);
+        assert_eq!(check(u32::MAX, 1, FEWEST, &from(1, &log)).unwrap(), None);
     }
 }

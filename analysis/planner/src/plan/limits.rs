@@ -65,6 +65,7 @@ pub struct Observed {
 pub struct Judge<'l> {
     limits: &'l [Limit],
     warm_until: Duration,
+    until: Duration,
     /// Requests that will count, at most.
     expected: u64,
     ttft: Vec<f64>,
@@ -83,6 +84,7 @@ impl<'l> Judge<'l> {
         Judge {
             limits,
             warm_until,
+            until: Duration::MAX,
             expected,
             ttft: Vec::new(),
             tpot: Vec::new(),
@@ -93,6 +95,11 @@ impl<'l> Judge<'l> {
             violations: vec![0; limits.len()],
             hopeless: Arc::default(),
         }
+    }
+
+    /// Those scheduled later do not count either.
+    pub fn until(self, until: Duration) -> Judge<'l> {
+        Judge { until, ..self }
     }
 
     pub fn observed(mut self) -> (Observed, Verdict) {
@@ -162,7 +169,7 @@ pub struct Verdict {
 
 impl RecordSink for Judge<'_> {
     fn record(&mut self, record: &RequestRecord) -> io::Result<()> {
-        if record.scheduled_ns < self.warm_until.as_nanos() as u64 {
+        if !(self.warm_until..=self.until).contains(&Duration::from_nanos(record.scheduled_ns)) {
             return Ok(());
         }
         let seconds = |ns: u64| ns as f64 * 1e-9;

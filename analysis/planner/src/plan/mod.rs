@@ -9,6 +9,7 @@ pub mod answer;
 pub mod candidate;
 pub mod capacity;
 pub mod cluster;
+pub mod conversations;
 pub mod disaggregated;
 pub mod hybrid;
 pub mod limits;

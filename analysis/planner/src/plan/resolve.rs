@@ -19,6 +19,7 @@ use super::PlanError;
 use super::candidate::{BF16, Candidate};
 use super::capacity::{Capacity, LOWEST_RPS, Replica, Traffic, Tried, capacity};
 use super::cluster::Seen;
+use super::conversations::Conversations;
 use super::disaggregated::{Apart, Split};
 use super::limits::{Latency, Limit};
 use super::row::{ErrorBars, Provenance, Refusal, RefusalKind, Sized, below_floor};
@@ -40,6 +41,8 @@ pub struct Question<'q> {
     pub traffic: &'q Traffic<'q>,
     /// Mean tokens of a prompt and of an output.
     pub tokens: (f64, f64),
+    /// `None`: requests stand alone.
+    pub conversations: Option<Conversations>,
     pub cancelled: &'q (dyn Fn() -> bool + Sync),
 }
 
@@ -259,6 +262,7 @@ impl Question<'_> {
             vocab_size: self.model.vocab_size,
             // Little's law.
             request_s: running / rate_rps,
+            conversations: self.conversations,
             apart,
         };
         (replica, rate_rps)

@@ -136,7 +136,7 @@ impl Row {
 
     /// Not known to break the SLO as a cluster.
     pub fn holds(&self) -> bool {
-        self.cluster.as_ref().is_none_or(|check| check.least_outstanding.met)
+        self.cluster.as_ref().is_none_or(|check| check.routed.met)
     }
 }
 

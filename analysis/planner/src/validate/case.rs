@@ -1,7 +1,8 @@
 //! What a row asks of the planner, or why it cannot be used.
 
+use llmlab_quant::WeightFormat;
 use llmlab_sim::Device;
-use llmlab_sim::cost_model::{DeviceClass, Sharding};
+use llmlab_sim::cost_model::{DeviceClass, Sharding, Weights};
 
 use super::names;
 use super::table::Row;
@@ -213,16 +214,13 @@ fn deployment(row: &Row) -> Result<Deployment, String> {
     let device = Device::from_catalogue(hardware).map_err(|error| format!("gpu: {error}"))?;
     let weights = names::weights(&row.dtype_weights)
         .ok_or_else(|| format!("dtype_weights: {:.40} is not known", row.dtype_weights))?;
-    let kv_value_bytes = names::kv_value_bytes(&row.dtype_kv)
+    let runtime = names::runtime(&row.framework, &row.version);
+    // NVIDIA's FP8 checkpoints (ModelOpt) say that their cache is FP8 too, and TensorRT-LLM does what they say.
+    let fp8 = weights == Weights::of(WeightFormat::Fp8) && runtime.starts_with("tensorrt-llm");
+    let dtype_kv = if row.dtype_kv.is_empty() && fp8 { "fp8" } else { &row.dtype_kv };
+    let kv_value_bytes = names::kv_value_bytes(dtype_kv)
         .ok_or_else(|| format!("dtype_kv: {:.40} is not known", row.dtype_kv))?;
-    Ok(Deployment {
-        model,
-        device,
-        weights,
-        kv_value_bytes,
-        sharding: sharding(row)?,
-        runtime: names::runtime(&row.framework, &row.version),
-    })
+    Ok(Deployment { model, device, weights, kv_value_bytes, sharding: sharding(row)?, runtime })
 }
 
 fn sharding(row: &Row) -> Result<Sharding, String> {

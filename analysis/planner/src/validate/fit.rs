@@ -64,6 +64,7 @@ impl Figure {
                 match self.key {
                     "launch_us" => &mut host.launch_us,
                     "layer_host_us" => &mut host.layer_host_us,
+                    "prompt_layer_host_us" => &mut host.prompt_layer_host_us,
                     "step_us" => &mut host.step_us,
                     "sequence_us" => &mut host.sequence_us,
                     "serial_ms" => &mut host.serial_ms,
@@ -75,7 +76,11 @@ impl Figure {
             }
             Table::Pair => {
                 let pair = calibration.pair.entry(self.entry.clone()).or_insert(Pair::NONE);
-                if self.key == "compute" { &mut pair.compute } else { &mut pair.bandwidth }
+                match self.key {
+                    "compute" => &mut pair.compute,
+                    "compute_8_bits" => &mut pair.compute_8_bits,
+                    _ => &mut pair.bandwidth,
+                }
             }
             Table::Link => {
                 let link = calibration.link.get_mut(&self.entry).expect("a link of the prior");
@@ -120,9 +125,10 @@ const CLASS: [(&str, f64); 7] = [
     ("product_few_bits", 0.25),
     ("attention", 0.4),
 ];
-const RUNTIME: [(&str, f64); 9] = [
+const RUNTIME: [(&str, f64); 10] = [
     ("launch_us", 0.7),
     ("layer_host_us", 1.0),
+    ("prompt_layer_host_us", 0.7),
     ("step_us", 1.0),
     ("sequence_us", 1.0),
     ("request_ms", 0.7),
@@ -135,7 +141,7 @@ const RUNTIME: [(&str, f64); 9] = [
 const TODAYS: [&str; 3] = ["sglang", "tensorrt-llm", "vllm"];
 /// How far one of a family is from its mean, against how sure the prior is of the mean.
 const KIN: f64 = 0.5;
-const PAIR: [(&str, f64); 2] = [("compute", 0.3), ("bandwidth", 0.3)];
+const PAIR: [(&str, f64); 3] = [("compute", 0.3), ("compute_8_bits", 0.3), ("bandwidth", 0.3)];
 const LINK: [(&str, f64); 2] = [("share", 0.4), ("latency_us", 0.5)];
 
 /// Before any measurement.

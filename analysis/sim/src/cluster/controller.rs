@@ -60,6 +60,8 @@ impl Scraped {
 pub struct PoolState {
     pub ready: u32,
     pub starting: u32,
+    /// Of those that start, the ones that have no machine or no image yet.
+    pub pending: u32,
     pub draining: u32,
     /// Requests in replicas that wait for their first step, and that are computed.
     pub waiting: usize,

@@ -147,7 +147,10 @@ impl Cluster<'_, '_> {
                 }
                 Phase::Draining => pool.draining += 1,
                 Phase::Gone => {}
-                _ => pool.starting += 1,
+                phase => {
+                    pool.starting += 1;
+                    pool.pending += u32::from(matches!(phase, Phase::Provision | Phase::ImagePull));
+                }
             }
             replicas.push(state);
         }

@@ -28,6 +28,7 @@ pub struct Kernels {
 pub struct Runtime {
     pub launch_us: f64,
     pub layer_host_us: f64,
+    pub prompt_layer_host_us: f64,
     pub step_us: f64,
     pub sequence_us: f64,
     /// From sending a request until the scheduler has it.
@@ -46,13 +47,16 @@ pub struct Runtime {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pair {
+    /// Products of 16 bits and of weights of few bits, and attention.
     pub compute: f64,
+    /// Products of 8 bits on both sides, which have kernels of their own.
+    pub compute_8_bits: f64,
     pub bandwidth: f64,
 }
 
 impl Pair {
     /// Nothing known.
-    pub const NONE: Pair = Pair { compute: 1.0, bandwidth: 1.0 };
+    pub const NONE: Pair = Pair { compute: 1.0, compute_8_bits: 1.0, bandwidth: 1.0 };
 }
 
 /// A link between devices of one node, with the collectives that software has for it.
@@ -155,11 +159,12 @@ impl Calibration {
             few_bits_bandwidth: kernels.few_bits_bandwidth,
             attention_bandwidth: kernels.attention_bandwidth.min(0.99 / bandwidth),
             product_16_bits: share(kernels.product_16_bits * pair.compute),
-            product_8_bits: share(kernels.product_8_bits * pair.compute),
+            product_8_bits: share(kernels.product_8_bits * pair.compute_8_bits),
             product_few_bits: share(kernels.product_few_bits * pair.compute),
             attention: share(kernels.attention * pair.compute),
             launch_s: 1e-6 * host.launch_us,
             layer_host_s: 1e-6 * host.layer_host_us,
+            prompt_layer_host_s: 1e-6 * host.prompt_layer_host_us,
             step_s: 1e-6 * host.step_us,
             sequence_s: 1e-6 * host.sequence_us,
             link: share(link.share),

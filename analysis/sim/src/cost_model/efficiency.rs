@@ -34,6 +34,8 @@ pub struct Efficiency {
     pub launch_s: f64,
     /// Seconds the host needs to queue a layer. It works ahead of the device: a step takes at least this for all layers.
     pub layer_host_s: f64,
+    /// The same in a step with prompts in it, which is no captured graph.
+    pub prompt_layer_host_s: f64,
     /// Seconds a step takes beside its kernels, and for each sequence in it.
     pub step_s: f64,
     pub sequence_s: f64,
@@ -62,6 +64,7 @@ impl Efficiency {
         attention: 1.0,
         launch_s: 0.0,
         layer_host_s: 0.0,
+        prompt_layer_host_s: 0.0,
         step_s: 0.0,
         sequence_s: 0.0,
         link: 1.0,

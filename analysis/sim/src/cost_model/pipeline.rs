@@ -7,6 +7,7 @@ use std::time::Duration;
 use llmlab_core::executor::StageTime;
 use llmlab_models::architecture::layers_of_stages;
 
+use super::roofline::has_prompts;
 use super::{Operation, OperationCost, Roofline, duration};
 use crate::shape::SeqShape;
 
@@ -49,7 +50,8 @@ impl Roofline {
         self.each(seqs, |cost| places.add(cost));
         let all = places.first + places.layers + places.transfers + places.last;
         // Each stage has a host that queues its layers.
-        let layers = places.layers + self.host_wait_s(all - self.outside_s(seqs.len() as f64));
+        let layers =
+            places.layers + self.host_wait_s(all - self.outside_s(seqs.len() as f64), has_prompts(seqs));
         let shares = self.stage_shares();
         let last = shares.len() - 1;
         let rows: u64 = seqs.iter().map(SeqShape::rows).sum();

@@ -111,9 +111,10 @@ impl Roofline {
     }
 
     /// Of a step whose operations take so long, what it waits for a host that is slower than the device.
-    pub(super) fn host_wait_s(&self, device_s: f64) -> f64 {
+    pub(super) fn host_wait_s(&self, device_s: f64, has_prompts: bool) -> f64 {
         let layers: f64 = self.layers.layers.iter().map(|(count, _)| count).sum();
-        (layers * self.efficiency.layer_host_s - device_s).max(0.0)
+        let of_prompts = if has_prompts { self.efficiency.prompt_layer_host_s } else { 0.0 };
+        (layers * self.efficiency.layer_host_s.max(of_prompts) - device_s).max(0.0)
     }
 
     /// Seconds of all operations of a decode step but attention.
@@ -133,7 +134,7 @@ impl Roofline {
         self.each(seqs, |cost| operations.push(cost));
         let outside = self.outside_s(seqs.len() as f64);
         let device_s = operations.iter().map(OperationCost::seconds).sum::<f64>() - outside;
-        let waiting = self.host_wait_s(device_s);
+        let waiting = self.host_wait_s(device_s, has_prompts(seqs));
         if waiting > 0.0 {
             operations
                 .push(OperationCost { overhead_s: waiting, ..OperationCost::none(Operation::HostLimit) });
@@ -157,7 +158,7 @@ impl Roofline {
             (prefill, self.decoding(decoding, keys.min(most)))
         };
         self.operations(rows, attention, |cost| seconds += cost.seconds());
-        seconds + self.host_wait_s(seconds - self.outside_s(rows.sequences))
+        seconds + self.host_wait_s(seconds - self.outside_s(rows.sequences), !prefill.is_empty())
     }
 
     pub(super) fn each(&self, seqs: &[SeqShape], found: impl FnMut(OperationCost)) {
@@ -442,7 +443,7 @@ impl CostModel for Roofline {
         self.each(seqs, |cost| {
             *if cost.operation.is_attention() { &mut attention } else { &mut rows } += cost.seconds()
         });
-        self.whole(rows, attention, seqs.len())
+        self.whole(rows, attention, seqs.len(), has_prompts(seqs))
     }
 
     fn decode_time(&self, sequences: usize, keys: u64) -> Option<Duration> {
@@ -455,7 +456,7 @@ impl CostModel for Roofline {
             let cost = self.attention(Operation::AttentionDecode, *count, &layer.attention, decode);
             attention += cost.seconds();
         }
-        Some(self.whole(self.decode_rows_s(sequences), attention, sequences))
+        Some(self.whole(self.decode_rows_s(sequences), attention, sequences, false))
     }
 
     fn stages(&self) -> usize {
@@ -468,8 +469,13 @@ impl CostModel for Roofline {
 }
 
 impl Roofline {
-    fn whole(&self, rows_s: f64, attention_s: f64, sequences: usize) -> Duration {
+    fn whole(&self, rows_s: f64, attention_s: f64, sequences: usize, has_prompts: bool) -> Duration {
         let seconds = rows_s + attention_s;
-        duration(seconds + self.host_wait_s(seconds - self.outside_s(sequences as f64)))
+        duration(seconds + self.host_wait_s(seconds - self.outside_s(sequences as f64), has_prompts))
     }
+}
+
+/// A step in which every sequence has one token is a captured graph.
+pub(super) fn has_prompts(seqs: &[SeqShape]) -> bool {
+    seqs.iter().any(|seq| seq.new > 1)
 }

@@ -85,7 +85,7 @@ pub fn view(plan: &Plan) -> View {
         cluster_headings: vec![
             "configuration",
             "needed",
-            "fewest in flight",
+            "behind its router",
             "round robin",
             "with one replica of the row failed",
         ],
@@ -171,7 +171,7 @@ fn points(plan: &Plan, best: &Row) -> Vec<String> {
             dollars(best.bill.usd_per_million_output_tokens)
         ),
     ];
-    if let Some(check) = best.cluster.as_ref().filter(|check| check.least_outstanding.replicas > 1) {
+    if let Some(check) = best.cluster.as_ref().filter(|check| check.routed.replicas > 1) {
         points.push(as_cluster(best, check));
     }
     if let Some(api) = plan.apis.first() {
@@ -202,10 +202,14 @@ fn points(plan: &Plan, best: &Row) -> Vec<String> {
 
 /// What the simulation of the whole cluster says of the answer.
 fn as_cluster(best: &Row, check: &ClusterCheck) -> String {
-    let seen = &check.least_outstanding;
+    let seen = &check.routed;
     let mut words = format!(
-        "Simulated together, {} replicas behind a router that takes the one with the fewest requests in flight: {}",
+        "Simulated together, {} replicas behind a router that {}: {}",
         seen.replicas,
+        match check.routing {
+            "prefix-aware" => "sends a turn where the turns before it are cached",
+            _ => "takes the one with the fewest requests in flight",
+        },
         latencies(seen)
     );
     if check.added > 0 {
@@ -248,7 +252,7 @@ fn clusters(plan: &Plan) -> Vec<Vec<String>> {
             vec![
                 format!("{}, {}", row.sized.candidate.words(), row.price.pricing.name()),
                 needed,
-                latencies(&check.least_outstanding),
+                latencies(&check.routed),
                 if row.needed > 1 { latencies(&check.round_robin) } else { "the same".into() },
                 left,
             ]
@@ -274,6 +278,17 @@ fn question(plan: &Plan) -> Vec<(&'static str, String)> {
         ),
         ("SLO", limits.join(", ")),
     ];
+    if let Some(sessions) = &plan.conversations {
+        question.push((
+            "sessions",
+            format!(
+                "{} turns each, {} from an answer to the next turn; {} sessions/s in the busiest hour",
+                digits(sessions.turns),
+                seconds(sessions.think_s),
+                digits(demand.peak_rps / sessions.turns)
+            ),
+        ));
+    }
     if let Some(budget) = spec.usd_per_month {
         question.push(("budget", format!("{} a month", dollars(budget))));
     }

@@ -4,12 +4,21 @@ use std::time::Duration;
 
 use llmlab_core::request::At;
 
+use super::holt_winters::{HoltWinters, Smoothed};
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum Forecast {
     /// As it was one period (a day) before, bin by bin, times how the time just over compares with then.
-    PeriodBefore { bin: Duration, rates_rps: Vec<f64> },
+    PeriodBefore {
+        bin: Duration,
+        rates_rps: Vec<f64>,
+    },
     /// Level and trend, exponentially smoothed (Holt 1957); factors for each observation, 0 to 1.
-    Holt { alpha: f64, beta: f64 },
+    Holt {
+        alpha: f64,
+        beta: f64,
+    },
+    HoltWinters(HoltWinters),
 }
 
 /// What a forecast has seen.
@@ -19,6 +28,7 @@ pub(super) struct History {
     trend_rps_per_s: f64,
     /// Smoothed ratio of what came to what came a period before.
     growth: Option<f64>,
+    smoothed: Option<Smoothed>,
 }
 
 /// How fast the ratio to the period before is learnt, an observation.
@@ -49,6 +59,7 @@ impl Forecast {
                 history.trend_rps_per_s += beta * ((new - level) / gap - history.trend_rps_per_s);
                 history.last = Some((now, new));
             }
+            Forecast::HoltWinters(winters) => winters.observe(&mut history.smoothed, now, rate_rps),
         }
     }
 
@@ -59,6 +70,7 @@ impl Forecast {
             Forecast::Holt { .. } => history.last.map_or(0.0, |(since, level)| {
                 level + history.trend_rps_per_s * at.saturating_sub(since).as_secs_f64()
             }),
+            Forecast::HoltWinters(winters) => winters.at(&history.smoothed, at),
         };
         rate.max(0.0)
     }

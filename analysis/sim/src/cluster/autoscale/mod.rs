@@ -4,12 +4,14 @@
 //! [`Predictive`] looks ahead by the time that a replica needs to start.
 
 mod forecast;
+mod holt_winters;
 mod hpa;
 mod keda;
 mod predictive;
 mod signal;
 
 pub use forecast::Forecast;
+pub use holt_winters::HoltWinters;
 pub use hpa::{Hpa, HpaConfig, Rules, ScalingPolicy};
 pub use keda::{Keda, KedaConfig};
 pub use predictive::{Predictive, PredictiveConfig};
