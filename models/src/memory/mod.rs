@@ -12,7 +12,7 @@ mod weights;
 pub use format::Weights;
 pub use matrices::TensorClass;
 
-use crate::architecture::{Architecture, kv_shape};
+use crate::architecture::Architecture;
 use crate::kv_plan::{KvBudget, KvPlan, KvShape};
 
 /// Bounds on what a user chooses, each some times what any server is started with.
@@ -119,7 +119,7 @@ pub struct Item {
     pub how: String,
 }
 
-/// What one device holds: of all pipeline stages, one of that with the largest weights.
+/// What one device holds: of all pipeline stages, one of that with room for the fewest blocks, which all others follow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPlan {
     /// All but the cache.
@@ -198,14 +198,19 @@ pub fn kv_plan(
 }
 
 fn kv_budget(model: &Architecture, config: &MemoryConfig, available_bytes: u64) -> KvBudget {
-    let steps = if config.async_scheduling { 2 } else { 1 };
+    // vLLM's `max_concurrent_batches`: a pipeline is filled with as many batches as it has stages.
+    let steps = match (config.pp, config.async_scheduling) {
+        (1, true) => 2,
+        (stages, _) => stages,
+    };
     KvBudget {
         available_bytes,
         tensor_parallel: config.tp,
         value_bytes: config.kv.bytes(),
         block_size: config.block_size,
         max_model_len: config.max_model_len.unwrap_or(model.max_positions),
-        in_flight_tokens: steps * config.max_num_batched_tokens,
+        in_flight_tokens: steps.saturating_mul(config.max_num_batched_tokens),
+        stage_layers: None,
     }
 }
 
@@ -215,14 +220,29 @@ fn without_advice(
     device_memory_bytes: u64,
 ) -> Result<MemoryPlan, MemoryError> {
     check(model, config)?;
-    let of_stage = |stage: weights::Stage| {
-        let classes = weights::by_class(model, &stage, config);
-        let bytes: u64 = classes.values().map(|class| class.bytes).sum();
-        (stage, classes, bytes)
-    };
-    let stages = weights::stages(model, config.pp).into_iter().map(of_stage);
-    let (stage, classes, weight_bytes) =
-        stages.max_by_key(|(_, _, bytes)| *bytes).expect("a model has a stage, checked above");
+    let mut tightest: Option<MemoryPlan> = None;
+    for stage in weights::stages(model, config.pp) {
+        let plan = of_stage(model, config, device_memory_bytes, &stage)?;
+        // Every stage makes as many blocks as the one that can make fewest.
+        let room = |plan: &MemoryPlan| {
+            let blocks = plan.kv_plan.as_ref().map_or(0, |plan| plan.num_blocks);
+            (blocks, std::cmp::Reverse(plan.excess_bytes), std::cmp::Reverse(plan.weight_bytes))
+        };
+        if tightest.as_ref().is_none_or(|known| room(&plan) < room(known)) {
+            tightest = Some(plan);
+        }
+    }
+    Ok(tightest.expect("a model has a stage, checked above"))
+}
+
+fn of_stage(
+    model: &Architecture,
+    config: &MemoryConfig,
+    device_memory_bytes: u64,
+    stage: &weights::Stage,
+) -> Result<MemoryPlan, MemoryError> {
+    let classes = weights::by_class(model, stage, config);
+    let weight_bytes: u64 = classes.values().map(|class| class.bytes).sum();
     let mut items: Vec<Item> = classes
         .iter()
         .filter(|(_, class)| class.values > 0)
@@ -232,10 +252,10 @@ fn without_advice(
             how: format!("{} values x {:.3} B", of.values, of.bytes as f64 / of.values as f64),
         })
         .collect();
-    items.push(runtime::activations(model, &stage, config));
+    items.push(runtime::activations(model, stage, config));
     items.extend(runtime::around(config));
     if let Some(slots) = config.lora {
-        items.push(runtime::lora(model, &stage, config, slots)?);
+        items.push(runtime::lora(model, stage, config, slots)?);
     }
     let share = match config.framework {
         Framework::Vllm => config.gpu_memory_utilization,
@@ -244,8 +264,9 @@ fn without_advice(
     let usable_bytes = (device_memory_bytes as f64 * share) as u64;
     let taken: u64 = items.iter().map(|item| item.bytes).fold(0, u64::saturating_add);
     let kv_bytes_available = usable_bytes.saturating_sub(taken);
-    let kv_shape = kv_shape(&stage.blocks);
-    let kv_budget = kv_budget(model, config, kv_bytes_available);
+    let kv_shape = model.kv_shape();
+    let layers = stage.blocks.iter().map(|(count, _)| *count).sum();
+    let kv_budget = KvBudget { stage_layers: Some(layers), ..kv_budget(model, config, kv_bytes_available) };
     let kv_plan = kv_shape.plan(&kv_budget).filter(|_| kv_bytes_available > 0);
     Ok(MemoryPlan {
         items,
