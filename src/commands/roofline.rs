@@ -20,7 +20,7 @@ pub fn roofline(args: RooflineArgs) -> Result<Code, Failure> {
     let format = args.weights.clone().unwrap_or_else(|| model.stored.to_string());
     let weights = names::weights(&format).ok_or_else(|| {
         Failure::bad_input(format!(
-            "--weights: {format:.40?} is not known; accepted are f32, f16, bf16, fp8, int8, int4, mxfp4, q4_0, q4_k_m, q5_k_m, q6_k, q8_0"
+            "--weights: {format:.40?} is not known; accepted are f32, f16, bf16, fp8, int8, int4 (awq, gptq), mxfp4, q2_k, q3_k_m, q4_0, q4_k_m, q5_k_m, q6_k, q8_0"
         ))
     })?;
     let kv_value_bytes = names::kv_value_bytes(&args.kv).ok_or_else(|| {
