@@ -51,6 +51,14 @@ impl Failure {
         Failure { code: self.code, error: miette::miette!("target {name}: {}", self.error) }
     }
 
+    /// The same, of what a file says.
+    pub fn of_file(self, file: Option<&std::path::Path>) -> Failure {
+        match file {
+            Some(file) => Failure { error: miette::miette!("{}: {}", file.display(), self.error), ..self },
+            None => self,
+        }
+    }
+
     pub fn report(self) -> ExitCode {
         eprintln!("{:?}", self.error);
         self.code.into()

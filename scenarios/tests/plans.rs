@@ -76,6 +76,14 @@ fn mistakes_have_a_place() {
     for (rest, line, part) in [
         ("arrivals = { users = 4 }", 8, "at a rate"),
         ("arrivals = { load = 0.7 }", 8, "not a share"),
+        ("arrivals = { rate = 1.0 }\n[search]\nhardware = []", 10, "hardware has nothing to try"),
+        ("arrivals = { rate = 1.0 }\n[search]\npricing = []", 10, "pricing has nothing to try"),
+        (
+            "arrivals = { rate = 1.0 }\n[search]\ntensor_parallel = []",
+            10,
+            "tensor_parallel has nothing to try",
+        ),
+        ("arrivals = { rate = 1.0 }\n[own]\ndevice_usd = { h100 = -3 }", 10, "device_usd is -3"),
         (
             "arrivals = { rate = 1.0 }\nsessions = { turns = { distribution = \"fixed\", count = 4 } }",
             9,
