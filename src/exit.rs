@@ -56,6 +56,14 @@ impl Failure {
         self.error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
     }
 
+    /// The same, of what a file says.
+    pub fn of_file(self, file: Option<&std::path::Path>) -> Failure {
+        match file {
+            Some(file) => Failure { error: miette::miette!("{}: {}", file.display(), self.error), ..self },
+            None => self,
+        }
+    }
+
     pub fn report(self) -> ExitCode {
         eprintln!("{:?}", self.error);
         self.code.into()

@@ -107,8 +107,8 @@ fn mistakes_are_told_before_anything_runs() {
     for (model, target, parts) in [
         (
             "spec:llama-3.1-8b",
-            r#"simulate = { hardware = "h100sxm", policy = "vllm" }"#,
-            vec!["h100sxm", "did you mean h100-sxm", "this-host"],
+            r#"simulate = { hardware = "h100-smx", policy = "vllm" }"#,
+            vec!["h100-smx", "did you mean h100-sxm", "this-host"],
         ),
         (
             "spec:llama-3.1-8b",

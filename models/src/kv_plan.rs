@@ -33,9 +33,11 @@ pub struct KvBudget {
     pub value_bytes: u32,
     pub block_size: u32,
     pub max_model_len: u32,
-    /// Tokens that steps in flight may compute at most: `max_num_batched_tokens`, twice that with asynchronous scheduling.
-    /// A window layer holds them beside its window.
+    /// Tokens that steps in flight may compute at most: `max_num_batched_tokens`, twice that with asynchronous scheduling, and as
+    /// many times as there are pipeline stages. A window layer holds them beside its window.
     pub in_flight_tokens: u32,
+    /// Of a pipeline, the layers of the stage that the device belongs to; `None` for all.
+    pub stage_layers: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +46,7 @@ pub struct KvPlan {
     /// One block of one layer.
     pub page_bytes: u64,
     pub groups: u32,
+    /// Of the whole model.
     pub layers_per_group: u32,
     /// Layers that exist only to fill the last group.
     pub padding_layers: u32,
@@ -95,7 +98,7 @@ impl KvShape {
             token_bytes.iter().map(|n| u64::from(*n)).product::<u64>() * u64::from(budget.block_size);
         let layers_per_group = self.layers_per_group();
         let groups = self.full_groups() + self.window_groups();
-        let block_bytes = page_bytes * u64::from(layers_per_group);
+        let block_bytes = page_bytes * self.layers_here(budget);
         let num_blocks = budget.available_bytes / block_bytes;
         let blocks_per_request = self.blocks_of(budget.max_model_len, budget);
         let max_concurrency = num_blocks as f64 / blocks_per_request as f64;
@@ -121,6 +124,14 @@ impl KvShape {
         let (least, most) =
             (self.full_layers.min(self.window_layers), self.full_layers.max(self.window_layers));
         if least == 0 || 2 * most < 3 * least { most } else { least }
+    }
+
+    /// Layers of the largest group that the device holds. Groups are of the whole model, and each takes layers from all stages
+    /// alike.
+    fn layers_here(&self, budget: &KvBudget) -> u64 {
+        let (group, all) =
+            (u64::from(self.layers_per_group()), u64::from(self.full_layers + self.window_layers));
+        budget.stage_layers.map_or(group, |layers| (group * u64::from(layers)).div_ceil(all).clamp(1, group))
     }
 
     fn full_groups(&self) -> u32 {

@@ -42,6 +42,7 @@ fn check(row: &Row) -> Result<(), String> {
         block_size: small("block_size"),
         max_model_len: small("max_model_len"),
         in_flight_tokens: small("in_flight_tokens"),
+        stage_layers: None,
     };
     let plan = shape.plan(&budget).ok_or("no plan")?;
     let pairs = [
@@ -83,6 +84,7 @@ fn what_cannot_be_split_or_is_empty_has_no_plan() {
         block_size: 16,
         max_model_len: 1024,
         in_flight_tokens: 8192,
+        stage_layers: None,
     };
     assert!(shape.plan(&budget).is_none());
     assert!(shape.plan(&KvBudget { tensor_parallel: 1, block_size: 0, ..budget }).is_none());

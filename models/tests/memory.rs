@@ -80,6 +80,49 @@ fn tensor_parallel_sizes_that_vllm_refuses_are_refused() {
     }
 }
 
+/// By hand, from the closed form of vLLM's planning; families and sizes that the table has no rows of.
+#[test]
+fn blocks_by_hand_where_the_table_has_no_row() {
+    const GIB: u64 = 1 << 30;
+    let blocks = |model: &str, tp: u32, kv: KvDtype, block_size: u32, bytes: u64| {
+        let config =
+            MemoryConfig { tp, kv, block_size, max_model_len: Some(4096), ..MemoryConfig::vllm(H100_BYTES) };
+        let plan = memory::kv_plan(architecture(model).unwrap(), &config, bytes).unwrap();
+        (plan.page_bytes, plan.num_blocks)
+    };
+    // 512 + 64 values a token and layer, one vector, whatever the devices: 64 x 576 x 2 B; 61 layers.
+    assert_eq!(blocks("kimi-k2", 8, KvDtype::Bits16, 64, 10 * GIB), (73_728, 10 * GIB / (73_728 * 61)));
+    assert_eq!(blocks("deepseek-v2-lite", 2, KvDtype::Fp8, 16, GIB), (9_216, GIB / (9_216 * 27)));
+    // 8 KV heads of 128 on 16 devices: one on each, twice over. 80 layers, 2 vectors of 16 tokens.
+    assert_eq!(blocks("llama-3.3-70b", 16, KvDtype::Bits16, 16, GIB), (8_192, GIB / (8_192 * 80)));
+    // 128 tokens a block, bytes: 128 x 8 x 128 x 2.
+    assert_eq!(blocks("mistral-7b", 1, KvDtype::Fp8, 128, GIB), (262_144, GIB / (262_144 * 32)));
+    // 10 KV heads of 128 over 5 devices: 2 each. 40 layers.
+    assert_eq!(blocks("phi-4-14b", 5, KvDtype::Bits16, 32, GIB), (32_768, GIB / (32_768 * 40)));
+    // 8 KV heads of 128 over 4 devices; 60 layers.
+    assert_eq!(blocks("yi-34b", 4, KvDtype::Bits16, 16, GIB), (16_384, GIB / (16_384 * 60)));
+}
+
+/// A pipeline has as many blocks as the stage with the least room: of equal layers the last one, where sequences are sampled.
+/// Groups of layers are those of the whole model, each divided over the stages.
+#[test]
+fn a_pipeline_has_the_blocks_of_its_tightest_stage() {
+    let staged =
+        |model: &str, pp: u32| plan(model, |config| (config.pp, config.max_model_len) = (pp, Some(65_536)));
+    let two = staged("llama-3.1-8b", 2);
+    assert_eq!(two.stage, 1, "{two:?}");
+    // 16 of 32 layers, 8 KV heads of 128, 16 tokens, key and value in 16 bits.
+    let kv = two.kv_plan.unwrap();
+    assert_eq!((kv.block_bytes, kv.num_blocks), (16 * 65_536, two.kv_bytes_available / (16 * 65_536)));
+    // 10 full layers of 62: seven groups, whose ten layers are five on each stage.
+    let hybrid = staged("gemma-3-27b", 2).kv_plan.unwrap();
+    assert_eq!((hybrid.groups, hybrid.layers_per_group, hybrid.block_bytes / hybrid.page_bytes), (7, 10, 5));
+    // Two batches are in flight in either: a pipeline of two, and one device that plans ahead.
+    let one = staged("gemma-3-27b", 1).kv_plan.unwrap();
+    assert_eq!(hybrid.blocks_per_request, one.blocks_per_request);
+    assert!(staged("gemma-3-27b", 4).kv_plan.unwrap().blocks_per_request > one.blocks_per_request);
+}
+
 /// llm-d-planner, docs/empirical-vllm-memory-results.md (vLLM 0.11 on H100, 79.18 GiB): weights, peak of activations, all else
 /// and cache of one device in GiB, and the error that is allowed for each in percent.
 ///

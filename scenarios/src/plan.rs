@@ -96,19 +96,19 @@ pub struct BudgetTable {
 pub struct SpaceTable {
     /// Devices of the catalogue (`llmlab hardware list`). Default: every GPU with a price.
     #[schemars(with = "Option<Vec<String>>")]
-    pub hardware: Option<Vec<Spanned<String>>>,
+    pub hardware: Option<Spanned<Vec<Spanned<String>>>>,
     /// Formats of the weights. Default: bf16, fp8 and int4, where the device has the arithmetic.
     #[schemars(with = "Option<Vec<String>>")]
-    pub weights: Option<Vec<Spanned<String>>>,
+    pub weights: Option<Spanned<Vec<Spanned<String>>>>,
     /// Formats of the KV cache. Default: bf16.
     #[schemars(with = "Option<Vec<String>>")]
-    pub kv: Option<Vec<Spanned<String>>>,
+    pub kv: Option<Spanned<Vec<Spanned<String>>>>,
     /// Default 1, 2, 4, 8.
     #[schemars(with = "Option<Vec<u32>>")]
-    pub tensor_parallel: Option<Vec<Spanned<u32>>>,
+    pub tensor_parallel: Option<Spanned<Vec<Spanned<u32>>>>,
     /// Default 1.
     #[schemars(with = "Option<Vec<u32>>")]
-    pub pipeline_parallel: Option<Vec<Spanned<u32>>>,
+    pub pipeline_parallel: Option<Spanned<Vec<Spanned<u32>>>>,
     /// Try prefill and decode in replicas of their own, too. Default false.
     #[serde(default)]
     pub disaggregated: bool,
@@ -118,7 +118,7 @@ pub struct SpaceTable {
     /// on-demand, spot, reserved, own. Default on-demand.
     #[serde(default)]
     #[schemars(schema_with = "schema::pricings")]
-    pub pricing: Option<Vec<Spanned<String>>>,
+    pub pricing: Option<Spanned<Vec<Spanned<String>>>>,
     /// Longest queue of decoding sequences a replica may have: vLLM's max_num_seqs. Default 256.
     #[schemars(with = "Option<u32>")]
     pub max_num_seqs: Option<Spanned<u32>>,
@@ -144,6 +144,10 @@ pub struct ApiTable {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OwnTable {
+    /// What a device costs to buy, by its name, in place of the catalogue's figure. Of what is bought whole, as a laptop, the whole.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, f64>")]
+    pub device_usd: BTreeMap<String, Spanned<f64>>,
     /// Years until it is written off. Default 4.
     #[schemars(with = "Option<f64>")]
     pub years: Option<Spanned<f64>>,
@@ -215,8 +219,11 @@ pub struct Space {
 }
 
 /// Owned hardware.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Own {
+    /// By names of devices; before the catalogue's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device_usd: BTreeMap<String, f64>,
     pub years: f64,
     pub usd_per_kwh: f64,
     pub pue: f64,

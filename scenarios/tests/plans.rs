@@ -142,6 +142,14 @@ fn mistakes_have_a_place() {
     for (rest, line, part) in [
         ("arrivals = { users = 4 }", 8, "at a rate"),
         ("arrivals = { load = 0.7 }", 8, "not a share"),
+        ("arrivals = { rate = 1.0 }\n[search]\nhardware = []", 10, "hardware has nothing to try"),
+        ("arrivals = { rate = 1.0 }\n[search]\npricing = []", 10, "pricing has nothing to try"),
+        (
+            "arrivals = { rate = 1.0 }\n[search]\ntensor_parallel = []",
+            10,
+            "tensor_parallel has nothing to try",
+        ),
+        ("arrivals = { rate = 1.0 }\n[own]\ndevice_usd = { h100 = -3 }", 10, "device_usd is -3"),
         ("arrivals = { rate = 1e-6 }", 8, "less than one request a day"),
         ("arrivals = {}\n[demand]\nusers_per_day = 5", 10, "how many requests"),
         ("arrivals = {}\n[demand]\nrequests_per_day = 5\npeak_to_mean = 0.5", 11, "peak_to_mean is 0.5"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 /// What is asked of a plan and means nothing for one device.
-const NOT_OF_A_DEVICE: [&str; 10] = [
+const NOT_OF_A_DEVICE: [&str; 11] = [
     "rate",
     "traffic",
     "ttft_p95",
@@ -16,6 +16,7 @@ const NOT_OF_A_DEVICE: [&str; 10] = [
     "pricing",
     "budget",
     "what_if",
+    "exhaustive",
     "out",
 ];
 
@@ -61,6 +62,9 @@ pub struct PlanArgs {
     /// The same plan with changes beside it, e.g. traffic=2x,weights=fp8; may be given several times
     #[arg(long, value_name = "KEY=VALUE,...")]
     pub what_if: Vec<String>,
+    /// Simulate also what is dearer and slower than another row even at best
+    #[arg(long)]
+    pub exhaustive: bool,
     /// The answer as JSON on standard output
     #[arg(long)]
     pub json: bool,

@@ -49,16 +49,17 @@ pub fn validate(args: ValidateArgs) -> Result<Code, Failure> {
 
 fn read(path: &Path) -> Result<String, Failure> {
     let wrong = |error| Failure::bad_input(format!("{}: {error}", path.display()));
-    let mut content = String::new();
+    let mut content = Vec::new();
     fs::File::open(path)
         .map_err(wrong)?
         .take(MAX_TABLE_BYTES + 1)
-        .read_to_string(&mut content)
+        .read_to_end(&mut content)
         .map_err(wrong)?;
     if content.len() as u64 > MAX_TABLE_BYTES {
         return Err(Failure::bad_input(format!("{}: more than 64 MiB", path.display())));
     }
-    Ok(content)
+    // An accent in another encoding is no reason to refuse the numbers.
+    Ok(String::from_utf8_lossy(&content).into_owned())
 }
 
 /// Fits to all of the table and writes the file that the binary is built with.

@@ -296,7 +296,7 @@ fn mlp(hidden_size: u32, width: u32, gated: bool) -> u64 {
 }
 
 /// Of these layers alone, as those of one pipeline stage.
-pub(crate) fn kv_shape(blocks: &[(u32, Block)]) -> KvShape {
+fn kv_shape(blocks: &[(u32, Block)]) -> KvShape {
     let windows = || blocks.iter().filter(|(_, block)| block.attention.window().is_some());
     let window_layers = windows().map(|(count, _)| count).sum();
     let layers: u32 = blocks.iter().map(|(count, _)| count).sum();

@@ -8,6 +8,7 @@ mod hardware;
 mod overlay;
 mod prices;
 mod specs;
+mod spelling;
 mod store;
 
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,7 @@ pub fn hardwares() -> &'static [Hardware] {
     &catalogue().hardware
 }
 
-/// The device called `name`, by its name or an alias; case, spaces and underscores do not matter. The error for an unknown
+/// The device called `name`, by its name, an alias, or as people write it ("NVIDIA H100 80GB HBM3"). The error for an unknown
 /// one lists names that are close, or else all of them.
 pub fn hardware(name: &str) -> Result<&'static Hardware, ModelError> {
     catalogue().device(name)
@@ -114,7 +115,7 @@ fn close_names<'a, N: Iterator<Item = &'a str>>(
     wanted: &str,
     entries: impl Iterator<Item = (&'a str, N)>,
 ) -> Vec<String> {
-    // Above 0.8 Jaro-Winkler are typing errors and other spellings ("h100sxm", "mi-300x"), not other devices.
+    // Above 0.8 Jaro-Winkler are typing errors and other spellings ("h100-smx", "mi-30x"), not other devices.
     let mut close: Vec<(f64, &str)> = entries
         .map(|(name, names)| {
             (names.map(|known| strsim::jaro_winkler(known, wanted)).fold(0.0, f64::max), name)
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_lists_the_close_ones_or_all() {
-        let close = hardware("h100sxm").unwrap_err().to_string();
+        let close = hardware("h100-smx").unwrap_err().to_string();
         assert!(close.contains("did you mean h100-sxm"), "{close}");
         let all = hardware("cerebras wse").unwrap_err().to_string();
         assert!(all.contains("known are") && all.contains("mi300x"), "{all}");

@@ -7,6 +7,7 @@ use super::hardware::{self, Hardware};
 use super::overlay;
 use super::prices::{self, ApiPrice, Price};
 use super::specs::{self, PublishedModel};
+use super::spelling;
 use super::{close_names, normal, shortened};
 use crate::error::ModelError;
 
@@ -48,12 +49,18 @@ impl Catalogue {
 
     pub fn device(&self, name: &str) -> Result<&Hardware, ModelError> {
         let entries = self.hardware.iter().map(|device| (device.name.as_str(), device));
-        found("hardware", name, entries, Hardware::names)
+        let found = found("hardware", name, entries, Hardware::names);
+        found.or_else(|error| spelling::device(&shortened(name), &self.hardware).ok_or(error))
     }
 
     pub fn model(&self, name: &str) -> Result<&PublishedModel, ModelError> {
         let entries = self.models.iter().map(|model| (model.architecture.name.as_str(), model));
-        found("model", name, entries, PublishedModel::names)
+        let found = found("model", name, entries, PublishedModel::names);
+        found.or_else(|error| {
+            let meant = spelling::model(&shortened(name));
+            let called = |model: &&PublishedModel| model.names().any(|known| spelling::model(known) == meant);
+            self.models.iter().find(called).filter(|_| !meant.is_empty()).ok_or(error)
+        })
     }
 }
 

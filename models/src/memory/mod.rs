@@ -12,7 +12,7 @@ mod weights;
 pub use format::Weights;
 pub use matrices::TensorClass;
 
-use crate::architecture::{Architecture, kv_shape};
+use crate::architecture::Architecture;
 use crate::kv_plan::{KvBudget, KvPlan, KvShape};
 
 /// Bounds on what a user chooses, each some times what any server is started with.
@@ -123,8 +123,7 @@ pub struct Item {
     pub how: String,
 }
 
-/// What one device holds: of all pipeline stages, one of that whose cache holds the fewest requests of the longest kind, which
-/// is what the others can use; where they hold as many, of that with the largest weights.
+/// What one device holds: of all pipeline stages, one of that with room for the fewest blocks, which all others follow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPlan {
     /// All but the cache.
@@ -203,14 +202,19 @@ pub fn kv_plan(
 }
 
 fn kv_budget(model: &Architecture, config: &MemoryConfig, available_bytes: u64) -> KvBudget {
-    let steps = if config.async_scheduling { 2 } else { 1 };
+    // vLLM's `max_concurrent_batches`: a pipeline is filled with as many batches as it has stages.
+    let steps = match (config.pp, config.async_scheduling) {
+        (1, true) => 2,
+        (stages, _) => stages,
+    };
     KvBudget {
         available_bytes,
         tensor_parallel: config.tp,
         value_bytes: config.kv.bytes(),
         block_size: config.block_size,
         max_model_len: config.max_model_len.unwrap_or(model.max_positions),
-        in_flight_tokens: steps * config.max_num_batched_tokens,
+        in_flight_tokens: steps.saturating_mul(config.max_num_batched_tokens),
+        stage_layers: None,
     }
 }
 
@@ -220,20 +224,21 @@ fn without_advice(
     device_memory_bytes: u64,
 ) -> Result<MemoryPlan, MemoryError> {
     check(model, config)?;
-    let stages = weights::stages(model, config.pp).into_iter();
-    let plans: Vec<MemoryPlan> =
-        stages.map(|stage| of_stage(model, config, device_memory_bytes, &stage)).collect::<Result<_, _>>()?;
-    let requests = |plan: &MemoryPlan| plan.kv_plan.as_ref().map_or(0.0, |kv| kv.max_concurrency);
-    let least = |a: &MemoryPlan, b: &MemoryPlan| {
-        requests(a)
-            .total_cmp(&requests(b))
-            .then(b.excess_bytes.cmp(&a.excess_bytes))
-            .then(b.weight_bytes.cmp(&a.weight_bytes))
-    };
-    Ok(plans.into_iter().min_by(least).expect("a model has a stage, checked above"))
+    let mut tightest: Option<MemoryPlan> = None;
+    for stage in weights::stages(model, config.pp) {
+        let plan = of_stage(model, config, device_memory_bytes, &stage)?;
+        // Every stage makes as many blocks as the one that can make fewest.
+        let room = |plan: &MemoryPlan| {
+            let blocks = plan.kv_plan.as_ref().map_or(0, |plan| plan.num_blocks);
+            (blocks, std::cmp::Reverse(plan.excess_bytes), std::cmp::Reverse(plan.weight_bytes))
+        };
+        if tightest.as_ref().is_none_or(|known| room(&plan) < room(known)) {
+            tightest = Some(plan);
+        }
+    }
+    Ok(tightest.expect("a model has a stage, checked above"))
 }
 
-/// One device of this stage.
 fn of_stage(
     model: &Architecture,
     config: &MemoryConfig,
@@ -263,8 +268,9 @@ fn of_stage(
     let usable_bytes = (device_memory_bytes as f64 * share) as u64;
     let taken: u64 = items.iter().map(|item| item.bytes).fold(0, u64::saturating_add);
     let kv_bytes_available = usable_bytes.saturating_sub(taken);
-    let kv_shape = kv_shape(&stage.blocks);
-    let kv_budget = kv_budget(model, config, kv_bytes_available);
+    let kv_shape = model.kv_shape();
+    let layers = stage.blocks.iter().map(|(count, _)| *count).sum();
+    let kv_budget = KvBudget { stage_layers: Some(layers), ..kv_budget(model, config, kv_bytes_available) };
     let kv_plan = kv_shape.plan(&kv_budget).filter(|_| kv_bytes_available > 0);
     Ok(MemoryPlan {
         items,

@@ -230,9 +230,10 @@ fn of_curve(mean_rps: f64, curve: &DayCurve) -> Demand {
 }
 
 fn space(table: &SpaceTable) -> Result<Space, Finding> {
-    let counts = |list: &Option<Vec<Spanned<u32>>>, name, default: &[u32]| match list {
+    not_empty(table)?;
+    let counts = |list: &Option<Spanned<Vec<Spanned<u32>>>>, name, default: &[u32]| match list {
         None => Ok(default.to_vec()),
-        Some(list) => list.iter().map(|n| in_range(n, name, 1, MAX_PARALLEL)).collect(),
+        Some(list) => list.get_ref().iter().map(|n| in_range(n, name, 1, MAX_PARALLEL)).collect(),
     };
     let one = |written: &Option<Spanned<u32>>, name, least, most, default| {
         written.as_ref().map_or(Ok(default), |n| in_range(n, name, least, most))
@@ -240,18 +241,20 @@ fn space(table: &SpaceTable) -> Result<Space, Finding> {
     let pricing = match &table.pricing {
         None => vec![PRICINGS[0].to_owned()],
         Some(list) => {
-            for way in list {
+            for way in list.get_ref() {
                 if !PRICINGS.contains(&way.get_ref().as_str()) {
                     return Err(unknown_value(way.span(), "pricing", way.get_ref(), &PRICINGS));
                 }
             }
-            texts(list)
+            texts(list.get_ref())
         }
     };
+    let names =
+        |list: &Option<Spanned<Vec<Spanned<String>>>>| list.as_ref().map(|list| texts(list.get_ref()));
     Ok(Space {
-        hardware: table.hardware.as_deref().map(texts),
-        weights: table.weights.as_deref().map(texts),
-        kv: table.kv.as_deref().map(texts),
+        hardware: names(&table.hardware),
+        weights: names(&table.weights),
+        kv: names(&table.kv),
         tensor_parallel: counts(&table.tensor_parallel, "tensor_parallel", &[1, 2, 4, 8])?,
         pipeline_parallel: counts(&table.pipeline_parallel, "pipeline_parallel", &[1])?,
         disaggregated: table.disaggregated,
@@ -284,13 +287,40 @@ fn own(table: &OwnTable) -> Result<Own, Finding> {
         return Err(Finding::new(written.span(), format!("pue is {pue}"))
             .label("the building cannot draw less than the machines in it: 1 or more"));
     }
+    let not_negative = |written: &Option<Spanned<f64>>, name, most, default| match written {
+        Some(value) if *value.get_ref() == 0.0 => Ok(0.0),
+        written => number(written, name, most, default),
+    };
+    let device =
+        |(name, usd): (&String, &Spanned<f64>)| Ok((name.clone(), positive(usd, "device_usd", 1e9)?));
     Ok(Own {
+        device_usd: table.device_usd.iter().map(device).collect::<Result<_, _>>()?,
         years: number(&table.years, "years", 50.0, 4.0)?,
         usd_per_kwh: number(&table.usd_per_kwh, "usd_per_kwh", 100.0, 0.12)?,
         pue,
-        server_overhead: number(&table.server_overhead, "server_overhead", 100.0, 0.35)?,
-        upkeep_per_year: number(&table.upkeep_per_year, "upkeep_per_year", 10.0, 0.1)?,
+        server_overhead: not_negative(&table.server_overhead, "server_overhead", 100.0, 0.35)?,
+        upkeep_per_year: not_negative(&table.upkeep_per_year, "upkeep_per_year", 10.0, 0.1)?,
     })
+}
+
+/// A list of what to try that has nothing in it.
+fn not_empty(table: &SpaceTable) -> Result<(), Finding> {
+    fn empty<T>(list: &Option<Spanned<Vec<T>>>) -> Option<std::ops::Range<usize>> {
+        list.as_ref().filter(|list| list.get_ref().is_empty()).map(Spanned::span)
+    }
+    let lists = [
+        ("hardware", empty(&table.hardware)),
+        ("weights", empty(&table.weights)),
+        ("kv", empty(&table.kv)),
+        ("tensor_parallel", empty(&table.tensor_parallel)),
+        ("pipeline_parallel", empty(&table.pipeline_parallel)),
+        ("pricing", empty(&table.pricing)),
+    ];
+    match lists.into_iter().find_map(|(name, span)| Some((name, span?))) {
+        Some((name, span)) => Err(Finding::new(span, format!("{name} has nothing to try"))
+            .label("name one at least, or leave the key out")),
+        None => Ok(()),
+    }
 }
 
 fn texts(list: &[Spanned<String>]) -> Vec<String> {

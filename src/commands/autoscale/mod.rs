@@ -34,7 +34,7 @@ pub fn autoscale(args: &AutoscaleArgs) -> Result<Code, Failure> {
         INTERRUPTED.store(true, Ordering::Relaxed);
         interrupted.cancelled.store(true, Ordering::Relaxed);
     });
-    let found = replay(&plan, &spec, &watch)?;
+    let found = replay(&plan, &spec, &watch).map_err(|failure| failure.of_file(Some(args.file.as_path())))?;
     let folder =
         args.out.clone().unwrap_or_else(|| PathBuf::from("results/autoscale").join(file_name(&plan.name)));
     let written = write(&found, args, &folder)?;
@@ -98,7 +98,7 @@ fn narrow(plan: &mut PlanSpec, spec: &AutoscaleSpec) {
 
 fn replay(plan: &PlanSpec, spec: &AutoscaleSpec, watch: &Watch) -> Result<Autoscaling, Failure> {
     with_question(plan, &INTERRUPTED, |question, market| {
-        let searched = search_all(question, market, &INTERRUPTED)?;
+        let searched = search_all(question, market, false, &INTERRUPTED)?;
         let row = cheapest(&searched)?;
         let candidate = &row.sized.candidate;
         let Some(at_capacity) = &row.sized.capacity.best else {
@@ -116,7 +116,7 @@ fn replay(plan: &PlanSpec, spec: &AutoscaleSpec, watch: &Watch) -> Result<Autosc
             demand: &plan.demand,
             limits: &question.limits,
             traffic: question.traffic,
-            tokens: question.tokens,
+            tokens: (question.lengths.input, question.lengths.output),
             conversations: question.conversations,
             pool: serving.pool,
             weight_bytes: serving.weight_bytes,

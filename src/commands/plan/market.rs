@@ -1,5 +1,7 @@
 //! What devices and APIs cost, from the catalogue.
 
+use std::collections::BTreeMap;
+
 use llmlab_models::architecture::Architecture;
 use llmlab_models::catalogue::{self, Pricing as Rent};
 use llmlab_planner::plan::answer::{Api, Market};
@@ -11,20 +13,26 @@ use crate::exit::Failure;
 /// The prices that a plan asks for.
 pub fn market(spec: &PlanSpec, model: &Architecture) -> Result<Market, Failure> {
     let pricings: Vec<Pricing> = spec.space.pricing.iter().filter_map(|name| Pricing::named(name)).collect();
-    let own = spec.own;
+    let own = spec.own.clone();
+    let mut bought = BTreeMap::new();
+    for (name, usd) in &own.device_usd {
+        let device = catalogue::hardware(name)
+            .map_err(|error| Failure::bad_input(format!("own.device_usd: {error}")))?;
+        bought.insert(device.name.clone(), *usd);
+    }
     Ok(Market {
-        price: Box::new(move |hardware, pricing| price(hardware, pricing, &own)),
+        price: Box::new(move |hardware, pricing| price(hardware, pricing, &own, &bought)),
         pricings,
         apis: apis(spec, model)?,
     })
 }
 
-fn price(hardware: &str, pricing: Pricing, own: &Own) -> Option<HourlyPrice> {
+fn price(hardware: &str, pricing: Pricing, own: &Own, bought: &BTreeMap<String, f64>) -> Option<HourlyPrice> {
     let rent = match pricing {
         Pricing::OnDemand => Rent::OnDemand,
         Pricing::Spot => Rent::Spot,
         Pricing::Reserved => Rent::Reserved,
-        Pricing::Own => return owned(hardware, own),
+        Pricing::Own => return owned(hardware, own, bought),
     };
     let price = catalogue::find_pricing(hardware, rent).ok()??;
     Some(HourlyPrice {
@@ -34,16 +42,20 @@ fn price(hardware: &str, pricing: Pricing, own: &Own) -> Option<HourlyPrice> {
     })
 }
 
-/// Devices whose purchase price the catalogue has.
-fn owned(hardware: &str, own: &Own) -> Option<HourlyPrice> {
+/// Devices whose purchase price the plan or the catalogue has.
+fn owned(hardware: &str, own: &Own, bought: &BTreeMap<String, f64>) -> Option<HourlyPrice> {
     let device = catalogue::hardware(hardware).ok()?;
-    let cost = device.cost_usd.as_ref()?;
+    let (usd, from) = match (bought.get(&device.name), &device.cost_usd) {
+        (Some(usd), _) => (*usd, "the plan's [own] device_usd".to_owned()),
+        (None, Some(cost)) => (cost.value, format!("{}, {}", cost.source, cost.date)),
+        (None, None) => return None,
+    };
     // Bought devices are paid for at full power; idle hours save little beside the purchase.
     let watts = device.tdp_w.as_ref().map_or(0.0, |figure| figure.value);
     Some(HourlyPrice {
-        usd: owned_usd_per_hour(cost.value, watts, own),
+        usd: owned_usd_per_hour(usd, watts, own),
         pricing: Pricing::Own,
-        from: format!("bought for {} dollars ({}, {})", cost.value, cost.source, cost.date),
+        from: format!("bought for {usd} dollars ({from})"),
     })
 }
 

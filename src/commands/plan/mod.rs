@@ -12,12 +12,12 @@ use llmlab_loadgen::{PromptStyle, WorkloadConfig};
 use llmlab_models::architecture::Architecture;
 use llmlab_models::catalogue;
 use llmlab_planner::plan::PlanError;
-use llmlab_planner::plan::answer::{Market, Plan, Simulations, answer, mean_tokens};
-use llmlab_planner::plan::candidate::{Candidate, candidates};
+use llmlab_planner::plan::answer::{Market, Plan};
+use llmlab_planner::plan::bound::Lengths;
 use llmlab_planner::plan::conversations::Conversations;
 use llmlab_planner::plan::report;
-use llmlab_planner::plan::resolve::{KV, Question, WEIGHTS, limits, max_model_len};
-use llmlab_planner::plan::search::search;
+use llmlab_planner::plan::resolve::{Question, limits, max_model_len};
+use llmlab_planner::plan::search::{self, Watch};
 use llmlab_planner::plan::what_if::what_if;
 use llmlab_planner::plan::words::dollars;
 use llmlab_scenarios::plan::{PlanSpec, load_plan, parse_plan};
@@ -30,9 +30,6 @@ use crate::cli::PlanArgs;
 use crate::exit::{Code, Failure};
 use crate::text;
 use progress::Progress;
-
-/// Requests from which the mean lengths are taken.
-const SAMPLE: u64 = 4000;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -54,7 +51,7 @@ pub fn plan(args: PlanArgs) -> Result<Code, Failure> {
         eprintln!("\nstopping: what is done so far is the answer (Ctrl-C again leaves at once)");
         INTERRUPTED.store(true, Ordering::Relaxed);
     });
-    let plan = decide(&spec)?;
+    let plan = decide(&spec, args.exhaustive).map_err(|failure| failure.of_file(args.file.as_deref()))?;
     let folder =
         args.out.clone().unwrap_or_else(|| PathBuf::from("results/plans").join(file_name(&spec.name)));
     let html = write(&plan, &folder)?;
@@ -66,7 +63,7 @@ pub fn plan(args: PlanArgs) -> Result<Code, Failure> {
         if INTERRUPTED.load(Ordering::Relaxed) {
             break;
         }
-        let other = decide(spec)?;
+        let other = decide(spec, args.exhaustive)?;
         if !args.json {
             text::print(&format!(
                 "\nwhat if {changes}\n  was {}\n  is  {}\n",
@@ -101,8 +98,10 @@ struct WhatIf<'a> {
     plan: Plan,
 }
 
-fn decide(spec: &PlanSpec) -> Result<Plan, Failure> {
-    with_question(spec, &INTERRUPTED, |question, market| search_all(question, market, &INTERRUPTED))
+fn decide(spec: &PlanSpec, exhaustive: bool) -> Result<Plan, Failure> {
+    with_question(spec, &INTERRUPTED, |question, market| {
+        search_all(question, market, exhaustive, &INTERRUPTED)
+    })
 }
 
 /// What a plan asks, resolved against the catalogue.
@@ -113,6 +112,12 @@ pub fn with_question<R>(
 ) -> Result<R, Failure> {
     let model = architecture(&spec.model)?;
     let limit = max_model_len(spec, model);
+    if limit > model.max_positions {
+        return Err(Failure::bad_input(format!(
+            "model.max_model_len is {limit}; {} was made for {} tokens: accepted are 2 to {}",
+            model.name, model.max_positions, model.max_positions
+        )));
+    }
     let mut workload = spec.workload.clone();
     if let Some(rate) = workload.arrivals.rate_mut() {
         *rate = RateSpec::Sought;
@@ -126,14 +131,14 @@ pub fn with_question<R>(
     let conversations = Conversations::of(&arriving, SAMPLE).map_err(failure)?;
     let turns = conversations.map_or(1.0, |sessions| sessions.turns);
     let traffic = |rate_rps: f64, requests: u64| arriving(rate_rps / turns, requests);
-    let tokens = mean_tokens(&traffic, SAMPLE).map_err(failure)?;
+    let lengths = Lengths::of(&traffic).map_err(failure)?;
     let market = market::market(spec, model)?;
     let question = Question {
         spec,
         model,
         limits: limits(&spec.slo),
         traffic: &traffic,
-        tokens,
+        lengths,
         conversations,
         cancelled: &|| interrupted.load(Ordering::Relaxed),
     };
@@ -144,38 +149,17 @@ pub fn with_question<R>(
 pub fn search_all(
     question: &Question<'_>,
     market: &Market,
+    exhaustive: bool,
     interrupted: &AtomicBool,
 ) -> Result<Plan, Failure> {
-    let spec = question.spec;
-    let priced = |device: &catalogue::Hardware| {
-        market.pricings.iter().any(|way| (market.price)(&device.name, *way).is_some())
-    };
-    let tried = candidates(&spec.space, &WEIGHTS, &KV, priced).map_err(failure)?;
     let progress = Progress::new("configurations");
-    let found = search(&tried, &|candidate| question.size(candidate), interrupted, &|done, of| {
-        progress.tell(done, of);
-    })
-    .map_err(failure)?;
-    progress.end();
-    let complete = found.len() == tried.len();
-    let run = Simulations {
-        at_rate: &|candidate: &Candidate, rate| question.at(candidate, rate),
-        together: &|candidate, replicas, routing| question.together(candidate, replicas, routing),
+    let watch = Watch {
+        progress: &|done, of| progress.tell(done, of),
         cancelled: &|| interrupted.load(Ordering::Relaxed),
     };
-    let configurations = tried.len() * market.pricings.len();
-    answer(
-        spec,
-        &question.limits,
-        found,
-        complete,
-        configurations,
-        question.tokens,
-        question.conversations,
-        market,
-        &run,
-    )
-    .map_err(failure)
+    let plan = search::plan(question, market, exhaustive, &watch).map_err(failure)?;
+    progress.end();
+    Ok(plan)
 }
 
 fn architecture(name: &str) -> Result<&'static Architecture, Failure> {

@@ -2,9 +2,7 @@
 
 use plotters::prelude::*;
 
-use crate::report::svg::{Axis, Drawn, GRID, INK, color, restyle};
-
-const TEXT_PX: f64 = 13.0;
+use crate::report::svg::{Axis, Drawn, color, mesh, restyle};
 
 /// A point in the axes' own units; `strong` ones are filled.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,20 +27,7 @@ fn draw<'a>(text: &'a mut String, size: (u32, u32), x: &Axis, y: &Axis, dots: &[
         .x_label_area_size(40)
         .y_label_area_size(66)
         .build_cartesian_2d(x.clone(), y.clone())?;
-    chart
-        .configure_mesh()
-        .max_light_lines(0)
-        .bold_line_style(GRID)
-        .axis_style(INK)
-        .label_style(("sans-serif", TEXT_PX).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", TEXT_PX).into_font().color(&INK))
-        .x_labels(x.ticks.len().max(1))
-        .y_labels(y.ticks.len().max(1))
-        .x_label_formatter(&|v| x.text(*v))
-        .y_label_formatter(&|v| y.text(*v))
-        .x_desc(x.label.clone())
-        .y_desc(y.label.clone())
-        .draw()?;
+    mesh(&mut chart, x, y)?;
     chart.draw_series(dots.iter().map(|dot| {
         let style = color(dot.slot);
         let style = if dot.strong { style.filled() } else { style.stroke_width(1) };

@@ -198,6 +198,28 @@ pub(super) type Pixels = (i32, i32, i32, i32);
 pub(super) type Drawn<'a> =
     Result<Pixels, DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
+/// Grid, ticks and names of two axes.
+pub(super) fn mesh<'c, B: DrawingBackend + 'c>(
+    chart: &mut ChartContext<'c, B, Cartesian2d<Axis, Axis>>,
+    x: &Axis,
+    y: &Axis,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    chart
+        .configure_mesh()
+        .max_light_lines(0)
+        .bold_line_style(GRID)
+        .axis_style(INK)
+        .label_style(("sans-serif", TEXT_PX).into_font().color(&INK))
+        .axis_desc_style(("sans-serif", TEXT_PX).into_font().color(&INK))
+        .x_labels(x.ticks.len().max(1))
+        .y_labels(y.ticks.len().max(1))
+        .x_label_formatter(&|v| x.text(*v))
+        .y_label_formatter(&|v| y.text(*v))
+        .x_desc(x.label.clone())
+        .y_desc(y.label.clone())
+        .draw()
+}
+
 fn draw_lines<'a>(
     text: &'a mut String,
     size: (u32, u32),
@@ -212,20 +234,7 @@ fn draw_lines<'a>(
         .x_label_area_size(if x.label.is_empty() { 24 } else { 40 })
         .y_label_area_size(56)
         .build_cartesian_2d(x.clone(), y.clone())?;
-    chart
-        .configure_mesh()
-        .max_light_lines(0)
-        .bold_line_style(GRID)
-        .axis_style(INK)
-        .label_style(("sans-serif", TEXT_PX).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", TEXT_PX).into_font().color(&INK))
-        .x_labels(x.ticks.len().max(1))
-        .y_labels(y.ticks.len().max(1))
-        .x_label_formatter(&|v| x.unit.text(*v))
-        .y_label_formatter(&|v| y.unit.text(*v))
-        .x_desc(x.label.clone())
-        .y_desc(y.label.clone())
-        .draw()?;
+    mesh(&mut chart, x, y)?;
     for (slot, points) in series {
         chart.draw_series(LineSeries::new(points.iter().copied(), color(*slot).stroke_width(2)))?;
     }

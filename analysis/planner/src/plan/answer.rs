@@ -7,22 +7,26 @@ use llmlab_sim::cluster::Routing;
 use serde::Serialize;
 
 use super::PlanError;
+use super::bound::Lengths;
 use super::candidate::Candidate;
-use super::capacity::{Traffic, Tried};
-use super::cluster::{self, Seen};
+use super::capacity::Tried;
+use super::cluster::{self, ClusterCheck, Seen};
 use super::conversations::{Conversations, routing};
 use super::hybrid::{self, Division};
 use super::limits::Limit;
-use super::money::{HourlyPrice, Pricing, Served, api_usd_per_request, break_even_rps, spot_surplus};
+use super::money::{
+    HOURS_PER_MONTH, HourlyPrice, Pricing, Served, api_usd_per_request, break_even_rps, spot_surplus,
+};
 use super::pareto;
-use super::row::{Refusal, RefusalKind, Row, Sized, row};
-use super::search::Found;
+use super::row::{Refusal, RefusalKind, Row, Sized, replicas, row};
+use super::search::{Found, Searched};
+use super::skipped::Skipped;
 use super::words;
 use crate::day_shape;
 
 /// How often spot machines are taken away, a replica an hour. Providers publish monthly rates of 5 to 20 % for most GPU types;
 /// this is the upper end.
-pub const SPOT_INTERRUPTIONS_PER_HOUR: f64 = 0.20 / super::money::HOURS_PER_MONTH;
+pub const SPOT_INTERRUPTIONS_PER_HOUR: f64 = 0.20 / HOURS_PER_MONTH;
 /// From the loss of a machine until its successor serves: provisioning, image, weights, warm-up (BLIS: 240 s for the load alone).
 pub const COLD_START_S: f64 = 420.0;
 
@@ -70,6 +74,8 @@ pub struct Plan {
     /// Places in `rows` that no other row beats in cost, TTFT and TPOT (95th percentiles).
     pub front: Vec<usize>,
     pub refused: Vec<(Candidate, Refusal)>,
+    /// Not simulated, because a row is cheaper and quicker than they could be at best. Cheapest first.
+    pub skipped: Vec<Skipped>,
     /// Candidates with no price for the ways of paying that were asked for.
     pub unpriced: Vec<String>,
     pub apis: Vec<ApiRow>,
@@ -124,9 +130,13 @@ impl Plan {
                 kind: RefusalKind::Impossible,
                 reason: match self.unpriced.is_empty() {
                     true => "nothing was tried".into(),
-                    false => format!("no price is known for {}", self.unpriced.join(", ")),
+                    false => format!(
+                        "no price is known for {} {}",
+                        self.unpriced.join(", "),
+                        self.spec.space.pricing.join(" or ")
+                    ),
                 },
-                change: "other hardware, another way of paying, or a price of your own in a catalogue file"
+                change: "other hardware, another way of paying, or a price of your own: [own] device_usd in the plan for what is bought, a [[price]] in a catalogue file for what is rented (docs/catalogue.md)"
                     .into(),
             }),
         }
@@ -144,116 +154,69 @@ pub struct Market {
     pub apis: Vec<Api>,
 }
 
-/// What is asked of the simulator for rows.
-pub struct Simulations<'a> {
-    /// One replica at one rate.
-    pub at_rate: &'a dyn Fn(&Candidate, f64) -> Result<Tried, PlanError>,
-    /// So many replicas behind a router, in the busiest hour.
-    pub together: &'a dyn Fn(&Candidate, u32, Routing) -> Result<Seen, PlanError>,
-    pub cancelled: &'a dyn Fn() -> bool,
+impl Market {
+    /// Of a device, for each way of paying that is asked for and that it has.
+    pub fn prices(&self, hardware: &str) -> Vec<HourlyPrice> {
+        self.pricings.iter().filter_map(|way| (self.price)(hardware, *way)).collect()
+    }
 }
+
+/// So many replicas of a candidate behind a router, in the busiest hour.
+pub type Together<'a> = dyn Fn(&Candidate, u32, Routing) -> Result<Seen, PlanError> + Sync + 'a;
+
+/// Clusters that were simulated.
+pub type Clusters = Vec<(Candidate, Routing, Seen)>;
 
 /// Of the Pareto front, the cheapest ones that are simulated as clusters, beside the answer.
 const CLUSTERS: usize = 3;
 
-/// Puts prices on what was sized, and simulates the best rows as clusters.
+/// Puts prices on what was sized, and simulates the best rows as clusters. `clusters`: those that are known, and become known.
 pub fn answer(
     spec: &PlanSpec,
     limits: &[Limit],
-    found: Vec<Found>,
-    complete: bool,
-    configurations: usize,
-    tokens: (f64, f64),
+    searched: &Searched,
+    lengths: &Lengths,
     conversations: Option<Conversations>,
     market: &Market,
-    run: &Simulations<'_>,
+    together: &Together<'_>,
+    clusters: &mut Clusters,
+    cancelled: &dyn Fn() -> bool,
 ) -> Result<Plan, PlanError> {
-    let served_by = |sized: &Sized| Served {
-        mean_rps: spec.demand.mean_rps,
-        input_tokens: tokens.0,
-        output_tokens: tokens.1,
-        output_share: sized.output_share,
-    };
     let mut refused = Vec::new();
-    let mut sized = Vec::new();
-    let mut unpriced: Vec<String> = Vec::new();
+    let mut rows = Vec::new();
     let mut simulations = 0;
-    for found in found {
+    for found in &searched.found {
         match found {
-            Found::Refused(candidate, refusal) => refused.push((candidate, refusal)),
-            Found::Serves(one) => {
-                simulations += u64::from(one.capacity.simulations);
-                let (replicas, _) = one.replicas(spec.demand.peak_rps);
-                let devices = (u64::from(replicas) + u64::from(spec.space.spare_replicas))
-                    * u64::from(one.candidate.devices());
-                if devices > u64::from(spec.space.max_devices) {
-                    refused.push((one.candidate.clone(), too_large(devices, spec.space.max_devices)));
-                } else {
-                    sized.push(one);
+            Found::Refused(candidate, refusal) => refused.push((candidate.clone(), refusal.clone())),
+            Found::Serves(sized, peak) => {
+                simulations += u64::from(sized.capacity.simulations + peak.simulations);
+                for price in market.prices(&sized.candidate.hardware) {
+                    let served = served(spec, lengths, sized.output_share);
+                    rows.push(put_price(spec, sized, &price, peak.added, &served, peak.tried.clone()));
                 }
             }
-        }
-    }
-    let mut rows = Vec::new();
-    for sized in &sized {
-        let prices: Vec<HourlyPrice> = market
-            .pricings
-            .iter()
-            .filter_map(|way| (market.price)(&sized.candidate.hardware, *way))
-            .collect();
-        if prices.is_empty() {
-            if !unpriced.contains(&sized.candidate.hardware) {
-                unpriced.push(sized.candidate.hardware.clone());
-            }
-            continue;
-        }
-        let (replicas, _) = sized.replicas(spec.demand.peak_rps);
-        // Another rate draws other requests, which may just break what the search saw hold.
-        let mut added = 0;
-        let mut at_peak = (run.at_rate)(&sized.candidate, spec.demand.peak_rps / f64::from(replicas))?;
-        simulations += 1;
-        while !at_peak.verdict.met && added < 1 + replicas / 10 && !(run.cancelled)() {
-            added += 1;
-            let share = spec.demand.peak_rps / f64::from(replicas.saturating_add(added));
-            at_peak = (run.at_rate)(&sized.candidate, share)?;
-            simulations += 1;
-        }
-        if !at_peak.verdict.met {
-            let refusal = Refusal {
-                kind: RefusalKind::NoRate,
-                reason: format!("the SLO is met by no number of replicas near {replicas}"),
-                change: "a longer limit, or traffic that comes more evenly".into(),
-            };
-            refused.push((sized.candidate.clone(), refusal));
-            continue;
-        }
-        for price in &prices {
-            rows.push(put_price(spec, sized, price, added, &served_by(sized), at_peak.clone()));
         }
     }
     let mut plan = Plan {
         limits: limits.to_vec(),
         conversations,
-        served: Served {
-            mean_rps: spec.demand.mean_rps,
-            input_tokens: tokens.0,
-            output_tokens: tokens.1,
-            output_share: 1.0,
-        },
+        served: served(spec, lengths, 1.0),
         front: Vec::new(),
         rows,
         refused,
-        unpriced,
+        skipped: searched.skipped.clone(),
+        unpriced: searched.unpriced.clone(),
         apis: Vec::new(),
         sensitivities: Vec::new(),
-        configurations,
-        complete,
+        configurations: searched.candidates * market.pricings.len(),
+        complete: searched.complete,
         simulations,
         spec: spec.clone(),
     };
     refuse_too_large(&mut plan);
     sort(&mut plan);
-    check_clusters(&mut plan, run)?;
+    check_clusters(&mut plan, together, clusters, cancelled)?;
+    plan.simulations += clusters.len() as u64;
     plan.apis = apis(&plan, market);
     plan.sensitivities = sensitivities(&plan);
     Ok(plan)
@@ -274,11 +237,20 @@ fn refuse_too_large(plan: &mut Plan) {
     }
 }
 
-fn too_large(devices: u64, most: u32) -> Refusal {
+pub(super) fn too_large(devices: u64, most: u32) -> Refusal {
     Refusal {
         kind: RefusalKind::TooManyDevices,
         reason: format!("takes {devices} devices, at most {most} may be used"),
         change: "a higher max_devices, or a faster device".into(),
+    }
+}
+
+fn served(spec: &PlanSpec, lengths: &Lengths, output_share: f64) -> Served {
+    Served {
+        mean_rps: spec.demand.mean_rps,
+        input_tokens: lengths.input,
+        output_tokens: lengths.output,
+        output_share,
     }
 }
 
@@ -290,12 +262,26 @@ fn put_price(
     served: &Served,
     at_peak: Tried,
 ) -> Row {
-    let surplus = match price.pricing {
+    let spare = spec.space.spare_replicas;
+    row(
+        sized,
+        price,
+        added,
+        surplus(price.pricing),
+        spare,
+        spec.demand.peak_rps,
+        served,
+        at_peak,
+        spec.usd_per_month,
+    )
+}
+
+/// How many times as many replicas are held as serve.
+pub fn surplus(pricing: Pricing) -> f64 {
+    match pricing {
         Pricing::Spot => spot_surplus(SPOT_INTERRUPTIONS_PER_HOUR, COLD_START_S),
         _ => 1.0,
-    };
-    let spare = spec.space.spare_replicas;
-    row(sized, price, added, surplus, spare, spec.demand.peak_rps, served, at_peak, spec.usd_per_month)
+    }
 }
 
 /// Cheapest first, and which of them no other beats.
@@ -311,11 +297,15 @@ fn sort(plan: &mut Plan) {
 
 /// Simulates the answer and the cheapest of the front as the clusters they would be. Where the cluster needs replicas more than
 /// an even share says, all rows of that candidate get them, and another row may become the answer.
-fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanError> {
+fn check_clusters(
+    plan: &mut Plan,
+    together: &Together<'_>,
+    clusters: &mut Clusters,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(), PlanError> {
     let routing = routing(plan.conversations.as_ref());
-    let mut seen: Vec<(Candidate, Routing, Seen)> = Vec::new();
     let mut passed: Vec<(Candidate, Pricing)> = Vec::new();
-    while !(run.cancelled)() {
+    while !cancelled() {
         let best = plan.rows.iter().position(|row| row.within_budget && row.holds());
         let places = best.into_iter().chain(plan.front.iter().copied().take(CLUSTERS));
         let unknown = |place: &usize| {
@@ -329,7 +319,7 @@ fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanErro
         if candidate.split.is_some_and(|split| !split.is_simulated(row.replicas.saturating_mul(2))) {
             continue;
         }
-        let memory = RefCell::new(&mut seen);
+        let memory = RefCell::new(&mut *clusters);
         let simulate = |replicas: u32, routing: Routing| {
             let known = |(of, by, seen): &&(Candidate, Routing, Seen)| {
                 *of == candidate && *by == routing && seen.replicas == replicas
@@ -337,7 +327,7 @@ fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanErro
             if let Some((_, _, seen)) = memory.borrow().iter().find(known) {
                 return Ok(seen.clone());
             }
-            let found = (run.together)(&candidate, replicas, routing)?;
+            let found = together(&candidate, replicas, routing)?;
             memory.borrow_mut().push((candidate.clone(), routing, found.clone()));
             Ok(found)
         };
@@ -347,17 +337,11 @@ fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanErro
             continue;
         };
         check.added += row.needed - before;
-        let share = plan.spec.demand.peak_rps / f64::from((before + check.added).max(1));
-        let at_peak = match check.added > row.needed - before {
-            true => (run.at_rate)(&candidate, share)?,
-            false => row.at_peak.clone(),
-        };
         for other in plan.rows.iter_mut().filter(|other| other.sized.candidate == candidate) {
             if other.needed < before + check.added {
                 let served = Served { output_share: other.sized.output_share, ..plan.served };
-                let priced =
-                    put_price(&plan.spec, &other.sized, &other.price, check.added, &served, at_peak.clone());
-                *other = priced;
+                let at_peak = together_at_peak(&plan.spec, other, &check);
+                *other = put_price(&plan.spec, &other.sized, &other.price, check.added, &served, at_peak);
             }
             if other.price.pricing == row.price.pricing {
                 other.cluster = Some(check.clone());
@@ -366,13 +350,27 @@ fn check_clusters(plan: &mut Plan, run: &Simulations<'_>) -> Result<(), PlanErro
         refuse_too_large(plan);
         sort(plan);
     }
-    plan.simulations += seen.len() as u64;
     Ok(())
+}
+
+/// What a row with replicas added has in the busiest hour: the latencies of its cluster, and the load of the smaller share.
+fn together_at_peak(spec: &PlanSpec, row: &Row, check: &ClusterCheck) -> Tried {
+    let before = &row.at_peak;
+    let share = spec.demand.peak_rps / f64::from(check.routed.replicas.max(1));
+    let less = share / before.rate_rps;
+    Tried {
+        rate_rps: share,
+        observed: check.routed.observed.clone(),
+        busy: before.busy * less,
+        output_tokens_per_s: before.output_tokens_per_s * less,
+        input_tokens_per_s: before.input_tokens_per_s * less,
+        ..before.clone()
+    }
 }
 
 fn apis(plan: &Plan, market: &Market) -> Vec<ApiRow> {
     let hours = day_shape::hours(&plan.spec.demand);
-    let requests_per_month = plan.served.mean_rps * 3600.0 * super::money::HOURS_PER_MONTH;
+    let requests_per_month = plan.served.mean_rps * 3600.0 * HOURS_PER_MONTH;
     let mut rows: Vec<ApiRow> = market
         .apis
         .iter()
@@ -409,64 +407,101 @@ fn apis(plan: &Plan, market: &Market) -> Vec<ApiRow> {
 /// What changes the decision: traffic, prices and the model's own error, without a new simulation.
 fn sensitivities(plan: &Plan) -> Vec<Sensitivity> {
     let Some(best) = plan.best() else { return Vec::new() };
-    let choose = |peak: f64, price: &dyn Fn(&Row) -> f64, slower: f64| {
-        plan.rows
-            .iter()
-            .filter(|row| row.holds())
-            .map(|row| {
-                let mut sized = row.sized.clone();
-                if let Some(tried) = &mut sized.capacity.best {
-                    tried.rate_rps /= 1.0 + slower * sized.errors.throughput;
-                }
-                let (replicas, _) = sized.replicas(peak);
-                // As many beside an even share as the row has, in proportion, and as many beside those that serve.
-                let now = plan.spec.demand.peak_rps;
-                let added = row.needed - row.sized.replicas(now).0;
-                let added = (f64::from(added) * (peak / now)).ceil() as u32;
-                let replicas = replicas.saturating_add(added).saturating_add(row.replicas - row.needed);
-                let hour = f64::from(replicas) * f64::from(sized.candidate.devices()) * price(row);
-                (row, replicas, hour * super::money::HOURS_PER_MONTH)
+    changes(best)
+        .into_iter()
+        .filter_map(|change| {
+            let (row, replicas, usd) = change.choose(plan)?;
+            if plan.spec.usd_per_month.is_some_and(|budget| usd > budget) {
+                return Some(Sensitivity {
+                    change: change.words,
+                    answer: "nothing within the budget".into(),
+                    usd_per_month: None,
+                    decision_changes: true,
+                });
+            }
+            Some(Sensitivity {
+                answer: format!(
+                    "{replicas} x ({}), {}",
+                    row.sized.candidate.words(),
+                    row.price.pricing.name()
+                ),
+                usd_per_month: Some(usd),
+                decision_changes: row.sized.candidate != best.sized.candidate
+                    || row.price.pricing != best.price.pricing,
+                change: change.words,
             })
-            .filter(|(_, _, usd)| plan.spec.usd_per_month.is_none_or(|budget| *usd <= budget))
-            .min_by(|a, b| a.2.total_cmp(&b.2))
-    };
-    let peak = plan.spec.demand.peak_rps;
-    let as_is = |row: &Row| row.price.usd;
-    let chosen = &best.sized.candidate.hardware;
-    let mut found = Vec::new();
-    let mut add = |change: String, answer: Option<(&Row, u32, f64)>| {
-        let Some((row, replicas, usd)) = answer else {
-            let answer = "nothing within the budget".to_owned();
-            found.push(Sensitivity { change, answer, usd_per_month: None, decision_changes: true });
-            return;
-        };
-        found.push(Sensitivity {
-            change,
-            answer: format!("{replicas} x ({}), {}", row.sized.candidate.words(), row.price.pricing.name()),
-            usd_per_month: Some(usd),
-            decision_changes: row.sized.candidate != best.sized.candidate
-                || row.price.pricing != best.price.pricing,
-        });
-    };
-    for factor in [0.5, 2.0, 5.0] {
-        add(format!("traffic x {factor}"), choose(peak * factor, &as_is, 0.0));
-    }
-    for factor in [0.7, 1.5] {
-        let price = |row: &Row| {
-            if row.sized.candidate.hardware == *chosen { row.price.usd * factor } else { row.price.usd }
-        };
-        add(format!("price of {chosen} x {factor}"), choose(peak, &price, 0.0));
-    }
-    add("throughput lower by its error, everywhere".into(), choose(peak, &as_is, 1.0));
-    found
+        })
+        .collect()
 }
 
-/// Mean prompt and output tokens of the traffic.
-pub fn mean_tokens(traffic: &Traffic<'_>, requests: u64) -> Result<(f64, f64), PlanError> {
-    let workload = llmlab_loadgen::generate(&traffic(1.0, requests))
-        .map_err(|error| PlanError::Workload(error.to_string()))?;
-    let count = workload.requests.len().max(1) as f64;
-    let input: f64 = workload.requests.iter().map(|request| f64::from(request.prompt_tokens)).sum();
-    let output: f64 = workload.requests.iter().map(|request| f64::from(request.max_tokens)).sum();
-    Ok((input / count, output / count))
+/// Something that may turn out otherwise.
+pub(super) struct Change {
+    words: String,
+    /// Of the traffic.
+    factor: f64,
+    /// Of the price of one device.
+    price: Option<(String, f64)>,
+    /// Every throughput is lower by its error.
+    slower: bool,
+}
+
+pub(super) fn changes(best: &Row) -> Vec<Change> {
+    let chosen = &best.sized.candidate.hardware;
+    let traffic = [0.5, 2.0, 5.0].map(|factor| Change {
+        words: format!("traffic x {factor}"),
+        factor,
+        price: None,
+        slower: false,
+    });
+    let price = [0.7, 1.5].map(|factor| Change {
+        words: format!("price of {chosen} x {factor}"),
+        factor: 1.0,
+        price: Some((chosen.clone(), factor)),
+        slower: false,
+    });
+    let slower = Change {
+        words: "throughput lower by its error, everywhere".into(),
+        factor: 1.0,
+        price: None,
+        slower: true,
+    };
+    traffic.into_iter().chain(price).chain([slower]).collect()
+}
+
+impl Change {
+    /// The cheapest row then, its replicas, and dollars a month.
+    pub fn choose<'p>(&self, plan: &'p Plan) -> Option<(&'p Row, u32, f64)> {
+        let then = |row: &'p Row| {
+            let sized = &row.sized;
+            // As many beside an even share as the row has, in proportion, and as many beside those that serve.
+            let added = row.needed - sized.replicas(plan.spec.demand.peak_rps).0;
+            let added = (f64::from(added) * self.factor).ceil() as u32;
+            let beside = added.saturating_add(row.replicas - row.needed);
+            let rate = sized.replica_rps() / self.slowed(sized.errors.throughput);
+            let replicas = replicas(plan.spec.demand.peak_rps * self.factor, rate).saturating_add(beside);
+            (row, replicas, self.usd_per_month(&sized.candidate, &row.price, replicas))
+        };
+        plan.rows.iter().filter(|row| row.holds()).map(then).min_by(|a, b| a.2.total_cmp(&b.2))
+    }
+
+    /// What a candidate costs then, at least.
+    pub fn at_best(&self, skipped: &Skipped, spec: &PlanSpec) -> f64 {
+        let rate = skipped.bound.replica_rps / self.slowed(skipped.throughput_error);
+        let needed = replicas(spec.demand.peak_rps * self.factor, rate);
+        // Rows have at least as many beside those that serve.
+        let replicas = needed.saturating_add(spec.space.spare_replicas);
+        self.usd_per_month(&skipped.candidate, &skipped.price, replicas)
+    }
+
+    fn slowed(&self, error: f64) -> f64 {
+        if self.slower { 1.0 + error } else { 1.0 }
+    }
+
+    fn usd_per_month(&self, candidate: &Candidate, price: &HourlyPrice, replicas: u32) -> f64 {
+        let factor = match &self.price {
+            Some((hardware, factor)) if *hardware == candidate.hardware => *factor,
+            _ => 1.0,
+        };
+        f64::from(replicas) * f64::from(candidate.devices()) * price.usd * factor * HOURS_PER_MONTH
+    }
 }

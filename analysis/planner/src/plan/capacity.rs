@@ -22,8 +22,13 @@ use super::limits::{Judge, Limit, Observed, Verdict};
 pub const TOLERANCE: f64 = 0.04;
 /// Simulated at most for one rate.
 const MAX_REQUESTS: f64 = 20_000.0;
+/// First step away from the capacity of a similar candidate, which is a few percent off.
+const NEAR: f64 = 1.08;
+const STRIDE: f64 = 1.5;
 /// Steps away from the first guess before a candidate is given up.
 const MAX_STEPS: u32 = 24;
+/// Rates that broke the SLO before an idle replica is looked at: where that breaks it too, no rate is met.
+const MISSES: u32 = 2;
 /// Simulated at least: a request every quarter of an hour meets an idle replica, as any that comes more rarely does.
 pub const LOWEST_RPS: f64 = 1e-3;
 
@@ -49,6 +54,23 @@ pub trait CostFactory: Sync {
 impl<M: CostModel + Clone + 'static> CostFactory for M {
     fn cost(&self) -> Box<dyn CostModel> {
         Box::new(self.clone())
+    }
+}
+
+/// Where a search begins, and how far its first step goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    rate_rps: f64,
+    stride: f64,
+}
+
+impl Start {
+    pub fn anywhere(rate_rps: f64) -> Start {
+        Start { rate_rps, stride: STRIDE }
+    }
+
+    pub fn near(rate_rps: f64) -> Start {
+        Start { rate_rps, stride: NEAR }
     }
 }
 
@@ -145,20 +167,19 @@ impl Replica<'_> {
     }
 }
 
-/// The highest rate that meets the limits: steps of a half up or down from `guess_rps` until both sides are known, then
-/// halving in the logarithm.
+/// The highest rate that meets the limits: steps up or down until both sides are known, each twice as long as the one before
+/// and at most a half, then halving in the logarithm.
 pub fn capacity(
     replica: &Replica<'_>,
-    guess_rps: f64,
+    start: Start,
     requests: u32,
     seed: u64,
     traffic: &Traffic<'_>,
     limits: &[Limit],
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Capacity, PlanError> {
-    const STRIDE: f64 = 1.5;
     let (mut best, mut broken): (Option<Tried>, Option<Tried>) = (None, None);
-    let mut rate = guess_rps;
+    let Start { rate_rps: mut rate, mut stride } = start;
     let mut simulations = 0;
     while simulations < MAX_STEPS && !cancelled() {
         let tried = match replica.at(rate, requests, seed, traffic, limits) {
@@ -172,13 +193,24 @@ pub fn capacity(
         } else {
             broken = Some(tried)
         }
+        if best.is_none() && simulations == MISSES && rate > LOWEST_RPS {
+            let idle = replica.at(LOWEST_RPS, requests, seed, traffic, limits);
+            simulations += 1;
+            if let Ok(idle) = idle
+                && !idle.verdict.met
+            {
+                broken = Some(idle);
+                break;
+            }
+        }
         rate = match (&best, &broken) {
-            (Some(met), None) => met.rate_rps * STRIDE,
-            (None, Some(missed)) => missed.rate_rps / STRIDE,
+            (Some(met), None) => met.rate_rps * stride,
+            (None, Some(missed)) => missed.rate_rps / stride,
             (Some(met), Some(missed)) if missed.rate_rps <= met.rate_rps * (1.0 + TOLERANCE) => break,
             (Some(met), Some(missed)) => (met.rate_rps * missed.rate_rps).sqrt(),
             (None, None) => break,
         };
+        stride = (stride * stride).min(STRIDE);
         // What misses its limits there misses them alone on the device.
         if rate < LOWEST_RPS {
             break;

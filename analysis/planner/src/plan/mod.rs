@@ -1,11 +1,13 @@
 //! From a model, its traffic and an SLO to devices, latency and money.
 //!
-//! Reading order: [`candidate`] (what is tried), [`resolve`] (a candidate's memory, cost model and floors), [`capacity`] with
-//! [`limits`] (how much one replica takes, simulated), [`row`] (how many replicas, and what they cost), [`search`] (all of it,
-//! side by side), [`pareto`], [`cluster`] (the chosen rows as the clusters they would be),
-//! [`disaggregated`] (prefill and decode apart), [`hybrid`], [`what_if`], [`money`].
+//! Reading order: [`candidate`] (what is tried), [`resolve`] (a candidate's memory, cost model and floors), [`bound`] (what it
+//! could be at best), [`capacity`] with [`limits`] (how much one replica takes, simulated), [`row`] (how many replicas, and what
+//! they cost), [`search`] (all of it, side by side), [`skipped`] (what needs no simulation), [`answer`], [`pareto`], [`cluster`]
+//! (the chosen rows as the clusters they would be), [`disaggregated`] (prefill and decode apart), [`hybrid`], [`what_if`],
+//! [`money`].
 
 pub mod answer;
+pub mod bound;
 pub mod candidate;
 pub mod capacity;
 pub mod cluster;
@@ -19,6 +21,7 @@ pub mod report;
 pub mod resolve;
 pub mod row;
 pub mod search;
+pub mod skipped;
 pub mod what_if;
 pub mod words;
 

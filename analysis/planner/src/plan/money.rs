@@ -151,8 +151,14 @@ mod tests {
     /// 30,000 dollars, a third more for the server, four years, a tenth a year for upkeep: 1.60 dollars an hour and the power.
     #[test]
     fn owning_is_paid_by_the_hour() {
-        let own =
-            Own { years: 4.0, usd_per_kwh: 0.1, pue: 1.2, server_overhead: 1.0 / 3.0, upkeep_per_year: 0.1 };
+        let own = Own {
+            device_usd: Default::default(),
+            years: 4.0,
+            usd_per_kwh: 0.1,
+            pue: 1.2,
+            server_overhead: 1.0 / 3.0,
+            upkeep_per_year: 0.1,
+        };
         let hour = owned_usd_per_hour(30_000.0, 700.0, &own);
         let expected = 40_000.0 / 4.0 / 8760.0 + 4000.0 / 8760.0 + 0.7 * 4.0 / 3.0 * 1.2 * 0.1;
         assert!((hour - expected).abs() < 1e-12, "{hour}");

@@ -16,13 +16,14 @@ use llmlab_sim::cost_model::{Calibration, Resource, Sharding, Weights};
 use llmlab_sim::{CostModel, Device, Overhead, Roofline, SeqShape};
 
 use super::PlanError;
+use super::bound::{Bound, Lengths};
 use super::candidate::{BF16, Candidate};
-use super::capacity::{Capacity, LOWEST_RPS, Replica, Traffic, Tried, capacity};
+use super::capacity::{Capacity, LOWEST_RPS, Replica, Start, Traffic, capacity};
 use super::cluster::Seen;
 use super::conversations::Conversations;
 use super::disaggregated::{Apart, Split};
 use super::limits::{Latency, Limit};
-use super::row::{ErrorBars, Provenance, Refusal, RefusalKind, Sized, below_floor};
+use super::row::{AtPeak, ErrorBars, Provenance, Refusal, RefusalKind, Sized, below_floor};
 use super::search::Found;
 use crate::deployment::Deployment;
 
@@ -39,8 +40,7 @@ pub struct Question<'q> {
     pub model: &'static Architecture,
     pub limits: Vec<Limit>,
     pub traffic: &'q Traffic<'q>,
-    /// Mean tokens of a prompt and of an output.
-    pub tokens: (f64, f64),
+    pub lengths: Lengths,
     /// `None`: requests stand alone.
     pub conversations: Option<Conversations>,
     pub cancelled: &'q (dyn Fn() -> bool + Sync),
@@ -89,63 +89,92 @@ pub fn max_model_len(spec: &PlanSpec, model: &Architecture) -> u32 {
     spec.max_model_len.unwrap_or(model.max_positions.clamp(2, LONGEST_BY_DEFAULT))
 }
 
+/// A candidate that may serve: it fits, and an idle replica is within the limits.
+pub struct Prepared {
+    pub candidate: Candidate,
+    /// What it could be at best; `None` where the traffic has no bound.
+    pub bound: Option<Bound>,
+    pub errors: ErrorBars,
+    fitting: Fitting,
+    /// From the cost model alone.
+    guess_rps: f64,
+    batch: f64,
+    floor_ttft_s: f64,
+    floor_tpot_s: f64,
+}
+
 impl Question<'_> {
-    /// Capacity by simulation, or why there is none.
-    pub fn size(&self, candidate: &Candidate) -> Result<Found, PlanError> {
-        let asked = candidate;
-        let refused = |refusal| Ok(Found::Refused(asked.clone(), refusal));
+    /// What can be said without a simulation.
+    pub fn prepare(&self, candidate: &Candidate) -> Result<Result<Prepared, Refusal>, PlanError> {
         let fitting = match self.fit(candidate)? {
             Ok(fitting) => fitting,
-            Err(refusal) => return refused(refusal),
+            Err(refusal) => return Ok(Err(refusal)),
         };
         let (floor_ttft_s, floor_tpot_s) = self.floors(&fitting.cost);
         if let Some(refusal) = below_floor(&self.limits, floor_ttft_s, floor_tpot_s) {
-            return refused(refusal);
+            return Ok(Err(refusal));
         }
-        let (candidate, found) = match candidate.split {
-            Some(_) => self.best_split(candidate, &fitting)?,
-            None => (candidate.clone(), self.capacity(candidate, &fitting)?),
-        };
-        let (_, batch) = self.guess(&fitting);
-        if found.best.is_none() {
-            let nearest = found.broken.as_ref().and_then(|broken| broken.verdict.nearest);
-            let reason = nearest.map_or_else(
-                || "no rate was served".to_owned(),
-                |(limit, share)| {
-                    format!(
-                        "{} is missed by a factor of {} even when hardly anything is asked",
-                        limit.words(),
-                        super::words::digits(share)
-                    )
-                },
-            );
-            return refused(Refusal {
-                kind: RefusalKind::NoRate,
-                reason,
-                change: "a longer limit, shorter prompts, more tensor parallelism, or a faster device".into(),
-            });
-        }
-        let (input, output) = self.tokens;
-        let prefill_s = self.prefill_token_s(&fitting.cost) * input;
-        let decode_s = self.decode_s(&fitting.cost, batch) / batch.max(1.0) * output;
-        Ok(Found::Serves(Box::new(Sized {
-            candidate,
-            capacity: found,
+        let (guess_rps, batch) = self.guess(&fitting);
+        let seqs = self.spec.space.max_num_seqs;
+        let bound = || self.lengths.bound(&fitting.cost, self.tpot_limit_s(), seqs, fitting.kv_tokens);
+        Ok(Ok(Prepared {
+            candidate: candidate.clone(),
+            bound: if candidate.split.is_none() { bound() } else { None },
             errors: errors(fitting.cost.device(), &fitting.device.name),
-            kv_tokens: fitting.kv_tokens,
+            fitting,
+            guess_rps,
+            batch,
             floor_ttft_s,
             floor_tpot_s,
-            bound: bound(&fitting.cost, batch, input + output / 2.0),
-            output_share: decode_s / (prefill_s + decode_s),
-            tdp_w: fitting.device.tdp_w.as_ref().map(|figure| figure.value),
-        })))
+        }))
     }
 
-    fn capacity(&self, candidate: &Candidate, fitting: &Fitting) -> Result<Capacity, PlanError> {
+    /// Capacity by simulation and latencies of the busiest hour, or why there are none. `hint`: how many times the guess the
+    /// capacity of a similar candidate was.
+    pub fn size(&self, prepared: &Prepared, hint: Option<f64>) -> Result<Found, PlanError> {
+        let Prepared { candidate, fitting, .. } = prepared;
+        let refused = |refusal| Ok(Found::Refused(candidate.clone(), refusal));
+        let start = match hint {
+            Some(factor) => Start::near(prepared.guess_rps * factor),
+            None => Start::anywhere(prepared.guess_rps),
+        };
+        let (candidate, found) = match candidate.split {
+            Some(_) => self.best_split(candidate, fitting)?,
+            None => (candidate.clone(), self.capacity(candidate, fitting, Some(start))?),
+        };
+        if found.best.is_none() {
+            return refused(no_rate(&found));
+        }
+        let sized = self.sized(prepared, found);
+        if let Some(refusal) = too_many_devices(spec, &sized) {
+            return refused(refusal);
+        }
+        match self.at_peak(&replica, &sized)? {
+            Ok(peak) => Ok(Found::Serves(Box::new(sized), peak)),
+            Err(refusal) => refused(refusal),
+        }
+        let sized = self.sized(prepared, candidate, found);
+        if let Some(refusal) = too_many_devices(self.spec, &sized) {
+            return Ok(Found::Refused(sized.candidate, refusal));
+        }
+        let (replica, _) = self.replica(&sized.candidate, fitting);
+        match self.at_peak(&replica, &sized)? {
+            Ok(peak) => Ok(Found::Serves(Box::new(sized), peak)),
+            Err(refusal) => Ok(Found::Refused(sized.candidate, refusal)),
+        }
+    }
+
+    /// `start`: where to begin; a unit's own guess if left out.
+    fn capacity(
+        &self,
+        candidate: &Candidate,
+        fitting: &Fitting,
+        start: Option<Start>,
+    ) -> Result<Capacity, PlanError> {
         let (replica, guess_rps) = self.replica(candidate, fitting);
         let (requests, seed) = (self.spec.workload.requests, self.spec.seed);
-        let cancelled = || (self.cancelled)();
-        capacity(&replica, guess_rps, requests, seed, self.traffic, &self.limits, &cancelled)
+        let start = start.unwrap_or(Start::anywhere(guess_rps));
+        capacity(&replica, start, requests, seed, self.traffic, &self.limits, self.cancelled)
     }
 
     /// The unit that takes the fewest devices for the busiest hour; of equal ones the one with the most room.
@@ -168,7 +197,7 @@ impl Question<'_> {
                 break;
             }
             let tried = Candidate { split: Some(split), ..candidate.clone() };
-            let found = self.capacity(&tried, fitting)?;
+            let found = self.capacity(&tried, fitting, None)?;
             simulations += found.simulations;
             let one = (tried, found);
             let is_better = |known: &(Candidate, Capacity)| {
@@ -186,15 +215,14 @@ impl Question<'_> {
 
     /// Seconds that a prompt takes of a replica in full steps, and an answer in a full batch.
     fn request_s(&self, fitting: &Fitting) -> (f64, f64) {
-        let (input, output) = self.tokens;
         let batch = self.decode_batch(fitting);
-        let prefill_s = self.prefill_token_s(&fitting.cost) * input;
-        (prefill_s, self.decode_s(&fitting.cost, batch) / batch * output)
+        let prefill_s = self.prefill_token_s(&fitting.cost) * self.lengths.input;
+        (prefill_s, self.decode_s(&fitting.cost, batch) / batch * self.lengths.output)
     }
 
     /// The largest batch whose decodes, with no prompt in the step, keep the TPOT.
     fn decode_batch(&self, fitting: &Fitting) -> f64 {
-        let (tpot, most) = (self.shortest_tpot(), self.most_running(fitting));
+        let (tpot, most) = (self.tpot_limit_s(), self.most_running(fitting));
         let mut batch: f64 = 1.0;
         while batch < most && self.decode_s(&fitting.cost, (batch * 1.25).min(most)) <= 0.9 * tpot {
             batch = (batch * 1.25).min(most);
@@ -202,15 +230,47 @@ impl Question<'_> {
         batch
     }
 
-    /// The latencies of one replica at a rate.
-    pub fn at(&self, candidate: &Candidate, rate_rps: f64) -> Result<Tried, PlanError> {
-        let fitting = match self.fit(candidate)? {
-            Ok(fitting) => fitting,
-            Err(refusal) => return Err(PlanError::Engine(refusal.reason)),
-        };
-        let (replica, _) = self.replica(candidate, &fitting);
-        let rate_rps = rate_rps.max(LOWEST_RPS);
-        replica.at(rate_rps, self.spec.workload.requests, self.spec.seed, self.traffic, &self.limits)
+    fn sized(&self, prepared: &Prepared, candidate: Candidate, capacity: Capacity) -> Sized {
+        let Prepared { fitting, batch, .. } = prepared;
+        let Lengths { input, output, .. } = self.lengths;
+        let prefill_s = self.prefill_token_s(&fitting.cost) * input;
+        let decode_s = self.decode_s(&fitting.cost, *batch) / batch.max(1.0) * output;
+        Sized {
+            candidate,
+            guess_rps: prepared.guess_rps,
+            capacity,
+            errors: prepared.errors,
+            kv_tokens: fitting.kv_tokens,
+            floor_ttft_s: prepared.floor_ttft_s,
+            floor_tpot_s: prepared.floor_tpot_s,
+            bound: bound(&fitting.cost, *batch, input + output / 2.0),
+            output_share: decode_s / (prefill_s + decode_s),
+            tdp_w: fitting.device.tdp_w.as_ref().map(|figure| figure.value),
+        }
+    }
+
+    /// An even share of the busiest hour. Another rate draws other requests, which may just break what the search saw hold: then
+    /// replicas are added.
+    fn at_peak(&self, replica: &Replica<'_>, sized: &Sized) -> Result<Result<AtPeak, Refusal>, PlanError> {
+        let spec = self.spec;
+        let (replicas, _) = sized.replicas(spec.demand.peak_rps);
+        let mut simulations = 0;
+        for added in 0..=1 + replicas / 10 {
+            let share = (spec.demand.peak_rps / f64::from(replicas.saturating_add(added))).max(LOWEST_RPS);
+            let tried = replica.at(share, spec.workload.requests, spec.seed, self.traffic, &self.limits)?;
+            simulations += 1;
+            if tried.verdict.met {
+                return Ok(Ok(AtPeak { tried, added, simulations }));
+            }
+            if (self.cancelled)() {
+                break;
+            }
+        }
+        Ok(Err(Refusal {
+            kind: RefusalKind::NoRate,
+            reason: format!("the SLO is met by no number of replicas near {replicas}"),
+            change: "a longer limit, or traffic that comes more evenly".into(),
+        }))
     }
 
     /// So many replicas behind a router, in the busiest hour.
@@ -354,7 +414,7 @@ impl Question<'_> {
             runtime: DEFAULT_RUNTIME.into(),
         };
         // Windows and their groups make a cache's capacity depend on how long requests are.
-        let request = (self.tokens.0 + self.tokens.1).ceil().max(1.0);
+        let request = (self.lengths.input + self.lengths.output).ceil().max(1.0);
         let whole = plan.kv_plan.as_ref().map_or(0, |kv| kv.num_blocks * u64::from(config.block_size));
         let kv_tokens = match self.model.kv_shape().window_layers {
             0 => whole,
@@ -386,7 +446,7 @@ impl Question<'_> {
     /// The time that a prompt token takes in a full step.
     fn prefill_token_s(&self, cost: &Roofline) -> f64 {
         let budget = f64::from(self.spec.space.max_num_batched_tokens);
-        let input = self.tokens.0.clamp(1.0, budget);
+        let input = self.lengths.input.clamp(1.0, budget);
         let prompts = (budget / input).floor().clamp(1.0, 64.0) as usize;
         let shape = SeqShape { context: 0, new: input as u32, padding: 0, sample: true, drafts: 0 };
         let step = cost.step_time(&vec![shape; prompts]).as_secs_f64();
@@ -394,26 +454,27 @@ impl Question<'_> {
     }
 
     fn decode_s(&self, cost: &Roofline, batch: f64) -> f64 {
-        let context = self.tokens.0 + self.tokens.1 / 2.0;
+        let context = self.lengths.input + self.lengths.output / 2.0;
         cost.mixed_s(&[], batch.max(1.0) as usize, (batch.max(1.0) * context) as u64)
     }
 
-    fn shortest_tpot(&self) -> f64 {
+    /// The shortest time between tokens that is asked for.
+    fn tpot_limit_s(&self) -> f64 {
         let of_tpot = |limit: &&Limit| matches!(limit.on, Latency::Tpot | Latency::Itl);
         self.limits.iter().filter(of_tpot).map(|limit| limit.seconds).fold(f64::INFINITY, f64::min)
     }
 
     /// Sequences of mean length that the cache and the configuration have room for.
     fn most_running(&self, fitting: &Fitting) -> f64 {
-        let room = fitting.kv_tokens as f64 / (self.tokens.0 + self.tokens.1);
+        let room = fitting.kv_tokens as f64 / (self.lengths.input + self.lengths.output);
         f64::from(self.spec.space.max_num_seqs).min(room).max(1.0)
     }
 
     /// A rate to begin with, and how many sequences are then in a decode: the largest batch whose steps, prompts of newcomers
     /// included, keep the TPOT.
     fn guess(&self, fitting: &Fitting) -> (f64, f64) {
-        let (input, output) = self.tokens;
-        let (tpot, most) = (self.shortest_tpot(), self.most_running(fitting));
+        let Lengths { input, output, .. } = self.lengths;
+        let (tpot, most) = (self.tpot_limit_s(), self.most_running(fitting));
         let prefill_token_s = self.prefill_token_s(&fitting.cost);
         let mut best = (1e-3, 1.0);
         let mut batch = 1.0;
@@ -429,6 +490,36 @@ impl Question<'_> {
         }
         (best.0 * 0.8, best.1)
     }
+}
+
+fn no_rate(found: &Capacity) -> Refusal {
+    let nearest = found.broken.as_ref().and_then(|broken| broken.verdict.nearest);
+    let reason = nearest.map_or_else(
+        || "no rate was served".to_owned(),
+        |(limit, share)| {
+            format!(
+                "{} is missed by a factor of {} even when hardly anything is asked",
+                limit.words(),
+                super::words::digits(share)
+            )
+        },
+    );
+    Refusal {
+        kind: RefusalKind::NoRate,
+        reason,
+        change: "a longer limit, shorter prompts, more tensor parallelism, or a faster device".into(),
+    }
+}
+
+fn too_many_devices(spec: &PlanSpec, sized: &Sized) -> Option<Refusal> {
+    let (replicas, _) = sized.replicas(spec.demand.peak_rps);
+    let held = u64::from(replicas) + u64::from(spec.space.spare_replicas);
+    let devices = held * u64::from(sized.candidate.devices());
+    (devices > u64::from(spec.space.max_devices)).then(|| Refusal {
+        kind: RefusalKind::TooManyDevices,
+        reason: format!("takes {devices} devices, at most {} may be used", spec.space.max_devices),
+        change: "a higher max_devices, or a faster device".into(),
+    })
 }
 
 fn engine(space: &Space, kv_tokens: u64, longest: u32) -> EngineConfig {

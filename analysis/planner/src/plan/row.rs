@@ -65,6 +65,8 @@ pub struct ErrorBars {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sized {
     pub candidate: Candidate,
+    /// Requests a second that the cost model alone expects of a replica.
+    pub guess_rps: f64,
     pub capacity: Capacity,
     pub errors: ErrorBars,
     /// Tokens that its KV cache holds.
@@ -87,17 +89,28 @@ impl Sized {
 
     /// Replicas for a rate, and for that rate if the prediction of throughput is off by its error, either way.
     pub fn replicas(&self, peak_rps: f64) -> (u32, (u32, u32)) {
-        let needed = |rate: f64| {
-            let count = (peak_rps / rate).ceil();
-            // A division that ends a hair above a whole number is that number.
-            let whole = (peak_rps / rate).round();
-            let count = if (peak_rps / rate - whole).abs() < 1e-9 { whole } else { count };
-            count.clamp(1.0, f64::from(u32::MAX)) as u32
-        };
+        let needed = |rate: f64| replicas(peak_rps, rate);
         let rate = self.replica_rps();
         let factor = 1.0 + self.errors.throughput;
         (needed(rate), (needed(rate * factor), needed(rate / factor)))
     }
+}
+
+/// Replicas of `replica_rps` each that take `rate_rps` together.
+pub fn replicas(rate_rps: f64, replica_rps: f64) -> u32 {
+    let exact = rate_rps / replica_rps;
+    // A division that ends a hair above a whole number is that number.
+    let count = if (exact - exact.round()).abs() < 1e-9 { exact.round() } else { exact.ceil() };
+    count.clamp(1.0, f64::from(u32::MAX)) as u32
+}
+
+/// A replica with its share of the busiest hour.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AtPeak {
+    pub tried: Tried,
+    /// Replicas beyond what the capacity of one says.
+    pub added: u32,
+    pub simulations: u32,
 }
 
 /// An answer.
@@ -155,9 +168,7 @@ pub fn row(
 ) -> Row {
     let (alone, range) = sized.replicas(peak_rps);
     let needed = alone.saturating_add(added);
-    // Those that serve, and the spare ones, which make up for what is taken away too.
-    let taken = |needed: u32| (f64::from(needed) * (surplus - 1.0)).ceil() as u32;
-    let held = |needed: u32| needed.saturating_add(spare.max(taken(needed)));
+    let held = |needed: u32| held(needed, surplus, spare);
     let hour = |needed: u32| f64::from(held(needed)) * f64::from(sized.candidate.devices()) * price.usd;
     let month = |needed: u32| hour(needed) * super::money::HOURS_PER_MONTH;
     let replicas = held(needed);
@@ -184,6 +195,12 @@ pub fn row(
         price: price.clone(),
         sized: sized.clone(),
     }
+}
+
+/// Those that serve, and the spare ones, which make up for what is taken away too.
+pub fn held(needed: u32, surplus: f64, spare: u32) -> u32 {
+    let taken = (f64::from(needed) * (surplus - 1.0)).ceil() as u32;
+    needed.saturating_add(spare.max(taken))
 }
 
 fn binding(sized: &Sized) -> String {

@@ -97,7 +97,7 @@ const MOST_DEVICES: u32 = 1024;
 impl Case {
     /// The error is a reason, for people.
     pub fn of(row: &Row) -> Result<Case, String> {
-        if let Some(reason) = outside(row) {
+        if let Some(reason) = row.problem.clone().or_else(|| outside(row)) {
             return Err(reason);
         }
         let measured: f64 =
@@ -108,21 +108,22 @@ impl Case {
         let lengths = |field: &str, name: &str| count(field, name, MOST_TOKENS);
         let batch = || count(&row.batch_or_concurrency, "batch_or_concurrency", MOST_SEQUENCES);
         let saturated = row.batch_or_concurrency.eq_ignore_ascii_case("saturated");
-        let seconds = match row.unit.to_ascii_lowercase().as_str() {
-            "us" => measured / 1e6,
-            "ms" => measured / 1e3,
-            "s" | "tok/s" | "tok/s/gpu" | "tokens/s" | "gib" | "b" => measured,
+        let (name, unit) = named(&row.metric);
+        let unit = if row.unit.is_empty() { unit } else { row.unit.to_ascii_lowercase() };
+        let seconds = match unit.as_str() {
+            "us" | "usec" | "microseconds" => measured / 1e6,
+            "ms" | "msec" | "milliseconds" | "ms/token" | "ms/tok" => measured / 1e3,
+            "s" | "sec" | "seconds" | "gib" | "b" => measured,
+            "tok/s" | "tok/s/gpu" | "tokens/s" | "tokens/s/gpu" | "tokens/sec" | "tok/sec" | "t/s"
+            | "tps" | "token/s" | "tokens_per_s" => measured,
             _ => {
-                return Err(format!(
-                    "unit: {:.20?} is none of us, ms, s, tok/s, tok/s/gpu, GiB, B",
-                    row.unit
-                ));
+                return Err(format!("unit: {unit:.20?} is none of us, ms, s, tok/s, tok/s/gpu, GiB, B"));
             }
         };
         let is_static = row.notes.contains("static batch");
         let input = || lengths(&row.isl, "isl");
         let output = || lengths(&row.osl, "osl");
-        let (metric, asked, measured) = match row.metric.as_str() {
+        let (metric, asked, measured) = match name.as_str() {
             "ttft" | "ttft_mean" if row.osl == "1" => {
                 (Metric::Prefill, Asked::Prefill { batch: batch()?, input: input()? }, seconds)
             }
@@ -143,7 +144,7 @@ impl Case {
                 seconds,
             ),
             "output_throughput_total" | "output_throughput_per_gpu" => {
-                let devices = if row.metric.ends_with("per_gpu") { f64::from(devices(row)?) } else { 1.0 };
+                let devices = if name.ends_with("per_gpu") { f64::from(devices(row)?) } else { 1.0 };
                 let (input, output) = (input()?, output()?);
                 let (metric, asked) = if saturated {
                     (Metric::SaturatedThroughput, Asked::Saturated { input, output })
@@ -212,7 +213,11 @@ fn deployment(row: &Row) -> Result<Deployment, String> {
     let hardware =
         names::device(&row.gpu).ok_or_else(|| format!("gpu: {:.60} is not in the catalogue", row.gpu))?;
     let device = Device::from_catalogue(hardware).map_err(|error| format!("gpu: {error}"))?;
-    let weights = names::weights(&row.dtype_weights)
+    let format = match names::is_as_published(&row.dtype_weights) {
+        true => model.stored.to_string(),
+        false => row.dtype_weights.clone(),
+    };
+    let weights = names::weights(&format)
         .ok_or_else(|| format!("dtype_weights: {:.40} is not known", row.dtype_weights))?;
     let runtime = names::runtime(&row.framework, &row.version);
     // NVIDIA's FP8 checkpoints (ModelOpt) say that their cache is FP8 too, and TensorRT-LLM does what they say.
@@ -225,12 +230,38 @@ fn deployment(row: &Row) -> Result<Deployment, String> {
 
 fn sharding(row: &Row) -> Result<Sharding, String> {
     let or_one = |field: &str, name| if field.is_empty() { Ok(1) } else { count(field, name, MOST_DEVICES) };
-    if row.tp == "layer-split" || row.framework == "llama.cpp" {
+    if row.tp == "layer-split" || names::runtime(&row.framework, "") == "llama.cpp" {
         // llama.cpp gives layers to devices.
         return Ok(Sharding { pipeline: or_one(&row.n_gpus, "n_gpus")?, ..Sharding::SINGLE });
     }
     let (tensor, pipeline) = (or_one(&row.tp, "tp")?, or_one(&row.pp, "pp")?);
     Ok(Sharding { tensor, pipeline, expert: 1 })
+}
+
+/// A metric in our terms, and the unit that its name says: "Mean TTFT (ms)", "itl_ms", "output_throughput".
+fn named(metric: &str) -> (String, String) {
+    let plain: String =
+        metric.to_lowercase().chars().take(80).map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    let words: Vec<&str> = plain.split('_').filter(|word| !word.is_empty()).collect();
+    let (units, words): (Vec<&str>, Vec<&str>) =
+        words.into_iter().partition(|word| matches!(*word, "ms" | "us"));
+    let unit = units.first().copied().unwrap_or_default().to_owned();
+    let is = |known: &[&str]| words.iter().all(|word| known.contains(word));
+    let latency = ["ttft", "tpot", "itl"].into_iter().find(|latency| words.contains(latency));
+    let name = match latency {
+        Some(latency) if is(&[latency, "mean", "avg", "average"]) => latency.to_owned(),
+        // Of an even load; the median of a wait is not its mean.
+        Some(latency @ ("tpot" | "itl")) if is(&[latency, "median", "p50"]) => latency.to_owned(),
+        _ => match words.join("_").as_str() {
+            "output_throughput"
+            | "output_token_throughput"
+            | "output_tokens_per_s"
+            | "output_throughput_tok_s" => "output_throughput_total".to_owned(),
+            _ if unit.is_empty() => metric.to_owned(),
+            other => other.to_owned(),
+        },
+    };
+    (name, unit)
 }
 
 fn devices(row: &Row) -> Result<u32, String> {

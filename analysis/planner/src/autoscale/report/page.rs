@@ -8,7 +8,11 @@ use super::charts::charts;
 use super::view::{View, view};
 use crate::plan::report::Chart;
 
-const HTML: &str = include_str!("../../../templates/autoscale.html");
+const HTML: &str = concat!(
+    "{% set kind = 'AUTOSCALE' %}",
+    include_str!("../../../templates/top.html"),
+    include_str!("../../../templates/autoscale.html")
+);
 
 #[derive(Serialize)]
 struct Page {

@@ -56,7 +56,7 @@ fn pareto(plan: &Plan) -> Option<Chart> {
     if dots.is_empty() {
         return None;
     }
-    let x = Axis::from_zero("a month", most, Unit::Dollars);
+    let x = Axis::from_zero("dollars a month", most, Unit::Dollars);
     let y = Axis::log_ns("TTFT p95", low, high);
     Some(Chart {
         title: "Cost against TTFT: filled dots are beaten by nothing".into(),
@@ -90,10 +90,11 @@ fn break_even(plan: &Plan) -> Option<Chart> {
         let per_rate = api.usd_per_request * 3600.0 * HOURS_PER_MONTH;
         let end = most.min(1.6 * highest / per_rate);
         series.push((slot + 1, vec![(0.0, 0.0), (end, end * per_rate)]));
-        key.push((format!("{} ({})", api.api.name, api.api.provider), slot + 1));
+        let short = api.api.name.rsplit('/').next().unwrap_or_default();
+        key.push((format!("{short} ({})", api.api.provider), slot + 1));
     }
     let top = series.iter().flat_map(|(_, points)| points).map(|(_, usd)| *usd).fold(0.0, f64::max);
     let x = Axis::from_zero("requests/s over the day", most, Unit::Number);
-    let y = Axis::from_zero("a month", top, Unit::Dollars);
+    let y = Axis::from_zero("dollars a month", top, Unit::Dollars);
     Some(Chart { title: "Own replicas against APIs".into(), key, svg: lines(SIZE, &x, &y, &series) })
 }

@@ -1,9 +1,12 @@
 //! A plan for people: terminal, Markdown, and one self-contained HTML page.
 //!
-//! Reading order: [`view`] (the words), [`charts`], [`terminal`], [`page`].
+//! Reading order: [`view`] (the words: [`points`], [`tables`], [`caveats`]), [`charts`], [`terminal`], [`page`].
 
+mod caveats;
 mod charts;
 mod page;
+mod points;
+mod tables;
 mod terminal;
 mod view;
 

@@ -7,7 +7,11 @@ use super::super::answer::Plan;
 use super::charts::{Chart, charts};
 use super::view::{View, view};
 
-const HTML: &str = include_str!("../../../templates/plan.html");
+const HTML: &str = concat!(
+    "{% set kind = 'PLAN' %}",
+    include_str!("../../../templates/top.html"),
+    include_str!("../../../templates/plan.html")
+);
 const MARKDOWN: &str = include_str!("../../../templates/plan.md");
 
 #[derive(Serialize)]
