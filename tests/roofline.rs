@@ -1,0 +1,54 @@
+//! `llmlab roofline` through the binary: what crosses nodes has lines of its own, and more devices than there is to divide is
+//! one plain error.
+
+mod common;
+
+use common::{llmlab, stderr, stdout};
+
+fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let output = llmlab(dir.path())
+        .arg("roofline")
+        .args(args)
+        .env("XDG_CONFIG_HOME", dir.path().join("no-config"))
+        .output()
+        .unwrap();
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+#[test]
+fn exchanges_say_which_way_they_take() {
+    let (code, said, error) =
+        run(&["llama-3.1-405b", "--hardware", "h100-sxm", "--tp", "16", "--pp", "2", "--network", "25"]);
+    assert_eq!(code, Some(0), "{error}");
+    for part in [
+        "all-reduce, nodes",
+        "transfer, nodes",
+        "link",
+        "network",
+        "scale-up 450 GB/s between the 8 devices of a node, network 25.0 GB/s a device between nodes",
+    ] {
+        assert!(said.contains(part), "{part} is missing in:\n{said}");
+    }
+    let (_, said, _) = run(&["llama-3.1-8b", "--hardware", "l40s", "--tp", "2"]);
+    assert!(said.contains("pcie 32 GB/s") && !said.contains("nodes "), "{said}");
+    let (_, said, _) = run(&["llama-3.1-8b", "--hardware", "h100-sxm"]);
+    assert!(!said.contains("GB/s between"), "{said}");
+}
+
+#[test]
+fn more_devices_than_there_is_to_divide_is_an_error() {
+    for (args, words) in [
+        (["deepseek-v3", "--ep", "257"], "--ep 257: deepseek-v3 has 256 experts; accepted are 1 to 256"),
+        (["llama-3.1-8b", "--ep", "2"], "--ep 2: llama-3.1-8b has no experts; accepted are 1 to 1"),
+        (["llama-3.1-8b", "--pp", "33"], "--pp 33: llama-3.1-8b has 32 layers; accepted are 1 to 32"),
+        (["llama-3.1-8b", "--tp", "33"], "--tp 33: llama-3.1-8b has 32 heads; accepted are 1 to 32"),
+    ] {
+        let (code, _, error) = run(&[&args[..], &["--hardware", "h100-sxm"]].concat());
+        assert_eq!(code, Some(2), "{args:?}: {error}");
+        assert!(error.contains(words), "{error}");
+    }
+    let (code, _, error) = run(&["llama-3.1-8b", "--hardware", "h100-sxm", "--network", "0"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("0.01 to 10000"), "{error}");
+}
