@@ -13,7 +13,7 @@ use llmlab_models::architecture::Architecture;
 use llmlab_models::catalogue;
 use llmlab_planner::plan::PlanError;
 use llmlab_planner::plan::answer::{Market, Plan};
-use llmlab_planner::plan::bound::Lengths;
+use llmlab_planner::plan::bound::{Lengths, SAMPLE};
 use llmlab_planner::plan::conversations::Conversations;
 use llmlab_planner::plan::report;
 use llmlab_planner::plan::resolve::{Question, limits, max_model_len};

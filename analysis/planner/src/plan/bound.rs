@@ -15,7 +15,7 @@ const LUCK: f64 = 1.25;
 /// The 95th percentile of a run's prompts may be this much shorter than the sample's.
 const SHORTER: f64 = 0.85;
 /// Requests from which the lengths are taken.
-const SAMPLE: u64 = 4000;
+pub const SAMPLE: u64 = 4000;
 
 /// Figures that a replica of a candidate cannot beat.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -16,6 +16,7 @@ use llmlab_sim::cost_model::{Calibration, Resource, Sharding, Weights};
 use llmlab_sim::{CostModel, Device, Overhead, Roofline, SeqShape};
 
 use super::PlanError;
+use super::answer::too_large;
 use super::bound::{Bound, Lengths};
 use super::candidate::{BF16, Candidate};
 use super::capacity::{Capacity, LOWEST_RPS, Replica, Start, Traffic, capacity};
@@ -133,7 +134,6 @@ impl Question<'_> {
     /// capacity of a similar candidate was.
     pub fn size(&self, prepared: &Prepared, hint: Option<f64>) -> Result<Found, PlanError> {
         let Prepared { candidate, fitting, .. } = prepared;
-        let refused = |refusal| Ok(Found::Refused(candidate.clone(), refusal));
         let start = match hint {
             Some(factor) => Start::near(prepared.guess_rps * factor),
             None => Start::anywhere(prepared.guess_rps),
@@ -143,15 +143,7 @@ impl Question<'_> {
             None => (candidate.clone(), self.capacity(candidate, fitting, Some(start))?),
         };
         if found.best.is_none() {
-            return refused(no_rate(&found));
-        }
-        let sized = self.sized(prepared, found);
-        if let Some(refusal) = too_many_devices(spec, &sized) {
-            return refused(refusal);
-        }
-        match self.at_peak(&replica, &sized)? {
-            Ok(peak) => Ok(Found::Serves(Box::new(sized), peak)),
-            Err(refusal) => refused(refusal),
+            return Ok(Found::Refused(candidate, no_rate(&found)));
         }
         let sized = self.sized(prepared, candidate, found);
         if let Some(refusal) = too_many_devices(self.spec, &sized) {
@@ -254,13 +246,11 @@ impl Question<'_> {
     fn at_peak(&self, replica: &Replica<'_>, sized: &Sized) -> Result<Result<AtPeak, Refusal>, PlanError> {
         let spec = self.spec;
         let (replicas, _) = sized.replicas(spec.demand.peak_rps);
-        let mut simulations = 0;
         for added in 0..=1 + replicas / 10 {
             let share = (spec.demand.peak_rps / f64::from(replicas.saturating_add(added))).max(LOWEST_RPS);
             let tried = replica.at(share, spec.workload.requests, spec.seed, self.traffic, &self.limits)?;
-            simulations += 1;
             if tried.verdict.met {
-                return Ok(Ok(AtPeak { tried, added, simulations }));
+                return Ok(Ok(AtPeak { tried, added, simulations: added + 1 }));
             }
             if (self.cancelled)() {
                 break;
@@ -515,11 +505,7 @@ fn too_many_devices(spec: &PlanSpec, sized: &Sized) -> Option<Refusal> {
     let (replicas, _) = sized.replicas(spec.demand.peak_rps);
     let held = u64::from(replicas) + u64::from(spec.space.spare_replicas);
     let devices = held * u64::from(sized.candidate.devices());
-    (devices > u64::from(spec.space.max_devices)).then(|| Refusal {
-        kind: RefusalKind::TooManyDevices,
-        reason: format!("takes {devices} devices, at most {} may be used", spec.space.max_devices),
-        change: "a higher max_devices, or a faster device".into(),
-    })
+    (devices > u64::from(spec.space.max_devices)).then(|| too_large(devices, spec.space.max_devices))
 }
 
 fn engine(space: &Space, kv_tokens: u64, longest: u32) -> EngineConfig {

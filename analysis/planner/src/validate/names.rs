@@ -3,7 +3,6 @@
 
 use llmlab_models::architecture::Architecture;
 use llmlab_models::catalogue::{Hardware, architecture, hardware};
-use llmlab_models::memory;
 use llmlab_quant::WeightFormat;
 use llmlab_sim::cost_model::Weights;
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::super::answer::Plan;
 use super::super::limits::Limit;
-use super::super::words::{digits, dollars, thousands};
+use super::super::words::{digits, dollars, seconds, thousands};
 use super::caveats::{assumptions, risks};
 use super::points::points;
 use super::tables::{self, HEADINGS, Line, Reason, Table};
