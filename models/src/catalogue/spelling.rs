@@ -56,7 +56,7 @@ pub(super) fn device<'c>(name: &str, devices: &'c [Hardware]) -> Option<&'c Hard
     let called = |device: &Hardware| -> Option<Option<&'static str>> {
         device
             .names()
-            .map(|known| self::said(known))
+            .map(self::said)
             .find(|known| known.core == said.core)
             .map(|known| known.form)
     };
