@@ -49,7 +49,8 @@ const NEEDED: [&str; 4] = ["model", "gpu", "metric", "value"];
 
 /// Reads `text`, the content of `file` (used in errors). Columns are found by their names, in any order; others do no harm.
 pub fn read(text: &str, file: &str) -> Result<Vec<Row>, TableError> {
-    let text = text.trim_start_matches('\u{feff}');
+    // The reader would count a line of "\r\n" with the row behind it.
+    let text = &text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .flexible(true)
