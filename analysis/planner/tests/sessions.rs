@@ -82,7 +82,7 @@ fn a_cache_of_what_was_said_takes_more_sessions() {
         let best = found.best.unwrap();
         assert!(best.verdict.met && best.observed.failed == 0);
         // Those of the warm-up and those behind the last session do not count.
-        assert!(best.observed.requests > 150, "{:?}", best.observed);
+        assert!(best.observed.requests > 100, "{:?}", best.observed);
         best.rate_rps
     };
     let (with, without) = (capacity_of(true), capacity_of(false));
