@@ -82,12 +82,12 @@ fn a_cache_of_what_was_said_takes_more_sessions() {
         let best = found.best.unwrap();
         assert!(best.verdict.met && best.observed.failed == 0);
         // Those of the warm-up and those behind the last session do not count.
-        assert!(best.observed.requests > 150, "{:?}", best.observed);
+        assert!(best.observed.requests > 100, "{:?}", best.observed);
         best.rate_rps
     };
     let (with, without) = (capacity_of(true), capacity_of(false));
     // A turn has 170 new tokens; without a cache it computes 150, 320, 490 and 660, 405 on average. Steps cost the same.
     assert!(with > 1.5 * without, "{with} and {without} requests/s");
-    // 16 ms of rows and a step or so for each request bound the rate.
+    // 16 ms of prompt and 2 ms of decodes for each request, steps apart, bound the rate.
     assert!(with < 60.0, "{with}");
 }

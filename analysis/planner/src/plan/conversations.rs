@@ -59,7 +59,7 @@ pub struct Extent {
 
 impl Extent {
     /// At least `requests` beyond the warm-up of one and a half requests, and four times as long as a request takes; of sessions
-    /// two beyond one. `most` in all, of sessions three times as many. Where that cuts a run short, its warm-up shrinks with it.
+    /// four beyond one. `most` in all, of sessions three times as many. Where that cuts a run short, its warm-up shrinks with it.
     pub fn of(
         rate_rps: f64,
         requests: u32,
@@ -71,7 +71,7 @@ impl Extent {
             None => (1.5 * request_s, 4.0 * request_s, most),
             Some(sessions) => {
                 let session_s = sessions.session_s(request_s);
-                (session_s, 2.0 * session_s, 3.0 * most)
+                (session_s, 4.0 * session_s, 3.0 * most)
             }
         };
         let measured = f64::from(requests).max(least_s * rate_rps);
@@ -98,7 +98,7 @@ mod tests {
         // Five turns of ten seconds and four pauses of a minute: 290 s.
         let sessions = Conversations { turns: 5.0, think_s: 60.0 };
         let with = Extent::of(2.0, 100, 20_000.0, 10.0, Some(&sessions));
-        assert_eq!((with.requests, with.warm.as_secs_f64().round()), (1740, 290.0));
+        assert_eq!((with.requests, with.warm.as_secs_f64().round()), (2900, 290.0));
         let cut = Extent::of(1000.0, 100, 20_000.0, 10.0, Some(&sessions));
         assert_eq!(cut, Extent { requests: 60_000, warm: Duration::from_secs(20) });
     }

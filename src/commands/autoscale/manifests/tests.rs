@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jsonschema::Validator;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use llmlab_planner::autoscale::answer::StartParts;
@@ -11,6 +12,7 @@ use llmlab_scenarios::autoscale::{AutoscaleSpec, ScalerRule, ScalerSpec};
 use llmlab_scenarios::plan::Demand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
 use serde_norway::Value;
 
 use super::deployment::GOODBYE_S;
@@ -106,20 +108,22 @@ fn documents(spec: &ScalerSpec) -> (Deployment, Option<String>) {
     (deployment, scaler)
 }
 
+fn keda(metric: ScalerMetric, min_replicas: u32) -> ScalerSpec {
+    let rule = ScalerRule::Keda {
+        metric,
+        target: None,
+        min_replicas,
+        activation: 0.5,
+        polling_interval: Duration::from_secs(30),
+        cooldown_period: Duration::from_secs(300),
+    };
+    ScalerSpec { name: format!("keda {} from {min_replicas}", metric.name()), rule }
+}
+
 #[test]
 fn every_policy_reads_back_as_the_objects_of_its_kind() {
     let mut kinds = Vec::new();
-    let with_zero = ScalerSpec {
-        name: "to zero".into(),
-        rule: ScalerRule::Keda {
-            metric: ScalerMetric::InFlight,
-            target: None,
-            min_replicas: 0,
-            activation: 0.0,
-            polling_interval: Duration::from_secs(30),
-            cooldown_period: Duration::from_secs(300),
-        },
-    };
+    let with_zero = keda(ScalerMetric::InFlight, 0);
     for spec in AutoscaleSpec::default().policies.iter().chain([&with_zero]) {
         let (deployment, scaler) = documents(spec);
         let name = deployment.metadata.name.clone().unwrap();
@@ -180,6 +184,56 @@ fn written_counts_are_those_of_the_service() {
     let object: ScaledObject = back(&documents(&keda).1.unwrap());
     assert_eq!(object.spec.min_replica_count, 6);
     assert_eq!(object.spec.triggers[0].metadata["activationThreshold"], "30");
+}
+
+/// KEDA's own schema. Objects with named fields take no others here, because the API server refuses them in what is applied.
+fn scaled_object_schema() -> Validator {
+    fn close(schema: &mut Json) {
+        match schema {
+            Json::Object(fields) => {
+                if fields.contains_key("properties") {
+                    fields.insert("additionalProperties".into(), Json::Bool(false));
+                }
+                fields.values_mut().for_each(close);
+            }
+            Json::Array(list) => list.iter_mut().for_each(close),
+            _ => {}
+        }
+    }
+    let mut schema: Json = serde_norway::from_str(include_str!("keda_scaled_object.yaml")).unwrap();
+    close(&mut schema);
+    jsonschema::validator_for(&schema).unwrap()
+}
+
+#[test]
+fn scaled_objects_fit_the_schema_of_keda() {
+    let schema = scaled_object_schema();
+    let defaults = AutoscaleSpec::default().policies;
+    let with_metrics = ScalerMetric::ALL.into_iter().flat_map(|metric| [keda(metric, 0), keda(metric, 2)]);
+    let mut checked = 0;
+    for spec in defaults.into_iter().chain(with_metrics) {
+        if !matches!(spec.rule, ScalerRule::Keda { .. } | ScalerRule::Predictive { .. }) {
+            continue;
+        }
+        let document: Json = serde_norway::from_str(&documents(&spec).1.unwrap()).unwrap();
+        let errors: Vec<String> = schema.iter_errors(&document).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{}: {errors:?}", spec.name);
+        checked += 1;
+    }
+    assert!(checked >= 15);
+    let text = documents(&keda(ScalerMetric::Tokens, 0)).1.unwrap();
+    for (from, to) in [
+        ("minReplicaCount: 0", "minReplicaCount: none"),
+        ("pollingInterval", "pollInterval"),
+        ("activationThreshold: '0.500'", "activationThreshold: 0.5"),
+        ("stabilizationWindowSeconds: 300", "stabilizationWindowSeconds: 3601"),
+        ("type: prometheus", "kind: prometheus"),
+    ] {
+        let broken = text.replace(from, to);
+        assert_ne!(broken, text, "{from} is written");
+        let document: Json = serde_norway::from_str(&broken).unwrap();
+        assert!(!schema.is_valid(&document), "{to} passes");
+    }
 }
 
 #[test]
