@@ -2,11 +2,12 @@
 
 use llmlab_loadgen::{Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, WorkloadConfig};
 use llmlab_models::catalogue;
+use llmlab_planner::plan::bound;
 use llmlab_planner::plan::candidate::{Candidate, candidates};
 use llmlab_planner::plan::resolve::{Question, limits};
 use llmlab_planner::plan::row::Sized;
 use llmlab_planner::plan::search::Found;
-use llmlab_scenarios::plan::parse_plan;
+use llmlab_scenarios::plan::{PlanSpec, parse_plan};
 use llmlab_sim::cluster::Routing;
 
 const PLAN: &str = r#"
@@ -49,9 +50,22 @@ fn traffic(rate_rps: f64, requests: u64) -> WorkloadConfig {
     }
 }
 
+fn of(spec: &PlanSpec) -> Question<'_> {
+    Question {
+        spec,
+        model: catalogue::architecture("llama-3.1-8b").unwrap(),
+        limits: limits(&spec.slo),
+        traffic: &traffic,
+        lengths: bound::Lengths::of(&traffic).unwrap(),
+        conversations: None,
+        cancelled: &|| false,
+    }
+}
+
 fn sized(question: &Question<'_>, candidate: &Candidate) -> Sized {
-    match question.size(candidate).unwrap() {
-        Found::Serves(sized) => *sized,
+    let prepared = question.prepare(candidate).unwrap().unwrap();
+    match question.size(&prepared, None).unwrap() {
+        Found::Serves(sized, _) => *sized,
         Found::Refused(candidate, refusal) => panic!("{}: {}", candidate.words(), refusal.reason),
     }
 }
@@ -60,14 +74,7 @@ fn sized(question: &Question<'_>, candidate: &Candidate) -> Sized {
 #[test]
 fn a_limit_on_gaps_that_prompts_break_is_met_with_prompts_elsewhere() {
     let spec = parse_plan(PLAN, "apart.toml").unwrap();
-    let question = Question {
-        spec: &spec,
-        model: catalogue::architecture("llama-3.1-8b").unwrap(),
-        limits: limits(&spec.slo),
-        traffic: &traffic,
-        tokens: (2000.0, 100.0),
-        cancelled: &|| false,
-    };
+    let question = of(&spec);
     let tried = candidates(&spec.space, &["bf16"], &["bf16"], |_| true).unwrap();
     assert_eq!(tried.iter().map(|candidate| candidate.split.is_some()).collect::<Vec<_>>(), [false, true]);
     let (whole, apart) = (sized(&question, &tried[0]), sized(&question, &tried[1]));
@@ -93,8 +100,12 @@ fn a_limit_on_gaps_that_prompts_break_is_met_with_prompts_elsewhere() {
     assert!(whole.capacity.best.as_ref().unwrap().pools_busy.is_none());
 
     // TTFT has both queues' overheads and the transfer: 2000 tokens of 128 KiB at 0.8 x 50 GB/s in 6.6 ms.
-    let alone = question.at(&apart.candidate, 0.01).unwrap().observed;
-    let both = question.at(&whole.candidate, 0.01).unwrap().observed;
+    let mut quiet = spec.clone();
+    quiet.demand.peak_rps = 0.01;
+    let idle = |candidate: &Candidate| {
+        of(&quiet).together(candidate, 1, Routing::LeastOutstanding).unwrap().observed
+    };
+    let (alone, both) = (idle(&apart.candidate), idle(&whole.candidate));
     let more = alone.ttft_p50_s - both.ttft_p50_s;
     assert!((0.015 + 0.0066..0.05).contains(&more), "{more}");
     assert!((alone.tpot_p50_s / both.tpot_p50_s - 1.0).abs() < 0.05);

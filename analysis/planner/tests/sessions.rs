@@ -6,7 +6,7 @@ use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};
 use llmlab_loadgen::{
     Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Sessions, TimeDist, TurnCount, WorkloadConfig,
 };
-use llmlab_planner::plan::capacity::{Replica, capacity};
+use llmlab_planner::plan::capacity::{Replica, Start, capacity};
 use llmlab_planner::plan::conversations::Conversations;
 use llmlab_planner::plan::limits::{Latency, Limit};
 use llmlab_sim::{CostModel, Overhead, SeqShape};
@@ -71,6 +71,7 @@ fn a_cache_of_what_was_said_takes_more_sessions() {
     let capacity_of = |cached| {
         let engine = engine(cached);
         let replica = Replica {
+            apart: None,
             engine: &engine,
             cost: &Rows,
             overhead: Overhead::default(),
@@ -78,7 +79,7 @@ fn a_cache_of_what_was_said_takes_more_sessions() {
             request_s: 0.5,
             conversations: Some(conversations),
         };
-        let found = capacity(&replica, 20.0, 200, 3, &traffic, &limits, &|| false).unwrap();
+        let found = capacity(&replica, Start::anywhere(20.0), 200, 3, &traffic, &limits, &|| false).unwrap();
         let best = found.best.unwrap();
         assert!(best.verdict.met && best.observed.failed == 0);
         // Those of the warm-up and those behind the last session do not count.
