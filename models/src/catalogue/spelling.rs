@@ -54,11 +54,7 @@ pub(super) fn device<'c>(name: &str, devices: &'c [Hardware]) -> Option<&'c Hard
         return None;
     }
     let called = |device: &Hardware| -> Option<Option<&'static str>> {
-        device
-            .names()
-            .map(self::said)
-            .find(|known| known.core == said.core)
-            .map(|known| known.form)
+        device.names().map(self::said).find(|known| known.core == said.core).map(|known| known.form)
     };
     let off = |device: &Hardware| {
         let (Some(said), Some(has)) = (said.memory_gb, device.memory_gb.as_ref()) else { return 0.0 };

@@ -183,13 +183,11 @@ impl Question<'_> {
     fn at_peak(&self, replica: &Replica<'_>, sized: &Sized) -> Result<Result<AtPeak, Refusal>, PlanError> {
         let spec = self.spec;
         let (replicas, _) = sized.replicas(spec.demand.peak_rps);
-        let mut simulations = 0;
         for added in 0..=1 + replicas / 10 {
             let share = (spec.demand.peak_rps / f64::from(replicas.saturating_add(added))).max(LOWEST_RPS);
             let tried = replica.at(share, spec.workload.requests, spec.seed, self.traffic, &self.limits)?;
-            simulations += 1;
             if tried.verdict.met {
-                return Ok(Ok(AtPeak { tried, added, simulations }));
+                return Ok(Ok(AtPeak { tried, added, simulations: added + 1 }));
             }
             if (self.cancelled)() {
                 break;
