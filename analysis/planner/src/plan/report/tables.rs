@@ -72,7 +72,8 @@ pub(super) fn lines(plan: &Plan) -> Vec<Line> {
     let mut rest: Vec<(f64, Shown)> = others.chain(skipped).collect();
     rest.sort_by(|a, b| a.0.total_cmp(&b.0));
     shown.extend(rest.into_iter().take(ROWS.saturating_sub(shown.len())));
-    shown.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // Of equal prices in the order of the rows, so that the answer is before its equals.
+    shown.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let line = |(_, shown): (f64, Shown)| match shown {
         Shown::Row(place) => Line {
             cells: cells(&plan.rows[place]),
@@ -88,7 +89,7 @@ pub(super) fn lines(plan: &Plan) -> Vec<Line> {
 }
 
 /// Places in `rows` and in `skipped`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Shown {
     Row(usize),
     Skipped(usize),
