@@ -85,8 +85,13 @@ fn tensor_parallel_sizes_that_vllm_refuses_are_refused() {
 fn blocks_by_hand_where_the_table_has_no_row() {
     const GIB: u64 = 1 << 30;
     let blocks = |model: &str, tp: u32, kv: KvDtype, block_size: u32, bytes: u64| {
-        let config =
-            MemoryConfig { tp, kv, block_size, max_model_len: Some(4096), ..MemoryConfig::vllm("h100-sxm", H100_BYTES) };
+        let config = MemoryConfig {
+            tp,
+            kv,
+            block_size,
+            max_model_len: Some(4096),
+            ..MemoryConfig::vllm("h100-sxm", H100_BYTES)
+        };
         let plan = memory::kv_plan(architecture(model).unwrap(), &config, bytes).unwrap();
         (plan.page_bytes, plan.num_blocks)
     };

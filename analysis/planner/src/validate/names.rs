@@ -245,11 +245,6 @@ mod tests {
             assert_eq!(runtime(name, version), known, "{name}");
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn names_of_publishers_are_those_of_the_catalogue() {
@@ -270,13 +265,5 @@ mod tests {
         ] {
             assert_eq!(device(name).map(|device| device.name.as_str()), Some(expected), "{name}");
         }
-    }
-
-    #[test]
-    fn formats_are_those_that_plans_parse() {
-        assert_eq!(weights("bf16(unquantized)"), Some(Weights::of(WeightFormat::Bf16)));
-        assert_eq!(weights("W8A8"), weights("int8"));
-        assert_eq!(weights("Q4_K_M"), Some(Weights::mixed(4.89, 6.56)));
-        assert_eq!((weights(""), weights("published"), weights("q3_k_m")), (None, None, None));
     }
 }
