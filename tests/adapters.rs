@@ -124,8 +124,10 @@ fn a_scenario_with_adapters_runs_live_and_simulated() {
     let simulate =
         |more: &[&str]| llmlab(dir.path()).args(["simulate", "adapted.toml"]).args(more).output().unwrap();
     // A model so large that tokens wait for steps and not for the server's front end.
-    let large =
-        SCENARIO.replace("synthetic:llama-15m", "spec:llama-3.1-8b").replace("tokens = 6 }", "tokens = 64 }");
+    let large = SCENARIO
+        .replace("synthetic:llama-15m", "spec:llama-3.1-8b")
+        .replace("tokens = 6 }", "tokens = 64 }")
+        .replace("16MiB", "1GiB");
     std::fs::write(dir.path().join("adapted.toml"), large).unwrap();
     let output = simulate(&["--hardware", "h100-sxm", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
