@@ -42,6 +42,7 @@ fn more_devices_than_there_is_to_divide_is_an_error() {
         (["deepseek-v3", "--ep", "257"], "--ep 257: deepseek-v3 has 256 experts; accepted are 1 to 256"),
         (["llama-3.1-8b", "--ep", "2"], "--ep 2: llama-3.1-8b has no experts; accepted are 1 to 1"),
         (["llama-3.1-8b", "--pp", "33"], "--pp 33: llama-3.1-8b has 32 layers; accepted are 1 to 32"),
+        (["llama-3.1-8b", "--tp", "3"], "--tp 3: it does not divide the 32 heads of llama-3.1-8b"),
         (["llama-3.1-8b", "--tp", "33"], "--tp 33: llama-3.1-8b has 32 heads; accepted are 1 to 32"),
     ] {
         let (code, _, error) = run(&[&args[..], &["--hardware", "h100-sxm"]].concat());

@@ -25,6 +25,12 @@ fn sharding(args: &RooflineArgs, model: &Architecture) -> Result<Sharding, Failu
         FeedForward::Dense { .. } => None,
     });
     let experts = experts.min().unwrap_or(1);
+    if args.tp <= heads && heads % args.tp != 0 {
+        return Err(Failure::bad_input(format!(
+            "--tp {}: it does not divide the {heads} heads of {name}",
+            args.tp
+        )));
+    }
     let limits = [
         ("--tp", args.tp, heads, "heads"),
         ("--pp", args.pp, model.num_layers(), "layers"),

@@ -9,6 +9,12 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde::Serialize;
 
+/// Pixels.
+const PICTURE: u32 = 600;
+const LINE: f64 = 17.0;
+/// Width of a name.
+const NAME_DECADES: f64 = 0.5;
+
 /// One kind of operation, over all layers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Part {
@@ -167,7 +173,7 @@ impl Explanation {
     /// The roofline with the operations as points, both axes logarithmic.
     pub fn svg(&self) -> Result<String, String> {
         let mut svg = String::new();
-        let root = SVGBackend::with_string(&mut svg, (900, 600)).into_drawing_area();
+        let root = SVGBackend::with_string(&mut svg, (900, PICTURE)).into_drawing_area();
         self.draw(&root).map_err(|error| error.to_string())?;
         root.present().map_err(|error| error.to_string())?;
         drop(root);
@@ -196,14 +202,34 @@ impl Explanation {
         chart.configure_mesh().x_desc("FLOPs a byte").y_desc("TFLOP/s").draw()?;
         let line = [(left, left * slope), (roof / slope, roof), (right, roof)];
         chart.draw_series(LineSeries::new(line, BLACK.stroke_width(2)))?;
-        for (place, (part, tflops)) in points.iter().enumerate() {
+        let height = (roof * 2.0 / least).log10() / f64::from(PICTURE);
+        let names = names_apart(&points, LINE * height);
+        for (place, ((part, tflops), name_at)) in points.iter().zip(names).enumerate() {
             let color = Palette99::pick(place).to_rgba();
-            let style = ("sans-serif", 13).into_font().color(&color);
             chart.draw_series([(part.intensity, *tflops)].map(|at| Circle::new(at, 5, color.filled())))?;
-            chart.draw_series([Text::new(part.operation, (part.intensity * 1.1, *tflops), style)])?;
+            let style = ("sans-serif", 13).into_font().color(&BLACK);
+            chart.draw_series([Text::new(part.operation, (part.intensity * 1.1, name_at), style)])?;
         }
         Ok(())
     }
+}
+
+/// Where the names of the points stand: at their height, or as far below as keeps them `line` decades under a name beside them.
+fn names_apart(points: &[(&Part, f64)], line: f64) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by(|a, b| points[*b].1.total_cmp(&points[*a].1));
+    let mut at: Vec<f64> = points.iter().map(|(_, tflops)| tflops.log10()).collect();
+    for (done, place) in order.iter().enumerate() {
+        let beside = |other: &&usize| {
+            (points[**other].0.intensity / points[*place].0.intensity).log10().abs() < NAME_DECADES
+        };
+        for other in order[..done].iter().filter(beside) {
+            if (at[*other] - at[*place]).abs() < line {
+                at[*place] = at[*other] - line;
+            }
+        }
+    }
+    at.into_iter().map(|height| 10f64.powf(height)).collect()
 }
 
 impl Part {

@@ -208,7 +208,7 @@ fn binding(sized: &Sized) -> String {
     let Some(tried) = broken else { return "nothing tried".into() };
     let by = match tried.verdict.nearest {
         Some((limit, share)) if share > 1.0 || !tried.verdict.growing => limit.words(),
-        _ => "throughput: the queue grows".to_owned(),
+        _ => "the queue grows".to_owned(),
     };
     format!("{by}; steps wait for {}", sized.bound)
 }
