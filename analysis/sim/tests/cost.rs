@@ -202,3 +202,20 @@ fn a_step_with_prompts_takes_as_long_as_the_host_needs_for_its_layers() {
     }
     assert_eq!(quick.decode_time(8, 4000), slow.decode_time(8, 4000));
 }
+
+/// A token of gpt-oss-120b reads 4 of 128 experts in 4.25 bits and all of attention and the output projection in 16: 36 layers of
+/// 26.5 M weights of attention, 579 M of the projection, and 3.58 G of experts.
+#[test]
+fn experts_in_few_bits_leave_the_rest_as_it_is() {
+    let device = Device::from_catalogue(catalogue::hardware("h100-sxm").unwrap()).unwrap();
+    let model = catalogue::architecture("gpt-oss-120b").unwrap();
+    let bytes = |weights: Weights| {
+        let layers = Layers::of(model, weights, 2.0, Sharding::SINGLE);
+        let cost = Roofline::new(layers, device.clone()).step(&[decode(1)]);
+        cost.operations.iter().map(|cost| cost.bytes).sum::<f64>()
+    };
+    let apart = bytes(Weights::few_bit_experts(4.25));
+    let expected = 36.0 * 26.5e6 * 2.0 + 579e6 * 2.0 + 3.58e9 * 4.25 / 8.0;
+    assert!((apart / expected - 1.0).abs() < 0.03, "{apart} {expected}");
+    assert!(apart > 1.6 * bytes(Weights::mixed(4.47, 4.47)));
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_core::config::{EngineConfig, KvStrategy, PolicyConfig, VllmConfig};
-use llmlab_models::architecture::Architecture;
+use llmlab_models::architecture::{Architecture, FeedForward};
 use llmlab_models::catalogue::{Hardware, hardware};
 use llmlab_models::memory::{self, KvDtype, MemoryConfig, MemoryError, MemoryPlan};
 use llmlab_quant::WeightFormat;
@@ -12,7 +12,7 @@ use llmlab_scenarios::plan::{PlanSpec, Space};
 use llmlab_scenarios::spec::SloSpec;
 use llmlab_sim::cluster::{KvTransfer, Pool, Routing};
 use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
-use llmlab_sim::cost_model::{Calibration, Resource, Sharding, Weights};
+use llmlab_sim::cost_model::{Calibration, MXFP4_BITS, Resource, Sharding, Weights};
 use llmlab_sim::{CostModel, Device, Overhead, Roofline, SeqShape};
 
 use super::PlanError;
@@ -523,7 +523,11 @@ fn engine(space: &Space, kv_tokens: u64, longest: u32) -> EngineConfig {
     }
 }
 
-/// How the cost model sees a format. Mixes of GGUF, 4-bit floats, and experts in 4 bits beside other matrices count with their mean.
+fn has_experts(model: &Architecture) -> bool {
+    model.blocks.iter().any(|(_, block)| matches!(block.feed_forward, FeedForward::Experts { .. }))
+}
+
+/// How the cost model sees a format. Mixes of GGUF and 4-bit floats of the whole model count with their mean.
 pub(crate) fn cost_weights(
     weights: memory::Weights,
     plan: &MemoryPlan,
@@ -536,6 +540,7 @@ pub(crate) fn cost_weights(
         memory::Weights::Fp8 => of(WeightFormat::Fp8),
         memory::Weights::Int8 => of(WeightFormat::Int8),
         memory::Weights::Int4 { .. } => of(WeightFormat::Int4),
+        memory::Weights::Mxfp4 if has_experts(model) => Weights::few_bit_experts(MXFP4_BITS),
         memory::Weights::Mxfp4 | memory::Weights::Nvfp4 | memory::Weights::Gguf(_) => {
             let bits = 8.0 * plan.weight_bytes as f64 * f64::from(devices) / model.parameters() as f64;
             Weights::mixed(bits, bits)

@@ -4,7 +4,7 @@
 use llmlab_models::architecture::Architecture;
 use llmlab_models::catalogue::{Hardware, architecture, hardware};
 use llmlab_quant::WeightFormat;
-use llmlab_sim::cost_model::Weights;
+use llmlab_sim::cost_model::{MXFP4_BITS, Weights};
 
 /// Names of models that publishers shorten, and models of the shape of another: reissues, fine-tuned and distilled ones.
 const MODELS: &[(&str, &str)] = &[
@@ -130,7 +130,8 @@ pub fn weights(name: &str) -> Option<Weights> {
     Some(match () {
         // Four-bit arithmetic is not modelled.
         _ if says(&["nvfp4", "fp4", "w4a4", "w4a8"]) => return None,
-        _ if says(&["mxfp4"]) => Weights { bytes: 4.25 / 8.0, ..of(WeightFormat::Int4) },
+        // Published of experts alone.
+        _ if says(&["mxfp4"]) => Weights::few_bit_experts(MXFP4_BITS),
         _ if says(&["int4", "awq", "gptq", "w4a16", "4bit", "u4", "nf4", "uint4"])
             && !says(&["int8", "8bit"]) =>
         {

@@ -26,7 +26,7 @@ pub use device::{Device, DeviceClass, Link};
 pub use efficiency::Efficiency;
 pub use operation::{Operation, OperationCost, Resource, StepCost};
 pub use roofline::Roofline;
-pub use sharded::{Sharding, Weights};
+pub use sharded::{MXFP4_BITS, Sharding, Weights};
 
 use llmlab_core::executor::StageTime;
 

@@ -30,6 +30,9 @@ impl Sharding {
     }
 }
 
+/// Blocks of 32 4-bit floats with one 8-bit exponent.
+pub const MXFP4_BITS: f64 = 4.25;
+
 /// How a checkpoint's matrices are held.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
@@ -39,6 +42,8 @@ pub struct Weights {
     /// The same for embedding and output projection.
     pub head_bytes: f64,
     pub head_math: Math,
+    /// The same for experts, where they have a format of their own.
+    pub experts: Option<(Math, f64)>,
 }
 
 impl Weights {
@@ -47,8 +52,10 @@ impl Weights {
         let math = Math::of(format);
         let bytes = format.bits_per_weight() / 8.0;
         match math {
-            Math::F32 | Math::Half => Weights { math, bytes, head_bytes: bytes, head_math: math },
-            _ => Weights { math, bytes, head_bytes: 2.0, head_math: Math::Half },
+            Math::F32 | Math::Half => {
+                Weights { math, bytes, head_bytes: bytes, head_math: math, experts: None }
+            }
+            _ => Weights { math, bytes, head_bytes: 2.0, head_math: Math::Half, experts: None },
         }
     }
 
@@ -59,7 +66,18 @@ impl Weights {
             bytes: bits / 8.0,
             head_bytes: head_bits / 8.0,
             head_math: Math::WeightOnly,
+            experts: None,
         }
+    }
+
+    /// Experts in so many bits, all else in 16: a small batch reads few of the experts and all of the rest.
+    pub fn few_bit_experts(bits: f64) -> Weights {
+        Weights { experts: Some((Math::WeightOnly, bits / 8.0)), ..Weights::of(WeightFormat::Bf16) }
+    }
+
+    fn of_experts(self) -> Weights {
+        let (math, bytes) = self.experts.unwrap_or((self.math, self.bytes));
+        Weights { math, bytes, ..self }
     }
 
     fn product(&self, outputs: f64, inputs: f64) -> Product {
@@ -179,7 +197,7 @@ fn feed_forward(
             // Whole experts on each device of an expert group, or a slice of every one.
             let (here, slice) = if expert > 1.0 { (total / expert, 1.0) } else { (total, tensor) };
             let width = f64::from(width) / slice;
-            let one = weights.mlp(hidden, width, gated);
+            let one = weights.of_experts().mlp(hidden, width, gated);
             let all = |product: Product| Product {
                 outputs: product.outputs * here,
                 weight_bytes: product.weight_bytes * here,
