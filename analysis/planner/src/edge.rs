@@ -11,7 +11,7 @@ use llmlab_sim::{CostModel, Device, Roofline, SeqShape};
 use serde::Serialize;
 
 use crate::deployment::Deployment;
-use crate::plan::resolve::cost_weights;
+use crate::formats::cost_weights;
 use crate::plan::row::Provenance;
 
 /// Formats that are shown where none is named: the usual mix, the one that loses nothing to speak of, and the original.

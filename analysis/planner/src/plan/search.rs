@@ -13,8 +13,9 @@ use super::PlanError;
 use super::answer::{Clusters, Market, Plan, answer, surplus};
 use super::candidate::{Candidate, candidates};
 use super::money::{HOURS_PER_MONTH, HourlyPrice};
-use super::resolve::{KV, Prepared, Question, WEIGHTS};
+use super::resolve::{KV, Question, WEIGHTS};
 use super::row::{AtPeak, Refusal, Sized, held};
+use super::sizing::Prepared;
 use super::skipped::{Figures, Skipped, at_best, undecided};
 
 /// Candidates of a round: more than most machines have cores.

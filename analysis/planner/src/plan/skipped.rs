@@ -3,11 +3,12 @@
 use llmlab_scenarios::plan::PlanSpec;
 use serde::Serialize;
 
-use super::answer::{Plan, changes, surplus};
+use super::answer::{Plan, surplus};
 use super::bound::Bound;
 use super::candidate::Candidate;
 use super::money::{HOURS_PER_MONTH, HourlyPrice};
 use super::row::{held, replicas};
+use super::sensitivity::changes;
 
 /// A candidate as good as it could be, and the row that is better.
 #[derive(Debug, Clone, PartialEq, Serialize)]
