@@ -191,12 +191,29 @@ fn planning_ahead_and_speculation_are_planned_again() {
     check("vllm", &[&model[..], &["async_scheduling=true"]].concat(), ALL);
 }
 
+/// The first commit whose first token is an input of the next plan. The token of a request that hung up in between is
+/// seen by no plan.
+fn carried_on(lines: &[Value]) -> usize {
+    let steps: Vec<(usize, &Vec<Value>)> = lines
+        .iter()
+        .enumerate()
+        .filter_map(|(at, line)| Some((at, line.pointer("/plan/step/seqs")?.as_array()?)))
+        .collect();
+    let commit = steps.windows(2).find_map(|pair| {
+        let [(at, seqs), (next, then)] = pair else { return None };
+        let commit = (*at..*next).find(|at| lines[*at].pointer("/commit/sampled/0").is_some())?;
+        let place = lines[commit]["commit"]["sampled"][0][0].as_u64()? as usize;
+        then.iter().any(|seq| seq["id"] == seqs[place]["id"]).then_some(commit)
+    });
+    commit.expect("a request with two tokens")
+}
+
 #[test]
 fn a_recording_that_was_changed_is_found_out() {
     let (dir, file) = recorded("vllm", &[]);
     let text = std::fs::read_to_string(&file).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let commit = lines.iter().position(|line| line.pointer("/commit/sampled/0").is_some()).unwrap();
+    let commit = carried_on(&lines);
     let replay_of = |change: &dyn Fn(&mut Vec<Value>)| {
         let mut lines = lines.clone();
         change(&mut lines);
