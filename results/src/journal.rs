@@ -154,9 +154,10 @@ impl Syncer {
         if let Some(error) = state.error.take() {
             return Err(error);
         }
-        state.dirty = true;
-        drop(state);
-        self.shared.1.notify_one();
+        // Waking it at every line would cost the loop that times requests a switch of threads.
+        if !std::mem::replace(&mut state.dirty, true) {
+            self.shared.1.notify_one();
+        }
         Ok(())
     }
 

@@ -48,6 +48,7 @@ pub mod sweep;
 pub mod trial;
 
 mod error;
+mod token_events;
 
 pub use error::ResultsError;
 pub use parquet::write_parquet;

@@ -111,6 +111,7 @@ pub struct RequestRecord {
     pub role_ns: Option<u64>,
     pub first_reasoning_ns: Option<u64>,
     /// Every event with generated tokens, any channel, in order of arrival.
+    #[serde(with = "crate::token_events")]
     pub events: Vec<TokenEvent>,
     /// Stream terminator seen, or body complete.
     pub done_ns: Option<u64>,
