@@ -9,7 +9,7 @@ use crate::driver::Observer;
 use crate::framing::{FrameReader, Framing};
 use crate::issuer::At;
 use crate::protocols::{Mask, StreamEvent, Wire};
-use crate::sse::Flow;
+use crate::sse::{Flow, text};
 use crate::tally::{Failure, Tally, ns};
 
 /// An event of a token stream has a few hundred bytes; this much is only ever junk.
@@ -52,7 +52,7 @@ impl<'a> Answer<'a> {
     /// Takes an event that came whole, as a frame. True when it was the terminator.
     pub(crate) fn message(&mut self, tally: &mut Tally, at: At, data: &str) -> Result<bool, Failure> {
         let tokens_before = tally.tokens();
-        let last = take(self.wire, &mut self.mask, tally, at, data);
+        let last = take(self.wire, &mut self.mask, tally, at, data.as_bytes());
         self.tell(tally, at, tokens_before);
         last
     }
@@ -104,8 +104,14 @@ impl<'a> Answer<'a> {
 }
 
 /// True when the event was the terminator.
-fn take(wire: &Wire, mask: &mut Mask, tally: &mut Tally, at: At, data: &str) -> Result<bool, Failure> {
-    let scanned = if tally.keeps_text() { None } else { (wire.scan)(data, mask) };
+fn take(wire: &Wire, mask: &mut Mask, tally: &mut Tally, at: At, data: &[u8]) -> Result<bool, Failure> {
+    let by_parts = !tally.keeps_text();
+    if by_parts && let Some(delta) = mask.fits(data) {
+        tally.on_delta(at, delta)?;
+        return Ok(false);
+    }
+    let data = &*text(data);
+    let scanned = if by_parts { (wire.scan)(data, mask) } else { None };
     let event = match scanned {
         Some(delta) => StreamEvent::Delta(delta),
         None => (wire.parse)(data).map_err(|why| {
@@ -118,10 +124,9 @@ fn take(wire: &Wire, mask: &mut Mask, tally: &mut Tally, at: At, data: &str) -> 
         StreamEvent::Error(words) => {
             return Err(Failure::new(Outcome::Malformed, format!("error inside the stream: {words}")));
         }
-        StreamEvent::Delta(delta) => {
-            let last = delta.last;
-            tally.on_delta(at, delta)?;
-            last
+        StreamEvent::Delta(mut delta) => {
+            tally.on_delta(at, &mut delta)?;
+            delta.last
         }
     };
     if last {

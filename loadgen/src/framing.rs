@@ -1,7 +1,7 @@
 //! How a response is cut into events: the data of server-sent events, lines of JSON, or one piece of JSON as a whole.
 
 use crate::ndjson::NdjsonReader;
-use crate::sse::{EventTooLarge, Flow, SseReader, text};
+use crate::sse::{EventTooLarge, Flow, SseReader};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -43,20 +43,18 @@ impl FrameReader {
         }
     }
 
-    /// Takes the next bytes and shows the data of every event they complete, also when it then fails. After a break
+    /// Takes the next bytes and shows the data of every event they complete, which should be UTF-8, also when it then fails. After a break
     /// nothing may be pushed any more.
     pub(crate) fn visit(
         &mut self,
         bytes: &[u8],
-        mut visitor: impl FnMut(&str) -> Flow,
+        mut visitor: impl FnMut(&[u8]) -> Flow,
     ) -> Result<(), EventTooLarge> {
         match self {
             FrameReader::Sse(reader) => {
-                reader.visit(bytes, &mut |_: &[u8], data: &[u8]| visitor(&text(data))).map(drop)
+                reader.visit(bytes, &mut |_: &[u8], data: &[u8]| visitor(data)).map(drop)
             }
-            FrameReader::Ndjson(reader) => {
-                reader.visit(bytes, &mut |line: &[u8]| visitor(&text(line))).map(drop)
-            }
+            FrameReader::Ndjson(reader) => reader.visit(bytes, &mut visitor).map(drop),
             FrameReader::Json { body, limit_bytes } if body.len() + bytes.len() > *limit_bytes => {
                 Err(EventTooLarge { limit_bytes: *limit_bytes })
             }

@@ -12,8 +12,9 @@ pub(crate) struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
-        Scanner { text: text.as_bytes(), at: 0 }
+    /// Over what should be UTF-8; that it is, is not looked at.
+    pub(crate) fn new(text: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Scanner { text: text.as_ref(), at: 0 }
     }
 
     /// How many bytes were taken.
@@ -102,12 +103,26 @@ impl<'a> Scanner<'a> {
     }
 
     pub(crate) fn u32(&mut self) -> Option<u32> {
-        let digits = self.integer()?;
-        let number = digits.iter().try_fold(0u64, |number, digit| {
-            let number = number * 10 + u64::from(digit.checked_sub(b'0')?);
-            (number <= u64::from(u32::MAX)).then_some(number)
-        });
-        u32::try_from(number?).ok()
+        /// All of 32 bits, and few enough for 64.
+        const MOST_DIGITS: usize = 10;
+        self.peek()?;
+        let rest = self.text.get(self.at..)?;
+        let (mut number, mut digits) = (0u64, 0);
+        while let Some(digit) =
+            rest.get(digits).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10)
+        {
+            if digits == MOST_DIGITS {
+                return None;
+            }
+            number = number * 10 + u64::from(digit);
+            digits += 1;
+        }
+        let leading_zero = digits > 1 && rest[0] == b'0';
+        if digits == 0 || leading_zero || goes_on_as_a_number(rest.get(digits)) {
+            return None;
+        }
+        self.at += digits;
+        u32::try_from(number).ok()
     }
 
     /// Any value.
@@ -139,8 +154,7 @@ impl<'a> Scanner<'a> {
             return None;
         }
         let length = sign + digits;
-        // A fraction or an exponent follows.
-        if matches!(rest.get(length), Some(b'.' | b'e' | b'E')) {
+        if goes_on_as_a_number(rest.get(length)) {
             return None;
         }
         self.at += length;
@@ -165,6 +179,11 @@ impl<'a> Scanner<'a> {
     fn expect(&mut self, byte: u8) -> Option<()> {
         self.eats(byte).then_some(())
     }
+}
+
+/// A fraction or an exponent follows.
+fn goes_on_as_a_number(next: Option<&u8>) -> bool {
+    matches!(next, Some(b'.' | b'e' | b'E'))
 }
 
 /// Marks the bytes of a word that end a plain string: quotes, backslashes and control characters. The lowest mark is exact;

@@ -122,9 +122,9 @@ impl Tally {
         self.counted
     }
 
-    /// Takes one event; returns the tokens it carried.
-    pub(crate) fn on_delta(&mut self, at: At, mut delta: Delta) -> Result<u32, Failure> {
-        let tokens = self.tokens_in(&delta);
+    /// Takes one event, and out of it what is kept; returns the tokens it carried.
+    pub(crate) fn on_delta(&mut self, at: At, delta: &mut Delta) -> Result<u32, Failure> {
+        let tokens = self.tokens_in(delta);
         if let Some(said) = &mut self.said {
             said.ids.append(&mut delta.token_ids);
             match std::mem::take(&mut delta.content) {
@@ -154,7 +154,7 @@ impl Tally {
                 self.record.first_reasoning_ns = Some(ns(at));
             }
         }
-        if let Some(reason) = delta.finish_reason.filter(|reason| !reason.is_empty()) {
+        if let Some(reason) = delta.finish_reason.take().filter(|reason| !reason.is_empty()) {
             if matches!(reason.as_str(), "error" | "abort") {
                 return Err(Failure::new(
                     Outcome::Malformed,

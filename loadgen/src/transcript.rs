@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::conversations::in_turns;
 use crate::endpoint::Protocol;
 use crate::framing::FrameReader;
-use crate::sse::Flow;
+use crate::sse::{Flow, text};
 
 /// The bytes are in memory already; a single event cannot be larger than they are.
 const NO_LIMIT: usize = usize::MAX;
@@ -43,7 +43,7 @@ impl Protocol {
         let mut reader = FrameReader::new(self.wire().framing, NO_LIMIT);
         let mut events = Vec::new();
         let collected = reader.visit(body, |data| {
-            events.push(data.to_owned());
+            events.push(text(data).into_owned());
             Flow::Continue(())
         });
         if collected.is_ok() {

@@ -103,6 +103,14 @@ impl BodyReader {
                     self.state = if left == 0 { State::ChunkCr } else { State::Chunk { left } };
                     return Ok(Piece::Data(data));
                 }
+                State::Size { bytes: 0, any: false } if let Some((size, length)) = size_line(bytes) => {
+                    *bytes = &bytes[length..];
+                    self.state = State::Chunk { left: size };
+                }
+                State::ChunkCr if bytes.starts_with(b"\r\n") => {
+                    *bytes = &bytes[2..];
+                    self.state = State::Size { bytes: 0, any: false };
+                }
                 _ => self.between(first(bytes))?,
             }
         }
@@ -160,6 +168,20 @@ impl BodyReader {
         }
         Ok(())
     }
+}
+
+/// The size of a chunk with something in it, and the length of its line, where that lies there whole and plain: most do.
+fn size_line(bytes: &[u8]) -> Option<(u64, usize)> {
+    /// Of sizes that fit 32 bits.
+    const MOST_DIGITS: usize = 8;
+    let mut size = 0;
+    for (length, byte) in bytes.iter().take(MOST_DIGITS + 1).enumerate() {
+        match char::from(*byte).to_digit(16) {
+            Some(digit) if length < MOST_DIGITS => size = size << 4 | u64::from(digit),
+            _ => return (size > 0 && bytes[length..].starts_with(b"\r\n")).then_some((size, length + 2)),
+        }
+    }
+    None
 }
 
 /// Up to `left` bytes off the front, and how many are left then.

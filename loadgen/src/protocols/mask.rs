@@ -31,8 +31,8 @@ pub(super) enum Holds {
 }
 
 impl Mask {
-    /// What an event of the same layout says; `None` of any other.
-    pub(super) fn fits(&self, data: &str) -> Option<Delta> {
+    /// What an event of the same layout says, which is not the last of its stream; `None` of any other.
+    pub(crate) fn fits(&mut self, data: &[u8]) -> Option<&mut Delta> {
         if self.holes.is_empty() {
             return None;
         }
@@ -50,7 +50,11 @@ impl Mask {
             from = hole.end;
         }
         scanner.literal(&self.event[from..])?;
-        scanner.is_over().then(|| Delta { usage, ..self.delta.clone() })
+        if !scanner.is_over() {
+            return None;
+        }
+        self.delta.usage = usage;
+        Some(&mut self.delta)
     }
 
     /// Forgets the layout; an event is about to be read.
@@ -66,7 +70,7 @@ impl Mask {
     /// The event was read to its end. Only one like those that follow it makes a mask: with one text and no last words.
     pub(super) fn keep(&mut self, data: &str, delta: &Delta) {
         let texts = self.holes.iter().filter(|hole| hole.holds == Holds::Text).count();
-        if texts != 1 || !delta.text || delta.finish_reason.is_some() {
+        if texts != 1 || !delta.text || delta.finish_reason.is_some() || delta.last {
             return self.clear();
         }
         self.event.clear();

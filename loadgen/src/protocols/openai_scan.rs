@@ -15,11 +15,8 @@ pub(super) enum TextIn {
     Delta,
 }
 
-/// The same as the protocol's `parse`, without content and token ids.
+/// The same as the protocol's `parse`, without content and token ids. Lays the mask for the events that follow.
 pub(super) fn scan(data: &str, text_in: TextIn, mask: &mut Mask) -> Option<Delta> {
-    if let Some(delta) = mask.fits(data) {
-        return Some(delta);
-    }
     mask.clear();
     let read = event(data, text_in, mask);
     match &read {
