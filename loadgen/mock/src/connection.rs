@@ -238,7 +238,7 @@ async fn generate(
     };
     shared.counts.count_prompt(asked.prompt_tokens);
     let response = Answer::new(&asked, number, &shared.config.model);
-    let sending = Sending { stream, shared, entry, timetable, fault, due: Vec::new() };
+    let sending = Sending { stream, shared, entry, timetable, fault, due: Vec::new(), looked: read };
     match asked.stream {
         true => sending.stream(&asked, &response).await,
         false => sending.whole(&asked, &response).await,

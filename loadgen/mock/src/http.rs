@@ -148,9 +148,16 @@ pub(crate) const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/ev
     cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
 pub(crate) const STREAM_END: &[u8] = b"0\r\n\r\n";
 
+/// Appends what a chunk of so many bytes begins with. The formatter of the standard library takes longer than the event.
+pub(crate) fn chunk_size(out: &mut Vec<u8>, bytes: usize) {
+    let digits = (usize::BITS - bytes.leading_zeros()).div_ceil(4).max(1);
+    out.extend((0..digits).rev().map(|digit| b"0123456789abcdef"[bytes >> (4 * digit) & 15]));
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends one chunk of a chunked body.
 pub(crate) fn chunk(out: &mut Vec<u8>, data: &[u8]) {
-    out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+    chunk_size(out, data.len());
     out.extend_from_slice(data);
     out.extend_from_slice(b"\r\n");
 }
@@ -158,6 +165,15 @@ pub(crate) fn chunk(out: &mut Vec<u8>, data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chunk_begins_with_its_size() {
+        for bytes in [0, 1, 9, 10, 15, 16, 255, 256, 4096, 65_535, 1 << 20, usize::MAX] {
+            let mut out = Vec::new();
+            chunk_size(&mut out, bytes);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{bytes:x}\r\n"));
+        }
+    }
 
     #[test]
     fn a_head_is_read_once_it_is_whole() {

@@ -1,11 +1,12 @@
 //! Completions and chat completions of the OpenAI protocol: what was asked, and the bytes of the answer.
 
-use std::io::Write;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::http::{Request, chunk};
+use crate::http::{Request, chunk, chunk_size};
 
 pub(crate) const COMPLETIONS: &str = "/v1/completions";
 pub(crate) const CHAT: &str = "/v1/chat/completions";
@@ -35,11 +36,38 @@ struct Body {
     stream_options: Option<StreamOptions>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Prompt {
-    Ids(Vec<u32>),
-    Text(String),
+/// How many tokens a prompt has, of which nothing else matters here.
+struct Prompt {
+    tokens: u64,
+}
+
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PromptForm)
+    }
+}
+
+/// A text, or token ids.
+struct PromptForm;
+
+impl<'de> Visitor<'de> for PromptForm {
+    type Value = Prompt;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or a list of token ids")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Prompt, E> {
+        Ok(Prompt { tokens: words(text) })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<Prompt, A::Error> {
+        let mut tokens = 0;
+        while ids.next_element::<u32>()?.is_some() {
+            tokens += 1;
+        }
+        Ok(Prompt { tokens })
+    }
 }
 
 #[derive(Deserialize)]
@@ -62,8 +90,7 @@ impl Asked {
             .map_err(|error| format!("the body is not a request: {error}"))?;
         let chat = request.path == CHAT;
         let prompt_tokens = match (body.prompt, body.messages) {
-            (Some(Prompt::Ids(ids)), None) if !chat => ids.len() as u64,
-            (Some(Prompt::Text(text)), None) if !chat => words(&text),
+            (Some(prompt), None) if !chat => prompt.tokens,
             (None, Some(messages)) if chat => {
                 messages.iter().filter_map(|m| m.content.as_ref()?.as_str()).map(words).sum()
             }
@@ -213,11 +240,11 @@ impl Mould {
         if let Some(whole) = &self.whole {
             return out.extend_from_slice(whole);
         }
-        let (so_far, total) = (so_far.to_string(), (self.prompt_tokens + u64::from(so_far)).to_string());
-        let parts = [&*self.before, &so_far, &self.between, &total, &self.after];
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        // Writing to memory does not fail.
-        let _ = write!(out, "{length:x}\r\n");
+        let (mut completion, mut both) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let (total, so_far) =
+            (both.format(self.prompt_tokens + u64::from(so_far)), completion.format(so_far));
+        let parts = [&*self.before, so_far, &self.between, total, &self.after];
+        chunk_size(out, parts.iter().map(|part| part.len()).sum());
         parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         out.extend_from_slice(b"\r\n");
     }

@@ -29,6 +29,8 @@ pub(crate) struct Sending<'a> {
     pub fault: Option<Fault>,
     /// Bytes of events whose time has come, and of the one whose time is waited for.
     pub due: Vec<u8>,
+    /// When the clock was read last. What was due then needs no other look.
+    pub looked: At,
 }
 
 impl Sending<'_> {
@@ -53,7 +55,7 @@ impl Sending<'_> {
         let mould = response.mould(each);
         let mut due = self.timetable.next_event();
         self.due = head;
-        if due > self.shared.clock.now() {
+        if !self.has_come(due) {
             self.flush().await?;
         }
         for event in 0..events {
@@ -74,7 +76,7 @@ impl Sending<'_> {
             }
             self.event(due, tokens).await;
             due = self.timetable.next_event();
-            let together = self.due.len() < MOST_TOGETHER_BYTES && due <= self.shared.clock.now();
+            let together = self.due.len() < MOST_TOGETHER_BYTES && self.has_come(due);
             if event + 1 < events && !together {
                 self.flush().await?;
             }
@@ -95,9 +97,18 @@ impl Sending<'_> {
 
     /// Waits for the time of the event that was made last. It is written with those that follow at once.
     async fn event(&mut self, due: At, tokens: u32) {
-        self.shared.alarms.until(due).await;
+        if !self.has_come(due) {
+            self.shared.alarms.until(due).await;
+        }
         self.shared.counts.tokens.fetch_add(u64::from(tokens), Ordering::Relaxed);
         self.entry.served.due_ns.push(self.shared.monotonic_ns(due));
+    }
+
+    fn has_come(&mut self, due: At) -> bool {
+        if due > self.looked {
+            self.looked = self.shared.clock.now();
+        }
+        due <= self.looked
     }
 
     /// Writes the events that are due, and notes when.
