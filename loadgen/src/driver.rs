@@ -56,6 +56,8 @@ pub struct DriveOptions<'a> {
     /// CLOCK_MONOTONIC at which time zero is to be, for clients that start together; `None`: as soon as all is ready. A moment
     /// that has passed stays time zero, and what is late for it is sent late.
     pub start_monotonic_ns: Option<u64>,
+    /// Cancelled: the run is stopped and what is in flight is recorded as cancelled, without waiting for `drain`.
+    pub give_up: CancellationToken,
 }
 
 impl Default for DriveOptions<'_> {
@@ -65,6 +67,7 @@ impl Default for DriveOptions<'_> {
             time_limit: None,
             scrape: None,
             start_monotonic_ns: None,
+            give_up: CancellationToken::new(),
         }
     }
 }
@@ -150,7 +153,7 @@ pub fn drive_with(
 ) -> Result<DriveFacts, DriveError> {
     can_be_said(endpoint.protocol, workload)?;
     fd_limit::prepare(workload)?;
-    let DriveOptions { drain, time_limit, mut scrape, start_monotonic_ns } = options;
+    let DriveOptions { drain, time_limit, mut scrape, start_monotonic_ns, give_up } = options;
     let stop = cancel.child_token();
     let (reports, inbox) = mpsc::channel();
     let session = Session {
@@ -161,6 +164,7 @@ pub fn drive_with(
         time_limit,
         start_monotonic_ns,
         stop: stop.clone(),
+        give_up,
         scrape: scrape.as_ref().map(Scrape::source),
     };
     std::thread::scope(|scope| {
@@ -247,6 +251,7 @@ struct Session<'a> {
     time_limit: Option<Duration>,
     start_monotonic_ns: Option<u64>,
     stop: CancellationToken,
+    give_up: CancellationToken,
     scrape: Option<ScrapeSource>,
 }
 

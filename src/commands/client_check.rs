@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::mock::read_log;
 use crate::exit::Failure;
+use crate::leftovers::Folder;
 use crate::target::{EngineProcess, own_command};
 
 /// What is driven, against which timing, and where.
@@ -34,8 +35,7 @@ pub struct Checked {
 
 /// Starts a mock, drives the load, stops the mock and compares. On `cancel` all in flight is dropped.
 pub fn check(load: &Load<'_>, cancel: &CancellationToken) -> Result<Checked, Failure> {
-    let folder = tempfile::tempdir()
-        .map_err(|error| Failure::internal(format!("cannot create a temporary folder: {error}")))?;
+    let folder = Folder::create()?;
     let log = folder.path().join("served.jsonl");
     let mut command = own_command()?;
     command
