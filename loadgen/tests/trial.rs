@@ -211,6 +211,19 @@ fn giving_up_does_not_wait_for_the_drain() {
     }
 }
 
+/// Nobody follows, so nothing but the cost of reading changes.
+#[test]
+fn answers_that_are_kept_have_the_same_records() {
+    let server = FakeServer::always(normal(3));
+    for keep_answers in [false, true] {
+        let options = DriveOptions { keep_answers, ..DriveOptions::default() };
+        let never = CancellationToken::new();
+        let (records, facts) = run_with(&endpoint(server.url()), &closed(20, 2, 3), options, &never);
+        assert_eq!((facts.unwrap().ended, records.len()), (Ended::Complete, 20));
+        assert!(records.iter().all(|r| (r.outcome, r.events.len()) == (Outcome::Ok, 3)), "{records:?}");
+    }
+}
+
 #[test]
 fn draining_lets_requests_finish() {
     let server = FakeServer::always({

@@ -96,6 +96,8 @@ fn level(streams: u32, mock_core: Option<usize>, client_cores: &[usize]) -> Resu
     let load = Load {
         workload: &workload,
         protocol: Protocol::OpenAiCompletions,
+        tls: false,
+        keep_answers: false,
         ttft: TTFT,
         itl,
         mock_core,

@@ -267,7 +267,8 @@ pub fn measure(
         on_sample: &mut on_sample,
     });
     let give_up = interrupt::insisted().clone();
-    let options = DriveOptions { drain: DRAIN, time_limit: None, scrape, start_monotonic_ns, give_up };
+    let options =
+        DriveOptions { drain: DRAIN, scrape, start_monotonic_ns, give_up, ..DriveOptions::default() };
     let watch = ready.watch(&writer)?;
     let driven = match &plan.spec.journey {
         None => drive_with(&ready.endpoint, workload, options, &mut writer, observer, cancel)
