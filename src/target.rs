@@ -21,6 +21,9 @@ pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer one is no key but another file.
 const MAX_KEY_BYTES: u64 = 8 << 10;
 
+/// Candle computes on rayon's threads, so it must be told to leave the client's core alone like our own executor does.
+pub const CANDLE_THREADS: &str = "RAYON_NUM_THREADS";
+
 /// What a child needs to serve.
 #[derive(Debug, Clone)]
 pub struct EngineLaunch {
@@ -62,8 +65,7 @@ impl EngineProcess {
             .arg("--step-log")
             .arg(dir.join("steps.jsonl"))
             .args(record.iter().filter(|_| launch.record))
-            // Candle computes on rayon's threads; it must leave the client's core alone like our own executor.
-            .env("RAYON_NUM_THREADS", launch.threads.to_string());
+            .env(CANDLE_THREADS, launch.threads.to_string());
         EngineProcess::spawn(command, dir)
     }
 

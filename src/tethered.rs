@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::exit::Failure;
+use crate::interrupt;
+use crate::leftovers::{self, Listed};
 
 const POLL: Duration = Duration::from_millis(20);
 /// Lines of the log that an error shows.
@@ -35,6 +39,7 @@ pub struct Tethered {
     role: Role,
     log: PathBuf,
     stop_timeout: Duration,
+    _listed: Option<Listed>,
 }
 
 impl Tethered {
@@ -51,15 +56,12 @@ impl Tethered {
         if role == Role::Supervisor {
             command.stdout(messages.try_clone().map_err(cannot_write)?);
         }
-        let mut child = command
-            // A terminal's Ctrl-C is for the run, which then ends its children by closing their standard input.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stderr(messages)
-            .spawn()
+        // A terminal's Ctrl-C is for the run, which then ends its children by closing their standard input.
+        command.process_group(0).stdin(Stdio::piped()).stderr(messages);
+        let (mut child, listed) = leftovers::spawn(command, role)
             .map_err(|error| Failure::target(format!("cannot start {}: {error}", role.name())))?;
         let stdin = child.stdin.take();
-        Ok(Tethered { child, stdin, role, log, stop_timeout })
+        Ok(Tethered { child, stdin, role, log, stop_timeout, _listed: listed })
     }
 
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
@@ -119,12 +121,18 @@ impl Tethered {
         }
     }
 
-    /// Closes its standard input and waits for its end; `None` when that takes too long.
+    /// Closes its standard input and waits for its end; `None` when that takes too long. A supervisor gives its server no time
+    /// once somebody insists.
     fn end(&mut self) -> Result<Option<ExitStatus>, Failure> {
         self.stdin = None;
+        let mut told = false;
         for _ in 0..self.stop_timeout.as_millis() / POLL.as_millis() {
             if let Some(status) = self.exited()? {
                 return Ok(Some(status));
+            }
+            if self.role == Role::Supervisor && !told && interrupt::insisted().is_cancelled() {
+                let _ = kill_process(Pid::from_child(&self.child), Signal::INT);
+                told = true;
             }
             std::thread::sleep(POLL);
         }

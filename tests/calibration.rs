@@ -79,6 +79,42 @@ fn a_run_measures_its_own_client() {
     }
 }
 
+/// Over TLS, in a protocol that only serde reads, with answers that a later turn needs.
+#[test]
+fn the_client_is_calibrated_as_it_was_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let mock = Mock::start(dir.path(), &["--tls", "ca.pem"]);
+    assert!(mock.url.starts_with("https://"), "{}", mock.url);
+    let text = format!(
+        r#"
+name = "calibrated"
+[workload]
+lengths = {{ input = {{ distribution = "fixed", tokens = 20 }}, output = {{ distribution = "fixed", tokens = 15 }} }}
+sessions = {{ turns = {{ distribution = "fixed", count = 2 }} }}
+requests = 20
+arrivals = {{ users = 4 }}
+[[target]]
+name = "server"
+endpoint = {{ url = "{}", protocol = "anthropic", model = "mock", ca_file = "ca.pem" }}
+"#,
+        mock.url
+    );
+    std::fs::write(dir.path().join("calibrated.toml"), text).unwrap();
+    let output = run(dir.path(), &[]);
+    mock.stop();
+    let stored = manifest(dir.path());
+    match stored.client_calibration {
+        Some(ClientCalibration::Measured(facts)) => {
+            assert_eq!((facts.protocol.as_str(), facts.tls, facts.keep_answers), ("anthropic", true, true));
+            assert!(facts.ttft.samples > 0 && facts.itl.samples > facts.ttft.samples, "{facts:?}");
+        }
+        Some(ClientCalibration::Failed { why }) => {
+            assert!(why.contains("the timing server was late itself"), "{why}");
+        }
+        other => panic!("{other:?}\n{}", stderr(&output)),
+    }
+}
+
 #[test]
 fn a_report_judges_the_run_by_what_its_client_got_wrong() {
     let dir = tempfile::tempdir().unwrap();

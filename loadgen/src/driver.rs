@@ -60,6 +60,10 @@ pub struct DriveOptions<'a> {
     /// CLOCK_MONOTONIC at which time zero is to be, for clients that start together; `None`: as soon as all is ready. A moment
     /// that has passed stays time zero, and what is late for it is sent late.
     pub start_monotonic_ns: Option<u64>,
+    /// Cancelled: the run is stopped and what is in flight is recorded as cancelled, without waiting for `drain`.
+    pub give_up: CancellationToken,
+    /// Reads every answer as one that a later turn needs, at the price that has.
+    pub keep_answers: bool,
 }
 
 impl Default for DriveOptions<'_> {
@@ -69,6 +73,8 @@ impl Default for DriveOptions<'_> {
             time_limit: None,
             scrape: None,
             start_monotonic_ns: None,
+            give_up: CancellationToken::new(),
+            keep_answers: false,
         }
     }
 }
@@ -154,7 +160,7 @@ pub fn drive_with(
 ) -> Result<DriveFacts, DriveError> {
     can_be_said(endpoint.protocol, workload)?;
     fd_limit::prepare(workload)?;
-    let DriveOptions { drain, time_limit, mut scrape, start_monotonic_ns } = options;
+    let DriveOptions { drain, time_limit, mut scrape, start_monotonic_ns, give_up, keep_answers } = options;
     let stop = cancel.child_token();
     let (reports, inbox) = mpsc::channel();
     let session = Session {
@@ -165,6 +171,8 @@ pub fn drive_with(
         time_limit,
         start_monotonic_ns,
         stop: stop.clone(),
+        give_up,
+        keep_answers,
         scrape: scrape.as_ref().map(Scrape::source),
     };
     std::thread::scope(|scope| {
@@ -254,6 +262,8 @@ struct Session<'a> {
     time_limit: Option<Duration>,
     start_monotonic_ns: Option<u64>,
     stop: CancellationToken,
+    give_up: CancellationToken,
+    keep_answers: bool,
     scrape: Option<ScrapeSource>,
 }
 

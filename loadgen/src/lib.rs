@@ -74,7 +74,7 @@ pub use lengths::{LengthDist, Lengths, TraceRow};
 pub use pacing::Pacer;
 pub use popularity::Popularity;
 pub use prefix_tree::PrefixTree;
-pub use prompt_fit::{Fitted, fit_prompts};
+pub use prompt_fit::{Fitted, Fitter, fit_prompts};
 pub use prompts::PromptStyle;
 pub use scrape::Scrape;
 pub use sessions::{Sessions, Turn, TurnCount};

@@ -24,7 +24,7 @@ const PREFLIGHT_WORDS: [u32; 3] = [8, 40, 160];
 const PREFLIGHT_INDEX: u64 = 1 << 40;
 /// A server that takes longer over so little is measured as it is.
 const PREFLIGHT_TIME: Duration = Duration::from_secs(60);
-/// All prompts together may take this long; those left then go by the line.
+/// All prompts of a measured workload together may take this long.
 const FIT_TIME: Duration = Duration::from_secs(120);
 /// Counts of one prompt.
 const TRIES: usize = 16;
@@ -42,40 +42,92 @@ pub fn fit_prompts(
     workload: &Workload,
     cancel: &CancellationToken,
 ) -> Result<Option<Fitted>, DriveError> {
-    let is_text = |request: &PlannedRequest| matches!(request.prompt, Prompt::Text(_));
-    if workload.sessions.is_some() || !workload.requests.iter().any(is_text) {
-        return Ok(None);
-    }
-    let longest = workload.requests.iter().map(|request| request.prompt_tokens).max().unwrap_or(1);
-    let seen = preflight(endpoint, longest, cancel)?;
-    let line = Line::through(&seen);
-    let counter = Tokenizer::find(endpoint, &text(&preflight_words(4)))
-        .and_then(|tokenizer| Counter::new(tokenizer, &seen));
-    let clock = Clock::start();
-    let mut fitted = workload.clone();
-    let mut missed = 0;
-    for request in &mut fitted.requests {
-        let Prompt::Text(words) = &request.prompt else { continue };
-        let mut prompt = Words::new(words, request.index);
-        let wanted = request.prompt_tokens;
-        if let Some(line) = line {
-            prompt.set_len(line.words(wanted));
+    let fitter = Fitter::ask(endpoint, workload, cancel)?;
+    Ok(fitter.map(|fitter| fitter.fit(workload, FIT_TIME, cancel)))
+}
+
+/// How a server counts: good for all workloads of a kind.
+pub struct Fitter {
+    line: Option<Line>,
+    counter: Option<Counter>,
+}
+
+impl Fitter {
+    /// Asks the server, with a few requests for one token each. `None` where nothing of such a workload needs fitting.
+    pub fn ask(
+        endpoint: &Endpoint,
+        workload: &Workload,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Fitter>, DriveError> {
+        let is_text = |request: &PlannedRequest| matches!(request.prompt, Prompt::Text(_));
+        if workload.sessions.is_some() || !workload.requests.iter().any(is_text) {
+            return Ok(None);
         }
-        if let Some(counter) = &counter {
-            let per_word = line.map_or(1.0, |line| line.per_word);
-            let in_time = !cancel.is_cancelled() && clock.now() < FIT_TIME;
-            missed += u64::from(!(in_time && prompt.reach(wanted, per_word, |text| counter.count(text))));
-        }
-        request.prompt = Prompt::Text(prompt.text());
+        let longest = workload.requests.iter().map(|request| request.prompt_tokens).max().unwrap_or(1);
+        let seen = preflight(endpoint, longest, cancel)?;
+        let counter = Tokenizer::find(endpoint, &text(&preflight_words(4)))
+            .and_then(|tokenizer| Counter::new(tokenizer, &seen));
+        Ok(Some(Fitter { line: Line::through(&seen), counter }))
     }
-    let method = match (&counter, line) {
-        (Some(_), _) => PromptFitMethod::Tokenizer,
-        (None, Some(_)) => PromptFitMethod::Usage,
-        (None, None) => PromptFitMethod::Estimate,
-    };
-    let line = line.unwrap_or(Line { overhead: 0.0, per_word: 1.0 });
-    let facts = PromptFit { method, overhead_tokens: line.overhead, tokens_per_word: line.per_word, missed };
-    Ok(Some(Fitted { workload: fitted, facts }))
+
+    /// Asks the tokenizer, if there is one, for `time`; prompts left by then go by the line.
+    pub fn fit(&self, workload: &Workload, time: Duration, cancel: &CancellationToken) -> Fitted {
+        let clock = Clock::start();
+        let (mut line, mut exact) = (self.line, Exact::default());
+        let mut fitted = workload.clone();
+        let mut missed = 0;
+        for request in &mut fitted.requests {
+            let Prompt::Text(words) = &request.prompt else { continue };
+            let mut prompt = Words::new(words, request.index);
+            let wanted = request.prompt_tokens;
+            let in_time = self.counter.is_some() && !cancel.is_cancelled() && clock.now() < time;
+            if !in_time {
+                line = line.map(|line| exact.corrected(line));
+            }
+            if let Some(line) = line {
+                prompt.set_len(line.words(wanted));
+            }
+            if let Some(counter) = &self.counter {
+                let per_word = line.map_or(1.0, |line| line.per_word);
+                let reached = in_time && prompt.reach(wanted, per_word, |text| counter.count(text));
+                missed += u64::from(!reached);
+                if reached {
+                    exact.note(&prompt, wanted);
+                }
+            }
+            request.prompt = Prompt::Text(prompt.text());
+        }
+        let method = match (&self.counter, self.line) {
+            (Some(_), _) => PromptFitMethod::Tokenizer,
+            (None, Some(_)) => PromptFitMethod::Usage,
+            (None, None) => PromptFitMethod::Estimate,
+        };
+        let line = self.line.unwrap_or(Line { overhead: 0.0, per_word: 1.0 });
+        let (overhead_tokens, tokens_per_word) = (line.overhead, line.per_word);
+        Fitted { workload: fitted, facts: PromptFit { method, overhead_tokens, tokens_per_word, missed } }
+    }
+}
+
+/// Prompts of exact length so far. They say more of tokens a word than the few requests of the line.
+#[derive(Debug, Default)]
+struct Exact {
+    prompts: u64,
+    words: u64,
+    tokens: u64,
+}
+
+impl Exact {
+    fn note(&mut self, prompt: &Words, tokens: u32) {
+        self.prompts += 1;
+        self.words += prompt.kept as u64;
+        self.tokens += u64::from(tokens);
+    }
+
+    fn corrected(&self, line: Line) -> Line {
+        let of_words = self.tokens as f64 - line.overhead * self.prompts as f64;
+        let per_word = of_words / self.words as f64;
+        if Line::is_plausible(per_word) { Line { per_word, ..line } } else { line }
+    }
 }
 
 /// What the server counted: words sent, their text, tokens.
@@ -145,8 +197,12 @@ impl Line {
         let spread: f64 = seen.iter().map(|c| (f64::from(c.words) - x).powi(2)).sum();
         let both: f64 = seen.iter().map(|c| (f64::from(c.words) - x) * (f64::from(c.tokens) - y)).sum();
         let per_word = both / spread;
-        (per_word.is_finite() && (0.1..=100.0).contains(&per_word))
-            .then_some(Line { overhead: y - per_word * x, per_word })
+        Line::is_plausible(per_word).then_some(Line { overhead: y - per_word * x, per_word })
+    }
+
+    /// False of what comes of nothing counted, too.
+    fn is_plausible(per_word: f64) -> bool {
+        (0.1..=100.0).contains(&per_word)
     }
 
     fn words(&self, tokens: u32) -> usize {
@@ -257,6 +313,19 @@ mod tests {
         for none in [&[][..], &[(8, 9)], &[(8, 9), (8, 9)], &[(8, 90), (80, 9)]] {
             assert_eq!(Line::through(&seen(none)), None);
         }
+    }
+
+    #[test]
+    fn exact_prompts_correct_the_line_for_the_rest() {
+        let line = Line { overhead: 7.0, per_word: 1.5 };
+        let mut exact = Exact::default();
+        assert_eq!(exact.corrected(line), line);
+        for words in [10, 30] {
+            let mut prompt = Words::new("time", 0);
+            prompt.set_len(words);
+            exact.note(&prompt, 7 + 2 * words as u32);
+        }
+        assert_eq!(exact.corrected(line), Line { overhead: 7.0, per_word: 2.0 });
     }
 
     /// Three tokens of template; long words are two.

@@ -194,6 +194,37 @@ fn cancelling_records_what_is_in_flight_and_issues_no_more() {
 }
 
 #[test]
+fn giving_up_does_not_wait_for_the_drain() {
+    let server = FakeServer::always(vec![head(), event(&token(Some(1))), Act::Hang]);
+    // Also where nobody said stop before.
+    for stopped in [true, false] {
+        let observer = CancelAfter { after: 3, seen: AtomicU64::new(0), token: CancellationToken::new() };
+        let give_up = observer.token.clone();
+        let stop = if stopped { give_up.clone() } else { CancellationToken::new() };
+        let mut records = Records::default();
+        let options = DriveOptions { drain: Duration::MAX, give_up, ..DriveOptions::default() };
+        let facts =
+            drive_with(&endpoint(server.url()), &closed(50, 3, 4), options, &mut records, &observer, &stop)
+                .unwrap();
+        assert_eq!((facts.ended, facts.issued, records.0.len()), (Ended::Cancelled, 3, 3));
+        assert!(records.0.iter().all(|r| r.outcome == Outcome::Cancelled), "{:?}", records.0);
+    }
+}
+
+/// Nobody follows, so nothing but the cost of reading changes.
+#[test]
+fn answers_that_are_kept_have_the_same_records() {
+    let server = FakeServer::always(normal(3));
+    for keep_answers in [false, true] {
+        let options = DriveOptions { keep_answers, ..DriveOptions::default() };
+        let never = CancellationToken::new();
+        let (records, facts) = run_with(&endpoint(server.url()), &closed(20, 2, 3), options, &never);
+        assert_eq!((facts.unwrap().ended, records.len()), (Ended::Complete, 20));
+        assert!(records.iter().all(|r| (r.outcome, r.events.len()) == (Outcome::Ok, 3)), "{records:?}");
+    }
+}
+
+#[test]
 fn draining_lets_requests_finish() {
     let server = FakeServer::always({
         let mut acts = normal(2);

@@ -33,6 +33,12 @@ pub struct CalibrationFacts {
     pub trial: String,
     /// What was spoken with the mock; another than with the target where the mock does not know that one.
     pub protocol: String,
+    /// Over TLS, as the trial was.
+    #[serde(default)]
+    pub tls: bool,
+    /// Answers were read as those that a later turn of a conversation needs, as in the trial.
+    #[serde(default)]
+    pub keep_answers: bool,
     /// Most requests in flight at once.
     pub streams: u64,
     pub requests: u64,
@@ -105,6 +111,8 @@ mod tests {
         CalibrationFacts {
             trial: "r1".into(),
             protocol: "openai-chat".into(),
+            tls: false,
+            keep_answers: false,
             streams: 4,
             requests: 100,
             rate_rps: 3.0,

@@ -19,6 +19,6 @@ pub struct PromptFit {
     /// What a chat template and special tokens add to every prompt.
     pub overhead_tokens: f64,
     pub tokens_per_word: f64,
-    /// Prompts that no number of words made exact, by the tokenizer's count.
+    /// Prompts that no number of words made exact, by the tokenizer's count, or that there was no time for.
     pub missed: u64,
 }

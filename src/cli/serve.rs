@@ -105,6 +105,9 @@ pub struct MockArgs {
     /// Poll the clock for this long before an event instead of sleeping to its time
     #[arg(long, default_value = "50us", value_name = "TIME", value_parser = parse_duration)]
     pub spin: Duration,
+    /// Speak TLS, with a certificate made now for localhost and the address; it goes to this new file (PEM), for a client's ca_file
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    pub tls: Option<PathBuf>,
     /// Stay on this core
     #[arg(long, value_name = "N")]
     pub core: Option<usize>,

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::mock::read_log;
 use crate::exit::Failure;
+use crate::leftovers::Folder;
 use crate::target::{EngineProcess, own_command};
 
 /// What is driven, against which timing, and where.
@@ -17,6 +18,10 @@ pub struct Load<'a> {
     pub workload: &'a Workload,
     /// One that the mock speaks.
     pub protocol: Protocol,
+    /// With a certificate that the mock makes.
+    pub tls: bool,
+    /// See [`DriveOptions::keep_answers`].
+    pub keep_answers: bool,
     pub ttft: Duration,
     pub itl: Duration,
     /// `None`: wherever the system puts it.
@@ -34,8 +39,7 @@ pub struct Checked {
 
 /// Starts a mock, drives the load, stops the mock and compares. On `cancel` all in flight is dropped.
 pub fn check(load: &Load<'_>, cancel: &CancellationToken) -> Result<Checked, Failure> {
-    let folder = tempfile::tempdir()
-        .map_err(|error| Failure::internal(format!("cannot create a temporary folder: {error}")))?;
+    let folder = Folder::create()?;
     let log = folder.path().join("served.jsonl");
     let mut command = own_command()?;
     command
@@ -44,6 +48,10 @@ pub fn check(load: &Load<'_>, cancel: &CancellationToken) -> Result<Checked, Fai
         .args(["--itl", &format!("{}ns", load.itl.as_nanos())])
         .arg("--log")
         .arg(&log);
+    let ca_file = load.tls.then(|| folder.path().join("ca.pem"));
+    if let Some(file) = &ca_file {
+        command.arg("--tls").arg(file);
+    }
     command.args(load.mock_core.map(|core| format!("--core={core}")));
     let EngineProcess { process, url } = EngineProcess::spawn(command, folder.path())?;
     let endpoint = Endpoint {
@@ -51,7 +59,7 @@ pub fn check(load: &Load<'_>, cancel: &CancellationToken) -> Result<Checked, Fai
         protocol: load.protocol,
         model: "mock".into(),
         api_key: None,
-        ca_file: None,
+        ca_file,
         timeouts: Timeouts::default(),
     };
     let (driven, records) = drive(load, &endpoint, cancel)?;
@@ -68,8 +76,12 @@ fn drive(
 ) -> Result<(DriveFacts, Vec<RequestRecord>), Failure> {
     let driving = || {
         let mut records = Vec::new();
-        let options =
-            DriveOptions { drain: Duration::ZERO, time_limit: load.time_limit, ..DriveOptions::default() };
+        let options = DriveOptions {
+            drain: Duration::ZERO,
+            time_limit: load.time_limit,
+            keep_answers: load.keep_answers,
+            ..DriveOptions::default()
+        };
         let driven = drive_with(endpoint, load.workload, options, &mut records, &Silent, cancel)
             .map_err(Failure::target)?;
         Ok((driven, records))

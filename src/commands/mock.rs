@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use llmlab_mock::{Accuracy, Faults, Jitter, MockConfig, Served, Timing, affinity, compare, log};
+use llmlab_mock::{
+    Accuracy, Certificate, Faults, Jitter, MockConfig, Served, Timing, affinity, compare, log,
+};
 use llmlab_results::calibration::Errors;
 
 use crate::cli::MockArgs;
@@ -34,6 +36,7 @@ pub fn mock(args: MockArgs) -> Result<Code, Failure> {
         faults: Faults::new(args.faults).map_err(Failure::bad_input)?,
         seed: args.seed,
         spin: args.spin,
+        tls: args.tls.as_deref().map(|file| certificate(args.host, file)).transpose()?,
     };
     let (served, writer) = match &args.log {
         Some(path) => log_to(path).map(|(served, writer)| (Some(served), Some(writer)))?,
@@ -46,8 +49,9 @@ pub fn mock(args: MockArgs) -> Result<Code, Failure> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
     let addr = config.addr;
-    let listening = |addr| {
-        println!("listening on http://{addr}");
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let listening = move |addr| {
+        println!("listening on {scheme}://{addr}");
         let _ = std::io::stdout().flush();
     };
     runtime
@@ -60,6 +64,18 @@ pub fn mock(args: MockArgs) -> Result<Code, Failure> {
         Some(Ok(Err(error))) => Err(Failure::internal(format!("the log could not be written: {error}"))),
         Some(Err(_)) => Err(Failure::internal("the log's thread panicked")),
     }
+}
+
+/// Made now, and written where a client finds it.
+fn certificate(host: IpAddr, file: &Path) -> Result<Certificate, Failure> {
+    let made = Certificate::make(host).map_err(Failure::internal)?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(file)
+        .and_then(|mut out| out.write_all(made.pem().as_bytes()))
+        .map_err(|error| Failure::bad_input(format!("--tls {}: {error}", file.display())))?;
+    Ok(made)
 }
 
 type LogThread = JoinHandle<std::io::Result<()>>;

@@ -1,6 +1,7 @@
 //! `llmlab serve`: the reference engine as a server, in its own process.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,10 +13,14 @@ use llmlab_scenarios::spec::EngineSpec;
 use crate::cli::ServeArgs;
 use crate::exit::{Code, Failure};
 use crate::parent::shutdown;
-use crate::{adapters, wire};
+use crate::target::{CANDLE_THREADS, own_command};
+use crate::{adapters, host, wire};
 
 pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
     let spec = engine_spec(&args)?;
+    if spec.executor == "candle" {
+        candle_threads(spec.threads.unwrap_or_else(host::default_threads))?;
+    }
     let model = llmlab_models::load(&args.model, args.model_seed).map_err(Failure::bad_input)?;
     let resolved = wire::resolve_engine(&spec, &model, args.max_model_len).map_err(Failure::bad_input)?;
     let (lora_modules, adapters) = named_adapters(&args.lora_modules, &model.spec, args.model_seed)?;
@@ -57,6 +62,17 @@ pub fn serve(args: ServeArgs) -> Result<Code, Failure> {
         ))
         .map_err(Failure::target)?;
     Ok(Code::Pass)
+}
+
+/// Candle takes its number of threads from the environment, which a process cannot safely change for itself: this program
+/// starts anew in its own place where the number there is another. Returns where it is not.
+fn candle_threads(threads: u32) -> Result<(), Failure> {
+    let threads = threads.to_string();
+    if std::env::var(CANDLE_THREADS).is_ok_and(|set| set == threads) {
+        return Ok(());
+    }
+    let error = own_command()?.args(std::env::args_os().skip(1)).env(CANDLE_THREADS, threads).exec();
+    Err(Failure::internal(format!("cannot start with the threads that candle was given: {error}")))
 }
 
 /// Names and adapters from `NAME=FOLDER` and `NAME=synthetic:RANK`.

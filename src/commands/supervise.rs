@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
 };
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use crate::cli::SuperviseArgs;
 use crate::exit::{Code, Failure};
@@ -33,6 +34,8 @@ enum Event {
     /// Nothing runs below this process any more.
     AllGone,
     Stop,
+    /// Stop without any grace.
+    Kill,
 }
 
 /// The server writes to this process's standard output and error, and so do we.
@@ -41,6 +44,13 @@ pub fn supervise(args: SuperviseArgs) -> Result<Code, Failure> {
     let _ = set_child_subreaper(Some(getpid()));
     let Some((program, arguments)) = args.run.split_first() else {
         return Err(Failure::bad_input("nothing to run"));
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
+    // From before there is anything to end: unheard, it would end this process alone.
+    let insisted = {
+        let _inside = runtime.enter();
+        signal(SignalKind::interrupt()).map_err(Failure::internal)?
     };
     let child = Command::new(program).args(arguments).process_group(0).stdin(Stdio::null()).spawn();
     let child = match child {
@@ -54,20 +64,17 @@ pub fn supervise(args: SuperviseArgs) -> Result<Code, Failure> {
     let (tell, told) = mpsc::channel();
     let reaper = tell.clone();
     thread("reaper", move || reap(server, &reaper))?;
-    thread("stop", move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        // Without a runtime there is no way to hear of a stop, so stop at once.
-        if let Ok(runtime) = runtime {
-            runtime.block_on(parent::shutdown(true));
-        }
-        let _ = tell.send(Event::Stop);
-    })?;
+    thread("stop", move || runtime.block_on(hear(insisted, &tell)))?;
     let grace = Duration::from_millis(args.stop_timeout_ms);
     let code = match told.recv() {
         Ok(Event::Stop) => STOPPED,
         Ok(Event::Exited(status)) => {
             eprintln!("llmlab: the server exited by itself ({status})");
             ENDED_BY_ITSELF
+        }
+        Ok(Event::Kill) => {
+            kill(server, &told);
+            return Ok(STOPPED);
         }
         Ok(Event::AllGone) | Err(_) => ENDED_BY_ITSELF,
     };
@@ -94,33 +101,59 @@ fn reap(server: Pid, tell: &mpsc::Sender<Event>) {
     }
 }
 
+/// Tells what the parent wants. SIGINT says that somebody insists, before a stop or after it.
+async fn hear(mut insisted: Signals, tell: &mpsc::Sender<Event>) {
+    tokio::select! {
+        () = parent::shutdown(true) => {
+            let _ = tell.send(Event::Stop);
+            insisted.recv().await;
+        }
+        _ = insisted.recv() => {}
+    }
+    let _ = tell.send(Event::Kill);
+}
+
 /// SIGTERM to the server's group, then SIGKILL to whatever is left below this process.
 fn end(server: Pid, events: &mpsc::Receiver<Event>, grace: Duration) {
     let _ = kill_process_group(server, Signal::TERM);
-    if all_gone_within(events, grace) {
-        return;
+    match gone_within(events, grace) {
+        Gone::Yes => return,
+        Gone::No => eprintln!("llmlab: the server did not stop within {grace:?} of SIGTERM and is killed"),
+        Gone::NotWaitedFor => eprintln!("llmlab: the server is killed, before its stop_timeout was over"),
     }
-    eprintln!("llmlab: the server did not stop within {grace:?} of SIGTERM and is killed");
+    kill(server, events);
+}
+
+fn kill(server: Pid, events: &mpsc::Receiver<Event>) {
     for _ in 0..KILL_TIME.as_millis() / KILL_AGAIN.as_millis() {
         let _ = kill_process_group(server, Signal::KILL);
         for orphan in children() {
             let _ = kill_process(orphan, Signal::KILL);
         }
-        if all_gone_within(events, KILL_AGAIN) {
+        if matches!(gone_within(events, KILL_AGAIN), Gone::Yes) {
             return;
         }
     }
     eprintln!("llmlab: processes of the server still run");
 }
 
-/// The wait starts anew with each event; there are two at most.
-fn all_gone_within(events: &mpsc::Receiver<Event>, time: Duration) -> bool {
+enum Gone {
+    Yes,
+    No,
+    /// Somebody insists.
+    NotWaitedFor,
+}
+
+/// The wait starts anew with each event; there are few.
+fn gone_within(events: &mpsc::Receiver<Event>, time: Duration) -> Gone {
     while let Ok(event) = events.recv_timeout(time) {
-        if matches!(event, Event::AllGone) {
-            return true;
+        match event {
+            Event::AllGone => return Gone::Yes,
+            Event::Kill => return Gone::NotWaitedFor,
+            Event::Exited(_) | Event::Stop => {}
         }
     }
-    false
+    Gone::No
 }
 
 /// Orphans of other process groups among them.

@@ -190,6 +190,8 @@ fn calibrated(ttft_ms: u64, itl_ms: u64) -> ClientCalibration {
     ClientCalibration::Measured(CalibrationFacts {
         trial: "base-r1".into(),
         protocol: "openai-completions".into(),
+        tls: false,
+        keep_answers: false,
         streams: 40,
         requests: 60,
         rate_rps: 20.0,

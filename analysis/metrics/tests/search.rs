@@ -135,26 +135,60 @@ fn the_found_rate_is_near_the_true_one_and_rather_below_it() {
     assert!(found.iter().all(|ratio| (0.8..1.2).contains(ratio)), "{found:?}");
 }
 
-/// Prints the table of docs/measuring.md: `cargo test --release -p llmlab-metrics --test search -- --ignored --nocapture`.
-#[test]
-#[ignore = "a thousand searches take minutes; twelve of them are checked every time"]
-fn bias_over_many_seeds() {
-    for (requests, most) in [(300, 1), (300, 3), (1000, 1), (1000, 3), (3000, 3)] {
-        let searches: Vec<TargetSearch> = (0..200).map(|seed| search(seed, requests, most)).collect();
+/// What many searches come to; shares of one.
+#[derive(Debug)]
+struct Bias {
+    mean: f64,
+    deviation: f64,
+    /// Of the intervals, those with the true edge inside.
+    covered: f64,
+    /// And those with both ends: one without says little and is never wrong.
+    closed: f64,
+}
+
+impl Bias {
+    fn of(searches: u64, requests: u64, most: u32) -> Bias {
+        let searches: Vec<TargetSearch> = (0..searches).map(|seed| search(seed, requests, most)).collect();
+        let n = searches.len() as f64;
         let inside = |s: &&TargetSearch| {
             s.interval.0.is_none_or(|low| low <= TRUE_RPS) && s.interval.1.is_none_or(|high| high >= TRUE_RPS)
         };
-        let covered = searches.iter().filter(inside).count() as f64 / searches.len() as f64;
+        let closed = |s: &&TargetSearch| s.interval.0.is_some() && s.interval.1.is_some();
         let found: Vec<f64> = searches.iter().map(|search| held(search) / TRUE_RPS - 1.0).collect();
-        let mean = found.iter().sum::<f64>() / found.len() as f64;
-        let deviation = (found.iter().map(|f| (f - mean).powi(2)).sum::<f64>() / found.len() as f64).sqrt();
+        let mean = found.iter().sum::<f64>() / n;
+        Bias {
+            mean,
+            deviation: (found.iter().map(|f| (f - mean).powi(2)).sum::<f64>() / n).sqrt(),
+            covered: searches.iter().filter(inside).count() as f64 / n,
+            closed: searches.iter().filter(closed).count() as f64 / n,
+        }
+    }
+}
+
+/// The shortest trials, of which the most can be had; the next test has them all.
+#[test]
+fn short_trials_are_not_biased_and_their_intervals_hold_what_they_say() {
+    let bias = Bias::of(60, 300, 1);
+    // Three standard errors of the mean, and of a share of 95 %.
+    assert!(bias.mean.abs() < 3.0 * 0.123 / 60.0_f64.sqrt(), "{bias:?}");
+    assert!(bias.covered > 0.86 && bias.closed > 0.9, "{bias:?}");
+}
+
+/// Prints the table of docs/measuring.md: `cargo test --release -p llmlab-metrics --test search -- --ignored --nocapture`.
+#[test]
+#[ignore = "a thousand searches take minutes; some of them are checked every time"]
+fn bias_over_many_seeds() {
+    for (requests, most) in [(300, 1), (300, 3), (1000, 1), (1000, 3), (3000, 3)] {
+        let bias = Bias::of(200, requests, most);
         println!(
-            "{requests} requests, {most} trials: bias {:+.1} %, standard deviation {:.1} %, interval holds the edge in {:.0} %",
-            mean * 100.0,
-            deviation * 100.0,
-            covered * 100.0
+            "{requests} requests, {most} trials: bias {:+.1} %, standard deviation {:.1} %, interval holds the edge in {:.0} %, has both ends in {:.0} %",
+            bias.mean * 100.0,
+            bias.deviation * 100.0,
+            bias.covered * 100.0,
+            bias.closed * 100.0
         );
-        assert!(mean.abs() < 0.04 && covered > 0.9, "{requests} requests, {most} trials");
+        let holds = bias.mean.abs() < 0.04 && bias.covered > 0.9 && bias.closed > 0.9;
+        assert!(holds, "{requests} requests, {most} trials: {bias:?}");
     }
 }
 

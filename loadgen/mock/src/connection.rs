@@ -12,13 +12,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::alarm::Alarms;
+use crate::answering::{Answering, Asked};
+use crate::dialects::{self, Dialect};
 use crate::fault::Fault;
 use crate::http::{Reader, Request, answer};
 use crate::log::{Entry, Served};
-use crate::openai::{self, Answer, Asked, CHAT, COMPLETIONS};
+use crate::openai::{self, CHAT, COMPLETIONS};
 use crate::reading::{self, EMBEDDINGS, TOKENIZE};
 use crate::sending::Sending;
 use crate::server::MockConfig;
+use crate::stream::Stream;
 use crate::timing::Timetable;
 use crate::websocket;
 
@@ -65,13 +68,16 @@ impl Shared {
     }
 }
 
-pub(crate) async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
+pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // A client that went away is no news: its request's line says how far it came.
-    let _ = converse(&mut stream, &shared).await;
+    let _ = async {
+        let mut stream = Stream::open(stream, shared.config.tls.as_ref()).await?;
+        converse(&mut stream, &shared).await
+    }
+    .await;
 }
 
-async fn converse(stream: &mut TcpStream, shared: &Shared) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn converse(stream: &mut Stream, shared: &Shared) -> io::Result<()> {
     let mut reader = Reader::default();
     let mut reused = false;
     loop {
@@ -94,7 +100,7 @@ async fn converse(stream: &mut TcpStream, shared: &Shared) -> io::Result<()> {
                 stream.write_all(&told(reading::tokenize(&request))).await?;
                 true
             }
-            ("POST", COMPLETIONS | CHAT) => generate(stream, shared, &request, read, reused).await?,
+            ("POST", path) if generates(path) => generate(stream, shared, &request, read, reused).await?,
             (method, path) => {
                 stream.write_all(&control(shared, method, path)).await?;
                 true
@@ -107,6 +113,11 @@ async fn converse(stream: &mut TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
+/// Requests to it are for tokens.
+fn generates(path: &str) -> bool {
+    matches!(path, COMPLETIONS | CHAT) || Dialect::of_path(path).is_some()
+}
+
 fn control(shared: &Shared, method: &str, path: &str) -> Vec<u8> {
     let json = |status, body: &str| answer(status, "application/json", "", body);
     match (method, path) {
@@ -117,9 +128,10 @@ fn control(shared: &Shared, method: &str, path: &str) -> Vec<u8> {
             json(200, &serde_json::json!({ "object": "list", "data": [model] }).to_string())
         }
         ("GET", "/metrics") => answer(200, "text/plain; version=0.0.4", "", &metrics(&shared.counts)),
-        (_, "/health" | "/v1/models" | "/metrics" | COMPLETIONS | CHAT | EMBEDDINGS | TOKENIZE) => {
+        (_, "/health" | "/v1/models" | "/metrics" | EMBEDDINGS | TOKENIZE) => {
             json(405, &openai::error("method not allowed", 405))
         }
+        (_, path) if generates(path) => json(405, &openai::error("method not allowed", 405)),
         _ => json(404, &openai::error("no such path", 404)),
     }
 }
@@ -135,7 +147,7 @@ fn told(answered: Result<String, String>) -> Vec<u8> {
 /// An embedding, whole when a first token would be due. Only faults before the answer can strike. False when the
 /// connection is over.
 async fn embed(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     shared: &Shared,
     request: &Request,
     read: At,
@@ -190,14 +202,14 @@ impl Drop for Running<'_> {
 }
 
 /// What a fault does before there is an answer: true when the connection goes on. `None` when none struck.
-async fn strike(stream: &mut TcpStream, fault: Option<Fault>) -> io::Result<Option<bool>> {
+async fn strike(stream: &mut Stream, fault: Option<Fault>) -> io::Result<Option<bool>> {
     let status = |status, headers: &str, words: &str| {
         answer(status, "application/json", headers, &openai::error(words, status))
     };
     match fault {
         Some(Fault::CloseReused) => Ok(Some(false)),
         Some(Fault::ResetBeforeHeaders) => {
-            stream.set_zero_linger()?;
+            stream.tcp().set_zero_linger()?;
             Ok(Some(false))
         }
         Some(Fault::Http429) => {
@@ -214,7 +226,7 @@ async fn strike(stream: &mut TcpStream, fault: Option<Fault>) -> io::Result<Opti
 
 /// False when the connection is over.
 async fn generate(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     shared: &Shared,
     request: &Request,
     read: At,
@@ -229,18 +241,34 @@ async fn generate(
     if let Some(goes_on) = strike(stream, fault).await? {
         return Ok(goes_on);
     }
-    let asked = match Asked::read(request) {
-        Ok(asked) => asked,
-        Err(words) => {
-            stream.write_all(&told(Err(words))).await?;
-            return Ok(true);
-        }
-    };
-    shared.counts.count_prompt(asked.prompt_tokens);
-    let response = Answer::new(&asked, number, &shared.config.model);
     let sending = Sending { stream, shared, entry, timetable, fault, due: Vec::new(), looked: read };
+    let (model, ends) = (&shared.config.model, fault != Some(Fault::NoDone));
+    let refused = match Dialect::of_path(&request.path) {
+        Some(dialect) => match dialect.read(request) {
+            Ok(asked) => {
+                let model = serde_json::Value::from(model.as_str()).to_string();
+                let response = dialects::Answer { dialect, asked: &asked, model, ends };
+                return send(sending, &asked, &response).await;
+            }
+            Err(words) => words,
+        },
+        None => match openai::Request::read(request) {
+            Ok(request) => {
+                let each = shared.config.timing.tokens_per_event.max(1);
+                let response = openai::Answer::new(&request, number, model, each, ends);
+                return send(sending, &request.asked, &response).await;
+            }
+            Err(words) => words,
+        },
+    };
+    sending.stream.write_all(&told(Err(refused))).await?;
+    Ok(true)
+}
+
+async fn send(sending: Sending<'_>, asked: &Asked, response: &dyn Answering) -> io::Result<bool> {
+    sending.shared.counts.count_prompt(asked.prompt_tokens);
     match asked.stream {
-        true => sending.stream(&asked, &response).await,
-        false => sending.whole(&asked, &response).await,
+        true => sending.stream(asked, response).await,
+        false => sending.whole(asked, response).await,
     }
 }

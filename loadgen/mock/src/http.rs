@@ -3,7 +3,8 @@
 use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+
+use crate::stream::Stream;
 
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_BODY_BYTES: usize = 64 << 20;
@@ -40,10 +41,7 @@ impl Reader {
     }
 
     /// The next request of the connection; `None` when it closed.
-    pub(crate) async fn next(
-        &mut self,
-        stream: &mut TcpStream,
-    ) -> io::Result<Option<Result<Request, Refusal>>> {
+    pub(crate) async fn next(&mut self, stream: &mut Stream) -> io::Result<Option<Result<Request, Refusal>>> {
         let head = loop {
             match head(&self.buffer) {
                 Err(refusal) => return Ok(Some(Err(refusal))),
@@ -144,8 +142,14 @@ pub(crate) fn answer(status: u16, content_type: &str, headers: &str, body: &str)
     .into_bytes()
 }
 
-pub(crate) const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
-    cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
+/// The head of a streamed answer.
+pub(crate) fn stream_head(content_type: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    .into_bytes()
+}
+
 pub(crate) const STREAM_END: &[u8] = b"0\r\n\r\n";
 
 /// Appends what a chunk of so many bytes begins with. The formatter of the standard library takes longer than the event.

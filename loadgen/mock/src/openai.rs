@@ -6,23 +6,19 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::http::{Request, chunk, chunk_size};
+use crate::answering::{Answering, Asked, asked_tokens, words};
+use crate::http::{self, chunk, chunk_size, stream_head};
 
 pub(crate) const COMPLETIONS: &str = "/v1/completions";
 pub(crate) const CHAT: &str = "/v1/chat/completions";
-/// What an answer without `max_tokens` has, as with OpenAI's completions.
-const DEFAULT_TOKENS: u32 = 16;
-const MAX_TOKENS: u32 = 1_000_000;
 
+/// A request in the OpenAI protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Asked {
-    pub chat: bool,
-    pub stream: bool,
-    /// Exact for token ids; words of a text.
-    pub prompt_tokens: u64,
-    pub tokens: u32,
-    pub usage_at_end: bool,
-    pub usage_in_events: bool,
+pub(crate) struct Request {
+    pub asked: Asked,
+    chat: bool,
+    usage_at_end: bool,
+    usage_in_events: bool,
 }
 
 #[derive(Deserialize)]
@@ -83,9 +79,9 @@ struct StreamOptions {
     continuous_usage_stats: bool,
 }
 
-impl Asked {
+impl Request {
     /// `Err` says what is wrong with the request.
-    pub(crate) fn read(request: &Request) -> Result<Asked, String> {
+    pub(crate) fn read(request: &http::Request) -> Result<Request, String> {
         let body: Body = serde_json::from_slice(&request.body)
             .map_err(|error| format!("the body is not a request: {error}"))?;
         let chat = request.path == CHAT;
@@ -97,53 +93,40 @@ impl Asked {
             _ if chat => return Err("messages are missing, or prompt is given".into()),
             _ => return Err("prompt is missing, or messages are given".into()),
         };
-        let tokens = body.max_completion_tokens.or(body.max_tokens).unwrap_or(DEFAULT_TOKENS);
-        if !(1..=MAX_TOKENS).contains(&tokens) {
-            return Err(format!("max_tokens must be 1 to {MAX_TOKENS}, got {tokens}"));
-        }
+        let tokens = asked_tokens("max_tokens", body.max_completion_tokens.or(body.max_tokens))?;
         let options = body.stream_options.unwrap_or_default();
-        Ok(Asked {
+        Ok(Request {
+            asked: Asked { stream: body.stream, prompt_tokens, tokens },
             chat,
-            stream: body.stream,
-            prompt_tokens,
-            tokens,
             usage_at_end: options.include_usage,
             usage_in_events: options.continuous_usage_stats,
         })
     }
 }
 
-pub(crate) fn words(text: &str) -> u64 {
-    text.split_whitespace().count() as u64
-}
-
-/// The parts of one answer, each the bytes of one chunk or a whole body.
+/// One answer.
 pub(crate) struct Answer<'a> {
-    asked: &'a Asked,
+    request: &'a Request,
     id: String,
     model: &'a str,
+    mould: Mould,
+    ends: bool,
 }
 
 impl<'a> Answer<'a> {
-    pub(crate) fn new(asked: &'a Asked, number: u64, model: &'a str) -> Self {
-        let id = format!("{}-{number}", if asked.chat { "chatcmpl" } else { "cmpl" });
-        Answer { asked, id, model }
+    /// Events hold `each` tokens, but for the last. Without `ends`, what ends the stream is left out.
+    pub(crate) fn new(request: &'a Request, number: u64, model: &'a str, each: u32, ends: bool) -> Self {
+        let id = format!("{}-{number}", if request.chat { "chatcmpl" } else { "cmpl" });
+        let answer = Answer { request, id, model, mould: Mould::default(), ends };
+        Answer { mould: answer.mould(each), ..answer }
     }
 
-    /// What chat begins with: a role and no token.
-    pub(crate) fn role(&self) -> Option<Vec<u8>> {
-        let choice =
-            json!({ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null });
-        self.asked.chat.then(|| data(&self.object(true, json!([choice]), None).to_string()))
-    }
-
-    /// An event of `tokens`, the last of which is number `so_far`.
-    pub(crate) fn tokens(&self, tokens: u32, so_far: u32) -> Vec<u8> {
+    fn tokens(&self, tokens: u32, so_far: u32) -> Vec<u8> {
         data(&self.tokens_json(tokens, so_far))
     }
 
     /// Its events of `tokens`, but for the last, made once: only the counts in them differ.
-    pub(crate) fn mould(&self, tokens: u32) -> Mould {
+    fn mould(&self, tokens: u32) -> Mould {
         let json = self.tokens_json(tokens, 0);
         // The counts are the last of an event, so that no text can be taken for them.
         let open = |name: &str| json.rfind(name).map(|at| at + name.len());
@@ -157,7 +140,7 @@ impl<'a> Answer<'a> {
             before: format!("data: {}", &json[..completion]),
             between: json[after(completion)..total].to_owned(),
             after: format!("{}\n\n", &json[after(total)..]),
-            prompt_tokens: self.asked.prompt_tokens,
+            prompt_tokens: self.request.asked.prompt_tokens,
         }
     }
 
@@ -165,11 +148,11 @@ impl<'a> Answer<'a> {
         let text = " tok".repeat(tokens as usize);
         let choice = Choice {
             index: 0,
-            delta: self.asked.chat.then_some(Content { content: &text }),
-            text: (!self.asked.chat).then_some(&text),
-            finish_reason: (so_far == self.asked.tokens).then_some("length"),
+            delta: self.request.chat.then_some(Content { content: &text }),
+            text: (!self.request.chat).then_some(&text),
+            finish_reason: (so_far == self.request.asked.tokens).then_some("length"),
         };
-        let usage = self.asked.usage_in_events.then(|| Usage::new(self.asked, so_far));
+        let usage = self.request.usage_in_events.then(|| Usage::new(&self.request.asked, so_far));
         let chunk = Chunk {
             id: &self.id,
             object: self.kind(true),
@@ -182,30 +165,15 @@ impl<'a> Answer<'a> {
     }
 
     /// The event with the counts alone, where it was asked for.
-    pub(crate) fn usage(&self) -> Option<Vec<u8>> {
-        self.usage_json().map(|json| data(&json))
-    }
-
     pub(crate) fn usage_json(&self) -> Option<String> {
-        let usage = || Some(Usage::new(self.asked, self.asked.tokens));
-        self.asked.usage_at_end.then(|| self.object(true, json!([]), usage()).to_string())
-    }
-
-    /// Everything at once, for a request that does not stream.
-    pub(crate) fn whole(&self) -> String {
-        let text = " tok".repeat(self.asked.tokens as usize);
-        let choice = match self.asked.chat {
-            true => json!({
-                "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "length"
-            }),
-            false => json!({ "index": 0, "text": text, "finish_reason": "length" }),
-        };
-        self.object(false, json!([choice]), Some(Usage::new(self.asked, self.asked.tokens))).to_string()
+        let asked = &self.request.asked;
+        let usage = || Some(Usage::new(asked, asked.tokens));
+        self.request.usage_at_end.then(|| self.object(true, json!([]), usage()).to_string())
     }
 
     /// What an object is called, as a part of a stream or alone.
     fn kind(&self, part: bool) -> &'static str {
-        match (self.asked.chat, part) {
+        match (self.request.chat, part) {
             (true, true) => "chat.completion.chunk",
             (true, false) => "chat.completion",
             (false, _) => "text_completion",
@@ -220,6 +188,52 @@ impl<'a> Answer<'a> {
             object["usage"] = json!(usage);
         }
         object
+    }
+}
+
+impl Answering for Answer<'_> {
+    fn head(&self) -> Vec<u8> {
+        stream_head("text/event-stream")
+    }
+
+    /// What chat begins with: a role and no token.
+    fn opening(&self) -> Vec<u8> {
+        let choice =
+            json!({ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null });
+        match self.request.chat {
+            true => data(&self.object(true, json!([choice]), None).to_string()),
+            false => Vec::new(),
+        }
+    }
+
+    fn event(&self, tokens: u32, so_far: u32, out: &mut Vec<u8>) {
+        match so_far < self.request.asked.tokens {
+            true => self.mould.cast(so_far, out),
+            false => out.extend(self.tokens(tokens, so_far)),
+        }
+    }
+
+    fn closing(&self, out: &mut Vec<u8>) {
+        out.extend(self.usage_json().map(|json| data(&json)).unwrap_or_default());
+        if self.ends {
+            out.extend(data("[DONE]"));
+        }
+    }
+
+    fn frame(&self, json: &str) -> Vec<u8> {
+        data(json)
+    }
+
+    fn whole(&self) -> String {
+        let asked = &self.request.asked;
+        let text = " tok".repeat(asked.tokens as usize);
+        let choice = match self.request.chat {
+            true => json!({
+                "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "length"
+            }),
+            false => json!({ "index": 0, "text": text, "finish_reason": "length" }),
+        };
+        self.object(false, json!([choice]), Some(Usage::new(asked, asked.tokens))).to_string()
     }
 }
 
@@ -306,24 +320,18 @@ pub(crate) fn error(words: &str, code: u16) -> String {
 mod tests {
     use super::*;
 
-    fn asked(path: &str, body: &str) -> Result<Asked, String> {
-        Asked::read(&Request {
-            method: "POST".into(),
-            path: path.into(),
-            id: None,
-            body: body.as_bytes().to_vec(),
-            keep_alive: true,
-            websocket_key: None,
-        })
+    fn asked(path: &str, body: &str) -> Result<Request, String> {
+        let body = body.as_bytes().to_vec();
+        Request::read(&http::Request { path: path.into(), body, ..http::Request::default() })
     }
 
     #[test]
     fn lengths_and_counts_are_as_asked() {
         let completion = asked(COMPLETIONS, r#"{"prompt":[1,2,3],"max_tokens":5,"stream":true}"#).unwrap();
-        assert_eq!((completion.prompt_tokens, completion.tokens, completion.stream), (3, 5, true));
+        assert_eq!(completion.asked, Asked { prompt_tokens: 3, tokens: 5, stream: true });
         let chat = asked(CHAT, r#"{"messages":[{"role":"user","content":"a b"}]}"#).unwrap();
-        assert_eq!((chat.prompt_tokens, chat.tokens, chat.stream), (2, DEFAULT_TOKENS, false));
-        let whole: Value = serde_json::from_str(&Answer::new(&chat, 1, "m\"").whole()).unwrap();
+        assert_eq!(chat.asked, Asked { prompt_tokens: 2, tokens: 16, stream: false });
+        let whole: Value = serde_json::from_str(&Answer::new(&chat, 1, "m\"", 1, true).whole()).unwrap();
         assert_eq!((&whole["usage"]["completion_tokens"], &whole["model"]), (&json!(16), &json!("m\"")));
     }
 
@@ -336,10 +344,10 @@ mod tests {
             ];
             for (path, body) in bodies {
                 let asked = asked(path, &body).unwrap();
-                let response = Answer::new(&asked, 7, "\"total_tokens\":1");
                 for (tokens, so_far) in [(1, 1), (1, 9), (3, 99), (2, 1998)] {
+                    let response = Answer::new(&asked, 7, "\"total_tokens\":1", tokens, true);
                     let mut cast = Vec::new();
-                    response.mould(tokens).cast(so_far, &mut cast);
+                    response.event(tokens, so_far, &mut cast);
                     assert_eq!(cast, response.tokens(tokens, so_far), "{body} {tokens} {so_far}");
                 }
             }

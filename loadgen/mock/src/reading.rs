@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::answering::words;
 use crate::http::Request;
-use crate::openai::words;
 
 pub(crate) const EMBEDDINGS: &str = "/v1/embeddings";
 pub(crate) const TOKENIZE: &str = "/tokenize";

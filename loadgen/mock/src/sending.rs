@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use llmlab_loadgen::At;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
+use crate::answering::{Answering, Asked};
 use crate::connection::Shared;
 use crate::fault::Fault;
-use crate::http::{STREAM_END, STREAM_HEAD, answer, chunk};
+use crate::http::{STREAM_END, answer, chunk};
 use crate::log::Entry;
-use crate::openai::{Answer, Asked, data};
+use crate::stream::Stream;
 use crate::timing::Timetable;
 
 /// Above what any client should keep of one event.
@@ -22,7 +22,7 @@ const MOST_TOGETHER_BYTES: usize = 64 << 10;
 const DRIP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Sending<'a> {
-    pub stream: &'a mut TcpStream,
+    pub stream: &'a mut Stream,
     pub shared: &'a Shared,
     pub entry: Entry,
     pub timetable: Timetable<'a>,
@@ -35,7 +35,7 @@ pub(crate) struct Sending<'a> {
 
 impl Sending<'_> {
     /// Everything when the last token is due. True when the connection may be used again.
-    pub(crate) async fn whole(mut self, asked: &Asked, response: &Answer<'_>) -> io::Result<bool> {
+    pub(crate) async fn whole(mut self, asked: &Asked, response: &dyn Answering) -> io::Result<bool> {
         let events = asked.tokens.div_ceil(self.tokens_per_event());
         let due = (0..events).map(|_| self.timetable.next_event()).last().unwrap_or_default();
         let bytes = answer(200, "application/json", "", &response.whole());
@@ -46,13 +46,12 @@ impl Sending<'_> {
         Ok(true)
     }
 
-    /// Head and role at once, then the events: what is due together is written together. True when the connection may be used again.
-    pub(crate) async fn stream(mut self, asked: &Asked, response: &Answer<'_>) -> io::Result<bool> {
-        let mut head = STREAM_HEAD.to_vec();
-        head.extend(response.role().unwrap_or_default());
+    /// Head and opening at once, then the events: what is due together is written together. True when the connection may be used again.
+    pub(crate) async fn stream(mut self, asked: &Asked, response: &dyn Answering) -> io::Result<bool> {
+        let mut head = response.head();
+        head.extend(response.opening());
         let each = self.tokens_per_event();
         let events = asked.tokens.div_ceil(each);
-        let mould = response.mould(each);
         let mut due = self.timetable.next_event();
         self.due = head;
         if !self.has_come(due) {
@@ -65,15 +64,12 @@ impl Sending<'_> {
                 && let Some(fault) = self.fault
             {
                 self.flush().await?;
-                if self.strike(fault, due, &response.tokens(tokens, so_far)).await? {
+                if self.strike(fault, due, response, (tokens, so_far)).await? {
                     return Ok(false);
                 }
             }
             // Made before its time, so that only the write is left.
-            match so_far < asked.tokens {
-                true => mould.cast(so_far, &mut self.due),
-                false => self.due.extend(response.tokens(tokens, so_far)),
-            }
+            response.event(tokens, so_far, &mut self.due);
             self.event(due, tokens).await;
             due = self.timetable.next_event();
             let together = self.due.len() < MOST_TOGETHER_BYTES && self.has_come(due);
@@ -82,11 +78,8 @@ impl Sending<'_> {
             }
         }
         // The last event goes with what ends the stream.
-        self.due.extend(response.usage().unwrap_or_default());
+        response.closing(&mut self.due);
         let complete = self.fault != Some(Fault::NoDone);
-        if complete {
-            self.due.extend(data("[DONE]"));
-        }
         self.due.extend_from_slice(STREAM_END);
         let written = self.flush().await;
         let served = &mut self.entry.served;
@@ -118,11 +111,22 @@ impl Sending<'_> {
         served.sent_ns.resize(served.due_ns.len(), now);
         let written = self.stream.write_all(&self.due).await;
         self.due.clear();
-        written
+        written?;
+        // TLS may hold back what the socket did not take.
+        self.stream.flush().await
     }
 
-    /// What happens in the middle of the stream in place of the event `bytes`, or before it. True when that is the end.
-    async fn strike(&mut self, fault: Fault, due: At, bytes: &[u8]) -> io::Result<bool> {
+    /// What happens in the middle of the stream in place of an event of `(tokens, so_far)`, or before it. True when that is the
+    /// end.
+    async fn strike(
+        &mut self,
+        fault: Fault,
+        due: At,
+        response: &dyn Answering,
+        (tokens, so_far): (u32, u32),
+    ) -> io::Result<bool> {
+        let mut bytes = Vec::new();
+        response.event(tokens, so_far, &mut bytes);
         self.shared.alarms.until(due).await;
         match fault {
             Fault::CutMidEvent => self.stream.write_all(&bytes[..bytes.len() / 2]).await?,
@@ -144,7 +148,7 @@ impl Sending<'_> {
                 }
             }
             Fault::MalformedJson => {
-                self.stream.write_all(&data(r#"{"choices":[{"index":0,"#)).await?;
+                self.stream.write_all(&response.frame(r#"{"choices":[{"index":0,"#)).await?;
                 return Ok(false);
             }
             _ => return Ok(false),

@@ -16,6 +16,7 @@ use crate::alarm::Alarms;
 use crate::connection::{self, Counts, Shared};
 use crate::fault::Faults;
 use crate::log::Served;
+use crate::stream::Certificate;
 use crate::timing::Timing;
 
 /// Connections that wait to be accepted; the system has its own limit below or above it.
@@ -32,6 +33,8 @@ pub struct MockConfig {
     pub seed: u64,
     /// This much before a moment the timer rings and the rest is polled.
     pub spin: Duration,
+    /// Speaks TLS and nothing else.
+    pub tls: Option<Certificate>,
 }
 
 impl MockConfig {
@@ -44,6 +47,7 @@ impl MockConfig {
             faults: Faults::default(),
             seed: 0,
             spin: Duration::from_micros(50),
+            tls: None,
         }
     }
 }
@@ -106,6 +110,7 @@ fn raise_file_limit() {
 #[derive(Debug)]
 pub struct Mock {
     pub addr: SocketAddr,
+    scheme: &'static str,
     log: Receiver<Served>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<io::Result<()>>,
@@ -117,6 +122,7 @@ impl Mock {
         let (send, log) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = mpsc::channel();
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
         let thread = std::thread::Builder::new().name("llmlab-mock".into()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let listening = move |addr| {
@@ -127,13 +133,13 @@ impl Mock {
             }))
         })?;
         match told.recv() {
-            Ok(addr) => Ok(Mock { addr, log, stop, thread }),
+            Ok(addr) => Ok(Mock { addr, scheme, log, stop, thread }),
             Err(_) => Err(ended(thread).err().unwrap_or_else(|| io::Error::other("the mock did not start"))),
         }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("{}://{}", self.scheme, self.addr)
     }
 
     /// Stops it, requests under way included, and returns what it did.

@@ -7,34 +7,30 @@ use std::sync::atomic::Ordering;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
+use crate::answering::Asked;
 use crate::connection::{Running, Shared};
 use crate::fault::Fault;
 use crate::http::Request;
 use crate::log::Entry;
-use crate::openai::{Answer, Asked, COMPLETIONS};
+use crate::openai::{self, Answer, COMPLETIONS};
 use crate::sending::HUGE_EVENT_BYTES;
+use crate::stream::Stream;
 use crate::timing::Timetable;
 
 pub(crate) const STREAM: &str = "/v1/stream";
 /// What is agreed on in the handshake.
 const SUBPROTOCOL: &str = "llmlab.v1";
 
-type Socket<'a> = WebSocketStream<&'a mut TcpStream>;
+type Socket<'a> = WebSocketStream<&'a mut Stream>;
 
 /// Serves a connection whose handshake asked with `key`. `rest` is what had been read beyond it.
-pub(crate) async fn serve(
-    stream: &mut TcpStream,
-    shared: &Shared,
-    key: &str,
-    rest: Vec<u8>,
-) -> io::Result<()> {
+pub(crate) async fn serve(stream: &mut Stream, shared: &Shared, key: &str, rest: Vec<u8>) -> io::Result<()> {
     let accept = derive_accept_key(key.as_bytes());
     let head = format!(
         "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
@@ -67,7 +63,7 @@ async fn answer(socket: &mut Socket<'_>, shared: &Shared, frame: &str, reused: b
     match fault {
         Some(Fault::CloseReused) => return Ok(false),
         Some(Fault::ResetBeforeHeaders) => {
-            socket.get_mut().set_zero_linger()?;
+            socket.get_mut().tcp().set_zero_linger()?;
             return Ok(false);
         }
         Some(Fault::Http429) => return close(socket, CloseCode::Again, "too many requests").await,
@@ -75,13 +71,15 @@ async fn answer(socket: &mut Socket<'_>, shared: &Shared, frame: &str, reused: b
         _ => {}
     }
     let request = Request { path: COMPLETIONS.into(), body: frame.as_bytes().to_vec(), ..Request::default() };
-    let asked = match Asked::read(&request) {
-        Ok(asked) => asked,
+    let request = match openai::Request::read(&request) {
+        Ok(request) => request,
         Err(words) => return close(socket, CloseCode::Policy, &words).await,
     };
+    let asked = &request.asked;
     shared.counts.count_prompt(asked.prompt_tokens);
-    let response = Answer::new(&asked, number, &shared.config.model);
-    Sending { socket, shared, entry, timetable, fault }.stream(&asked, &response).await
+    let each = shared.config.timing.tokens_per_event.max(1);
+    let response = Answer::new(&request, number, &shared.config.model, each, true);
+    Sending { socket, shared, entry, timetable, fault }.stream(asked, &response).await
 }
 
 async fn close(socket: &mut Socket<'_>, code: CloseCode, reason: &str) -> io::Result<bool> {

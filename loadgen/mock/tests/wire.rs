@@ -5,9 +5,9 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use llmlab_loadgen::{Endpoint, Protocol};
-use llmlab_mock::{Fault, Faults, Mock, MockConfig};
-use llmlab_results::record::{Outcome, RequestRecord};
+use llmlab_loadgen::{Endpoint, PromptStyle, Protocol};
+use llmlab_mock::{Accuracy, Certificate, Fault, Faults, Mock, MockConfig, compare};
+use llmlab_results::record::{CountSource, Outcome, RequestRecord};
 use support::*;
 
 /// What the server says to one request on a connection of its own.
@@ -99,6 +99,110 @@ fn driven(config: MockConfig, protocol: Protocol) -> Vec<RequestRecord> {
     let endpoint = Endpoint { protocol, ..endpoint(&mock) };
     let (records, _) = run(&endpoint, &workload(3, 4, users(1)));
     records
+}
+
+/// Protocols over HTTP whose tokens come one by one.
+const STREAMED: [Protocol; 9] = [
+    Protocol::OpenAiCompletions,
+    Protocol::OpenAiChat,
+    Protocol::Tgi,
+    Protocol::OllamaGenerate,
+    Protocol::OllamaChat,
+    Protocol::LlamaCpp,
+    Protocol::SgLang,
+    Protocol::Triton,
+    Protocol::Anthropic,
+];
+
+/// As `driven`, with the prompt in words, which all take; the log beside the records.
+fn driven_in_words(config: MockConfig, protocol: Protocol) -> (Vec<RequestRecord>, Accuracy) {
+    let certificate = config.tls.clone();
+    let mock = Mock::start(config).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = certificate.map(|certificate| {
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, certificate.pem()).unwrap();
+        file
+    });
+    let endpoint = Endpoint { protocol, ca_file, ..endpoint(&mock) };
+    let prompts = PromptStyle::Words { tokens_per_word: 1.0 };
+    let (records, facts) = run(&endpoint, &workload_of(3, 4, users(1), prompts));
+    let log = mock.finish().unwrap();
+    let accuracy = compare(facts.start_monotonic_ns, &records, &log);
+    (records, accuracy)
+}
+
+#[test]
+fn every_streamed_protocol_is_spoken_as_its_client_reads_it() {
+    let tls = Certificate::make([127, 0, 0, 1].into()).unwrap();
+    for (protocol, tls) in
+        STREAMED.into_iter().flat_map(|protocol| [(protocol, None), (protocol, Some(tls.clone()))])
+    {
+        let config = MockConfig { tls, ..MockConfig::new(quick()) };
+        let (records, accuracy) = driven_in_words(config, protocol);
+        for record in &records {
+            assert_eq!(
+                (record.outcome, record.output_tokens, record.events.len()),
+                (Outcome::Ok, 4, 4),
+                "{protocol:?}: {record:?}"
+            );
+            assert_eq!(record.prompt_tokens, record.prompt_tokens_requested, "{protocol:?}");
+            let counted =
+                matches!(record.prompt_tokens_source, CountSource::Usage | CountSource::ServerDetail);
+            assert!(counted, "{protocol:?}: {record:?}");
+        }
+        assert_eq!((accuracy.compared, accuracy.itl.samples), (3, 9), "{protocol:?}");
+    }
+}
+
+#[test]
+fn every_streamed_protocol_can_break() {
+    for protocol in STREAMED {
+        // Nothing marks the end of Triton's streams but their end.
+        let unended = if protocol == Protocol::Triton { Outcome::Ok } else { Outcome::NoTerminator };
+        for (fault, outcome) in [
+            (Fault::NoDone, unended),
+            (Fault::CutMidEvent, Outcome::StreamCut),
+            (Fault::MalformedJson, Outcome::Malformed),
+            (Fault::Http500, Outcome::Http),
+        ] {
+            let config = MockConfig { faults: Faults::always(fault), ..MockConfig::new(quick()) };
+            for record in driven_in_words(config, protocol).0 {
+                assert_eq!(record.outcome, outcome, "{protocol:?}, {fault:?}: {record:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn who_does_not_trust_the_certificate_gets_nothing() {
+    let tls = Some(Certificate::make([127, 0, 0, 1].into()).unwrap());
+    let mock = Mock::start(MockConfig { tls, ..MockConfig::new(quick()) }).unwrap();
+    let (records, _) = run(&endpoint(&mock), &workload(2, 4, users(1)));
+    assert!(records.iter().all(|record| record.outcome == Outcome::Connect), "{records:?}");
+    assert!(mock.finish().unwrap().is_empty());
+}
+
+#[test]
+fn other_protocols_have_whole_answers_too() {
+    let mock = Mock::start(MockConfig::new(quick())).unwrap();
+    for (path, body, pointer) in [
+        ("/api/generate", r#"{"prompt":"a b","stream":false,"options":{"num_predict":2}}"#, "/response"),
+        (
+            "/api/chat",
+            r#"{"messages":[{"content":"a b"}],"stream":false,"options":{"num_predict":2}}"#,
+            "/message/content",
+        ),
+        ("/v1/messages", r#"{"messages":[{"content":"a b"}],"max_tokens":2}"#, "/content/0/text"),
+        ("/completion", r#"{"prompt":[1,2],"n_predict":2}"#, "/content"),
+        ("/generate", r#"{"input_ids":[1,2],"sampling_params":{"max_new_tokens":2}}"#, "/text"),
+    ] {
+        let (status, answer) = ask(&mock, "POST", path, body);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!((status, answer.pointer(pointer).unwrap().as_str()), (200, Some(" tok tok")), "{path}");
+    }
+    assert_eq!(ask(&mock, "GET", "/api/chat", "").0, 405);
+    assert_eq!(ask(&mock, "POST", "/v2/models/a/b/generate_stream", "{}").0, 404);
 }
 
 #[test]

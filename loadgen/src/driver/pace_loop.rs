@@ -46,7 +46,7 @@ enum Next {
     Build,
     Finished(client::Ended),
     Stop(Ended),
-    DrainOver,
+    GiveUp,
 }
 
 impl<'s> PaceLoop<'s> {
@@ -66,6 +66,7 @@ impl<'s> PaceLoop<'s> {
             clock,
             observer: session.observer,
             abandon: CancellationToken::new(),
+            keep_answers: session.keep_answers,
         };
         let issuer = Issuer::new(session.workload);
         let pacer = Pacer::new(clock)?;
@@ -104,7 +105,8 @@ impl<'s> PaceLoop<'s> {
                 Some(ended) = reading, if some_in_flight => Next::Finished(ended),
                 () = session.stop.cancelled(), if stopped.is_none() => Next::Stop(Ended::Cancelled),
                 () = until(limit), if stopped.is_none() => Next::Stop(Ended::TimeLimit),
-                () = until(stopped.map(|(_, until)| clock.deadline(until))), if !client.abandon.is_cancelled() => Next::DrainOver,
+                () = until(stopped.map(|(_, until)| clock.deadline(until))), if !client.abandon.is_cancelled() => Next::GiveUp,
+                () = session.give_up.cancelled(), if !client.abandon.is_cancelled() => Next::GiveUp,
                 () = pacer.until(due.unwrap_or_default()), if due.is_some() => Next::Due,
                 // Yields first: what was just handed to a connection is written before time goes into the next body.
                 () = tokio::task::yield_now(), if spare => Next::Build,
@@ -122,7 +124,10 @@ impl<'s> PaceLoop<'s> {
                 }
                 Next::Build => bodies.build_ahead(),
                 Next::Stop(why) => stopped = Some((why, clock.now().saturating_add(session.drain))),
-                Next::DrainOver => client.abandon.cancel(),
+                Next::GiveUp => {
+                    stopped.get_or_insert((Ended::Cancelled, clock.now()));
+                    client.abandon.cancel();
+                }
             }
         }
         let ended = if issuer.remaining() == 0 && !client.abandon.is_cancelled() {

@@ -148,6 +148,8 @@ fn a_merged_run_is_calibrated_as_its_worst_client_is() {
         Some(ClientCalibration::Measured(CalibrationFacts {
             trial: "vllm-r1".into(),
             protocol: "openai-completions".into(),
+            tls: false,
+            keep_answers: false,
             streams: 4,
             requests: 9,
             rate_rps: 3.0,

@@ -17,7 +17,7 @@ use super::plan::progress::Progress;
 use super::plan::{failure, file_name, search_all, with_question};
 use crate::cli::AutoscaleArgs;
 use crate::exit::{Code, Failure};
-use crate::text;
+use crate::{interrupt, text};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -29,7 +29,7 @@ pub fn autoscale(args: &AutoscaleArgs) -> Result<Code, Failure> {
     manifests::check(args)?;
     let watch = std::sync::Arc::new(Watch::default());
     let interrupted = watch.clone();
-    super::run::on_interrupt(move || {
+    interrupt::twice(move || {
         eprintln!("\nstopping: the policies that are done make the table (Ctrl-C again leaves at once)");
         INTERRUPTED.store(true, Ordering::Relaxed);
         interrupted.cancelled.store(true, Ordering::Relaxed);

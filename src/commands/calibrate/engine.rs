@@ -12,7 +12,7 @@ use super::served;
 use crate::calibration::EngineCalibration;
 use crate::cli::CalibrateArgs;
 use crate::exit::{Code, Failure};
-use crate::{host, weights, wire};
+use crate::{host, interrupt, weights, wire};
 
 /// The KV pool of a calibration at most.
 const POOL_BYTES: u64 = 1 << 30;
@@ -28,6 +28,7 @@ pub fn calibrate(args: &CalibrateArgs, threads: u32) -> Result<Code, Failure> {
     if !(1..=1000).contains(&args.rounds) {
         return Err(Failure::bad_input(format!("--rounds {}: accepted are 1 to 1000", args.rounds)));
     }
+    interrupt::once();
     let model = llmlab_models::load(source, args.model_seed).map_err(Failure::bad_input)?;
     let config = config(args, &model, threads)?;
     let measured = time_steps(&model, &config, args.rounds)?;

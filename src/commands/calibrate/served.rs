@@ -17,6 +17,7 @@ use llmlab_sim::shape::logged;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
+use crate::leftovers::Folder;
 use crate::target::{EngineLaunch, EngineProcess};
 
 /// Users at the same time, and requests, of each part. One user shows a request's own path, more show what tokens cost.
@@ -76,8 +77,7 @@ fn part(
         engine: llmlab_scenarios::engine_from_knobs("vllm", &knobs).map_err(Failure::usage)?,
         lora_modules: Vec::new(),
     };
-    let folder = tempfile::tempdir()
-        .map_err(|error| Failure::internal(format!("cannot create a temporary folder: {error}")))?;
+    let folder = Folder::create()?;
     let EngineProcess { process, url } = EngineProcess::start(&launch, folder.path())?;
     let endpoint = Endpoint {
         base_url: url,

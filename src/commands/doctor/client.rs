@@ -13,7 +13,7 @@ use crate::cli::DoctorArgs;
 use crate::commands::client_check::{self, Checked, Load};
 use crate::commands::mock::table;
 use crate::exit::{Code, Failure};
-use crate::text;
+use crate::{interrupt, text};
 
 const TTFT: Duration = Duration::from_millis(50);
 const SHORTEST_ITL: Duration = Duration::from_millis(10);
@@ -42,6 +42,7 @@ struct Level {
 }
 
 pub fn check(args: &DoctorArgs) -> Result<Code, Failure> {
+    interrupt::once();
     let cores = affinity::allowed_cores().map_err(Failure::internal)?;
     // With one core there is nothing to divide.
     let (mock_core, client_cores) = match cores.split_last() {
@@ -95,6 +96,8 @@ fn level(streams: u32, mock_core: Option<usize>, client_cores: &[usize]) -> Resu
     let load = Load {
         workload: &workload,
         protocol: Protocol::OpenAiCompletions,
+        tls: false,
+        keep_answers: false,
         ttft: TTFT,
         itl,
         mock_core,

@@ -28,7 +28,7 @@ use super::hardware::print_json;
 use super::run::workload_config;
 use crate::cli::PlanArgs;
 use crate::exit::{Code, Failure};
-use crate::text;
+use crate::{interrupt, text};
 use progress::Progress;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -47,7 +47,7 @@ pub fn plan(args: PlanArgs) -> Result<Code, Failure> {
         .iter()
         .map(|changes| Ok((changes.clone(), what_if(&spec, changes).map_err(Failure::bad_input)?)))
         .collect::<Result<_, Failure>>()?;
-    super::run::on_interrupt(|| {
+    interrupt::twice(|| {
         eprintln!("\nstopping: what is done so far is the answer (Ctrl-C again leaves at once)");
         INTERRUPTED.store(true, Ordering::Relaxed);
     });

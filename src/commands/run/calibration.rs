@@ -74,18 +74,21 @@ fn measured(plan: &Plan, dir: &RunDir, cancel: &CancellationToken) -> Result<Cli
         if let Some(target) = target.filter(|target| !target.is_simulated())
             && trial.facts.kind == TrialKind::Measure
         {
-            driven.push((target.protocol()?, trial));
+            driven.push((target, trial));
         }
     }
     let elapsed_ns: u64 = driven.iter().map(|(_, trial)| trial.facts.elapsed_ns).sum();
     let most = Duration::from_nanos(elapsed_ns).mul_f64(SHARE_OF_RUN).clamp(SHORTEST, LONGEST);
     let records: Vec<&[RequestRecord]> = driven.iter().map(|(_, trial)| &trial.records[..]).collect();
     let Some(stretch) = busiest(&records, most) else { return skipped("nothing was sent") };
-    let (protocol, trial) = driven[stretch.trial];
+    let (target, trial) = driven[stretch.trial];
+    let protocol = spoken(target.protocol()?);
     let copy = Copy {
         trial: &trial.facts.dir,
-        protocol: spoken(protocol),
-        workload: workload(plan, spoken(protocol), &stretch)?,
+        protocol,
+        tls: target.speaks_tls(),
+        keep_answers: plan.spec.workload.sessions.is_some(),
+        workload: workload(plan, protocol, &stretch)?,
     };
     let Some(mut best) = copy.with_a_server_on_time(&stretch, cancel)? else {
         return skipped(INTERRUPTED);
@@ -99,20 +102,23 @@ fn measured(plan: &Plan, dir: &RunDir, cancel: &CancellationToken) -> Result<Cli
     Ok(ClientCalibration::Measured(best))
 }
 
-/// The protocol itself where the mock speaks it, else the one that is read most like it.
+/// The protocol itself where it streams, else one that asks more of the client.
 fn spoken(protocol: Protocol) -> Protocol {
     match protocol {
-        Protocol::OpenAiCompletions | Protocol::WebSocket => protocol,
-        Protocol::Tgi
+        Protocol::OpenAiCompletions
+        | Protocol::OpenAiChat
+        | Protocol::Tgi
         | Protocol::OllamaGenerate
+        | Protocol::OllamaChat
         | Protocol::LlamaCpp
         | Protocol::SgLang
         | Protocol::Triton
-        | Protocol::KServe
-        | Protocol::OpenAiEmbeddings
-        | Protocol::TeiEmbed
-        | Protocol::OllamaEmbed => Protocol::OpenAiCompletions,
-        Protocol::OpenAiChat | Protocol::OllamaChat | Protocol::Anthropic => Protocol::OpenAiChat,
+        | Protocol::Anthropic
+        | Protocol::WebSocket => protocol,
+        // Answers in one piece have no events to be timed.
+        Protocol::KServe | Protocol::OpenAiEmbeddings | Protocol::TeiEmbed | Protocol::OllamaEmbed => {
+            Protocol::OpenAiCompletions
+        }
     }
 }
 
@@ -144,6 +150,8 @@ fn workload(plan: &Plan, protocol: Protocol, stretch: &Stretch) -> Result<Worklo
 struct Copy<'a> {
     trial: &'a str,
     protocol: Protocol,
+    tls: bool,
+    keep_answers: bool,
     workload: Workload,
 }
 
@@ -177,6 +185,8 @@ impl Copy<'_> {
         let load = Load {
             workload: &self.workload,
             protocol: self.protocol,
+            tls: self.tls,
+            keep_answers: self.keep_answers,
             ttft: stretch.ttft,
             itl: stretch.itl,
             // As in the trials, where client and server are put.
@@ -193,6 +203,8 @@ impl Copy<'_> {
         Ok(Some(CalibrationFacts {
             trial: self.trial.into(),
             protocol: self.protocol.name().into(),
+            tls: self.tls,
+            keep_answers: self.keep_answers,
             streams: stretch.streams,
             requests,
             rate_rps: stretch.rate_rps,

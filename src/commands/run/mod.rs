@@ -34,6 +34,7 @@ pub use workload::workload_config;
 use crate::cli::RunArgs;
 use crate::commands::{explain, report};
 use crate::exit::{Code, Failure};
+use crate::interrupt;
 use crate::live::Live;
 use execute::Done;
 
@@ -51,7 +52,11 @@ struct Finished {
 /// With `simulate`, every engine of the scenario runs in virtual time.
 pub fn run(args: RunArgs, simulate: Option<SimulateOn>) -> Result<Code, Failure> {
     let cancel = CancellationToken::new();
-    stop_on_ctrl_c(cancel.clone());
+    let first = cancel.clone();
+    interrupt::saving(move || {
+        eprintln!("\nstopping: finishing what is in flight, then saving (Ctrl-C again leaves at once)");
+        first.cancel();
+    });
     if Path::new(&args.scenario).is_dir() {
         if args.shard.is_some() {
             return Err(Failure::bad_input("--shard: accepted is one scenario or a URL, not a folder"));
@@ -111,6 +116,10 @@ fn one(
     }
     let claims = plan.spec.claims.clone();
     let done = drive(args, *plan, &args.results, cancel)?;
+    if interrupt::insisted().is_cancelled() {
+        eprintln!("what was recorded is in {}; llmlab report makes its report", done.path.display());
+        return Ok(nothing(Code::Interrupted));
+    }
     let written = report::write_with(&done.path, &args.compat)?;
     if !quiet {
         report::print(&written, &done.path, args.json)?;
@@ -130,14 +139,13 @@ fn drive(args: &RunArgs, plan: Plan, results: &Path, cancel: &CancellationToken)
         &plan.targets.iter().map(|t| (t.facts.name.clone(), t.facts.description.clone())).collect::<Vec<_>>(),
         plan.targets.len() * plan.spec.repeats as usize,
     ));
-    on_worker(args, &live, cancel, || execute::execute(&plan, results, live.clone(), cancel.clone()))
+    on_worker(args, &live, || execute::execute(&plan, results, live.clone(), cancel.clone()))
 }
 
 /// Does the work on a thread of its own while people watch it.
 fn on_worker<T: Send>(
     args: &RunArgs,
     live: &Arc<Live>,
-    cancel: &CancellationToken,
     work: impl FnOnce() -> Result<T, Failure> + Send,
 ) -> Result<T, Failure> {
     std::thread::scope(|scope| {
@@ -149,7 +157,7 @@ fn on_worker<T: Send>(
                 work()
             })
             .map_err(Failure::internal)?;
-        watch(args, live, cancel);
+        watch(args, live);
         worker.join().map_err(|_| Failure::internal("the run stopped on an internal error"))?
     })
 }
@@ -164,10 +172,10 @@ impl Drop for Finish {
 }
 
 /// Shows the run until it ends: the live view when asked for and possible, else progress lines.
-fn watch(args: &RunArgs, live: &Arc<Live>, cancel: &CancellationToken) {
+fn watch(args: &RunArgs, live: &Arc<Live>) {
     if args.tui && std::io::stdout().is_terminal() {
         match llmlab_tui::run(|| live.snapshot(), || ()) {
-            Ok(Leave::Interrupt) => cancel.cancel(),
+            Ok(Leave::Interrupt) => interrupt::press(),
             Ok(Leave::Finished | Leave::Quit) => {}
             Err(error) => eprintln!("no live view: {error}"),
         }
@@ -175,29 +183,4 @@ fn watch(args: &RunArgs, live: &Arc<Live>, cancel: &CancellationToken) {
         eprintln!("--tui needs a terminal; showing progress lines instead");
     }
     progress::follow(live);
-}
-
-/// First Ctrl-C: no new requests, short drain, save, report. Second: leave at once; finished requests are on disk.
-fn stop_on_ctrl_c(cancel: CancellationToken) {
-    on_interrupt(move || {
-        eprintln!("\nstopping: finishing what is in flight, then saving (Ctrl-C again leaves at once)");
-        cancel.cancel();
-    });
-}
-
-/// Calls `first` at the first Ctrl-C; the second ends the process.
-pub fn on_interrupt(first: impl FnOnce() + Send + 'static) {
-    let listen = move || {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-        runtime.block_on(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                first();
-            }
-            if tokio::signal::ctrl_c().await.is_ok() {
-                std::process::exit(Code::Interrupted as i32);
-            }
-        });
-    };
-    // Without the thread Ctrl-C simply kills the process, and the journal keeps what finished.
-    let _ = std::thread::Builder::new().name("ctrl-c".into()).spawn(listen);
 }

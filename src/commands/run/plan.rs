@@ -453,6 +453,15 @@ impl PlannedTarget {
         matches!(self.how, How::Simulate(_))
     }
 
+    pub fn speaks_tls(&self) -> bool {
+        let url = match &self.how {
+            How::Engine { .. } | How::Simulate(_) => return false,
+            How::Endpoint(endpoint) => &endpoint.url,
+            How::Command(command) => &command.endpoint.url,
+        };
+        url.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
+    }
+
     pub fn protocol(&self) -> Result<Protocol, Failure> {
         match &self.how {
             How::Engine { .. } | How::Simulate(_) => Ok(Protocol::OpenAiCompletions),

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmlab_loadgen::saturation::{Ramp, Saturation, Throughput, find_saturation, step_workload};
-use llmlab_loadgen::{DriveOptions, Silent, drive_with, generate};
+use llmlab_loadgen::{
+    DriveError, DriveOptions, Endpoint, Fitted, Fitter, Silent, Workload, drive_with, generate,
+};
 use llmlab_results::RunDir;
 use llmlab_results::manifest::{TrialFacts, TrialKind};
+use llmlab_results::prompt_fit::PromptFit;
 use llmlab_results::record::{RecordSink, RequestRecord};
 use llmlab_sim::Options;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +30,36 @@ impl RecordSink for Keep<'_> {
     fn record(&mut self, record: &RequestRecord) -> std::io::Result<()> {
         self.records.push(record.clone());
         self.sink.record(record)
+    }
+}
+
+/// Brings the prompts of each step to their length, as those of the trials will be: others would be another load.
+#[derive(Default)]
+struct StepFits {
+    /// From the first step on; `Some(None)` where prompts need no fitting.
+    fitter: Option<Option<Fitter>>,
+    facts: Option<PromptFit>,
+}
+
+impl StepFits {
+    /// `None` where prompts need no fitting. Takes up to `time`, in which a tokenizer counts more prompts than most servers
+    /// answer.
+    fn fit(
+        &mut self,
+        endpoint: &Endpoint,
+        workload: &Workload,
+        time: Duration,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Workload>, DriveError> {
+        let fitter = match &mut self.fitter {
+            Some(known) => known,
+            none => none.insert(Fitter::ask(endpoint, workload, cancel)?),
+        };
+        let Some(fitter) = fitter else { return Ok(None) };
+        let Fitted { workload, facts } = fitter.fit(workload, time, cancel);
+        let missed = facts.missed + self.facts.as_ref().map_or(0, |facts| facts.missed);
+        self.facts = Some(PromptFit { missed, ..facts });
+        Ok(Some(workload))
     }
 }
 
@@ -54,6 +87,7 @@ pub fn saturation(
 
     let config = plan.workload_config(1.0);
     let ramp = if simulated.is_some() { simulated::RAMP } else { Ramp::default() };
+    let mut fits = StepFits::default();
     let found = find_saturation(&ramp, |users| -> Result<(Throughput, Duration), Failure> {
         live.phase(index, "probing", format!("{name}: finding saturation, {users} users"));
         let workload = generate(&step_workload(&config, users)).map_err(Failure::bad_input)?;
@@ -66,8 +100,12 @@ pub fn saturation(
                     time_limit: Some(ramp.step_time),
                     ..DriveOptions::default()
                 };
-                let driven = drive_with(&ready.endpoint, &workload, options, &mut keep, &Silent, cancel)
-                    .map_err(|error| drive_failure(name, error))?;
+                let driven =
+                    fits.fit(&ready.endpoint, &workload, ramp.step_time, cancel).and_then(|fitted| {
+                        let workload = fitted.as_ref().unwrap_or(&workload);
+                        drive_with(&ready.endpoint, workload, options, &mut keep, &Silent, cancel)
+                    });
+                let driven = driven.map_err(|error| drive_failure(name, error))?;
                 if facts.start_monotonic_ns == 0 {
                     facts.start_monotonic_ns = driven.start_monotonic_ns;
                 }
@@ -88,6 +126,7 @@ pub fn saturation(
     }
     writer.finish().map_err(Failure::internal)?;
     facts.complete = !cancel.is_cancelled();
+    facts.prompt_fit = fits.facts;
     live.log(format!("{name}: {}", found.describe()));
     live.phase(index, "waiting", format!("{name}: saturation {:.1} requests/s", found.rps));
     Ok((facts, found))

@@ -59,7 +59,7 @@ pub fn run(args: &RunArgs, plan: Plan, find: FindSpec, cancel: &CancellationToke
             highest: None,
             concluded: false,
         };
-        let ended = on_worker(args, &live, cancel, || search.run(&mut found, &mut save));
+        let ended = on_worker(args, &live, || search.run(&mut found, &mut save));
         let ended = match ended {
             _ if cancel.is_cancelled() && !search.concluded => {
                 found.error = Some("interrupted".into());

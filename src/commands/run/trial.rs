@@ -20,6 +20,7 @@ use super::{journey, simulated};
 use crate::command;
 use crate::exit::Failure;
 use crate::host;
+use crate::interrupt;
 use crate::live::Live;
 use crate::machine::Watch;
 use crate::target::{self, EngineProcess};
@@ -265,7 +266,9 @@ pub fn measure(
         interval: SCRAPE_EVERY,
         on_sample: &mut on_sample,
     });
-    let options = DriveOptions { drain: DRAIN, time_limit: None, scrape, start_monotonic_ns };
+    let give_up = interrupt::insisted().clone();
+    let options =
+        DriveOptions { drain: DRAIN, scrape, start_monotonic_ns, give_up, ..DriveOptions::default() };
     let watch = ready.watch(&writer)?;
     let driven = match &plan.spec.journey {
         None => drive_with(&ready.endpoint, workload, options, &mut writer, observer, cancel)
