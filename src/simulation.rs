@@ -6,7 +6,8 @@ use llmlab_core::config::EngineConfig;
 use llmlab_core::engine::Engine;
 use llmlab_core::scheduler::Scheduler;
 use llmlab_models::catalogue;
-use llmlab_models::{LoadedModel, ModelSpec};
+use llmlab_models::memory::Weights;
+use llmlab_models::{LoadedModel, ModelSpec, WeightFormat};
 use llmlab_results::manifest::{TargetFacts, TargetKind};
 use llmlab_scenarios::spec::{AdapterSpec, SimulateSpec};
 use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
@@ -102,6 +103,9 @@ fn on_catalogued(
             Err(too_large(&device.name, utilization, &budget))
         }
     })?;
+    if sizes.footprint.formats.contains_key(&WeightFormat::Fp8) {
+        hardware.multiplies(Weights::Fp8).map_err(|error| format!("weights: {error}"))?;
+    }
     let budget = budget(&sizes.footprint);
     // A pool that was chosen by hand must fit too.
     let pool_tokens = u64::from(sizes.engine.num_blocks) * u64::from(sizes.engine.block_size);

@@ -44,6 +44,28 @@ fn the_down_projection_of_one_token_by_hand() {
     assert_eq!(down.bound_by(), Resource::Memory);
 }
 
+/// An A100 has no FP8 arithmetic: its weights are half as many bytes, and its products those of 16 bits.
+#[test]
+fn eight_bit_floats_are_expanded_where_no_product_takes_them() {
+    let of = |device: &str, format| {
+        let (_, h100) = on_h100(format);
+        let device = Device::from_catalogue(catalogue::hardware(device).unwrap()).unwrap();
+        Roofline::new(h100.layers().clone(), device)
+    };
+    let gate_up = |device, format, shape| {
+        let step = of(device, format).step(&[shape]);
+        step.operations.into_iter().find(|cost| cost.operation == Operation::GateUp).unwrap()
+    };
+    let seconds = |device, format, shape| gate_up(device, format, shape).seconds();
+    let (fp8, bf16, int4) = (WeightFormat::Fp8, WeightFormat::Bf16, WeightFormat::Int4);
+    let prompt = prefill(0, 8192);
+    assert!(seconds("h100", fp8, prompt) < 0.7 * seconds("h100", bf16, prompt));
+    // The shares of the peak and the launches of a weight-only product, not those of one of bytes.
+    assert_eq!(seconds("a100", fp8, prompt), seconds("a100", int4, prompt));
+    assert!(gate_up("h100", fp8, prompt).overhead_s > gate_up("a100", fp8, prompt).overhead_s);
+    assert!(seconds("a100", fp8, decode(100)) < 0.7 * seconds("a100", bf16, decode(100)));
+}
+
 #[test]
 fn attention_is_the_sum_over_sequences_and_not_a_mean() {
     let (_, model) = on_h100(WeightFormat::Bf16);

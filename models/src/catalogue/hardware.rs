@@ -62,6 +62,8 @@ pub struct Hardware {
     pub memory: MemoryKind,
     /// Other names it is found by.
     pub aliases: Vec<String>,
+    /// NVIDIA's version of what the chip can do, such as 8.6; absent for other makers.
+    pub compute_capability: Option<Figure>,
     /// Decimal gigabytes on the device; what CPU and GPU share in one; absent for a CPU, whose memory is bought separately.
     pub memory_gb: Option<Figure>,
     /// What a process sees of it, in MiB: on an NVIDIA device CUDA's total, which is what nvidia-smi shows less what the driver keeps.
@@ -133,6 +135,7 @@ impl Hardware {
     /// The figures that are known, with their key and the range a device of this decade can be in.
     pub fn figures(&self) -> Vec<(&'static str, &Figure, RangeInclusive<f64>)> {
         let optional = [
+            ("compute_capability", &self.compute_capability, 5.0..=20.0),
             ("memory_gb", &self.memory_gb, 1.0..=1024.0),
             ("usable_memory_mib", &self.usable_memory_mib, 512.0..=1_048_576.0),
             ("fp32_tflops", &self.fp32_tflops, 0.01..=1000.0),

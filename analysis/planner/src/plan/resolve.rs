@@ -170,12 +170,6 @@ impl Question<'_> {
                 return impossible(error.to_string(), "another device, or its figures in a catalogue file");
             }
         };
-        if candidate.weights == "fp8" && catalogued.fp8_tflops.is_none() {
-            return impossible(
-                format!("{} has no FP8 arithmetic", catalogued.name),
-                "weights = [\"int4\"] or [\"int8\"], or a device with FP8",
-            );
-        }
         let unknown = |key, what, name: &str, accepted: String| PlanError::UnknownName {
             key,
             what,
@@ -185,6 +179,9 @@ impl Question<'_> {
         let weights: memory::Weights = candidate.weights.parse().map_err(|_| {
             unknown("weights", "format", &candidate.weights, memory::Weights::NAMES.join(", "))
         })?;
+        if let Err(error) = catalogued.multiplies(weights.of(self.model)) {
+            return impossible(error.to_string(), "weights = [\"int4\"] or [\"int8\"], or another device");
+        }
         let kv: KvDtype = candidate
             .kv
             .parse()

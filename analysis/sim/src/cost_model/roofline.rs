@@ -272,12 +272,14 @@ impl Roofline {
         math: Math,
         rows: f64,
     ) -> OperationCost {
-        let peak = match math {
+        let (math, peak) = match (math, self.device.fp8_flops_per_s) {
+            (Math::Fp8, Some(peak)) => (math, peak),
+            // As vLLM's Marlin kernels do it, on an A100 for example.
+            (Math::Fp8, None) => (Math::WeightOnly, self.device.bf16_flops_per_s),
             // TF32 runs at half the 16-bit rate on tensor cores (NVIDIA data sheets from A100 on).
-            Math::F32 => self.device.bf16_flops_per_s / 2.0,
-            Math::Half | Math::WeightOnly => self.device.bf16_flops_per_s,
-            Math::Fp8 => self.device.fp8_flops_per_s,
-            Math::Int8 => self.device.int8_ops_per_s,
+            (Math::F32, _) => (math, self.device.bf16_flops_per_s / 2.0),
+            (Math::Half | Math::WeightOnly, _) => (math, self.device.bf16_flops_per_s),
+            (Math::Int8, _) => (math, self.device.int8_ops_per_s),
         };
         // Few rows do not fill a tile; they are computed without.
         let reached = (peak * self.efficiency.product_share(math, rows))
