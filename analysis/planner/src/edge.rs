@@ -149,7 +149,7 @@ fn fit(model: &Architecture, weights: memory::Weights, usable_bytes: u64) -> Res
     match of(usable_bytes) {
         Ok(plan) if plan.fits() => Ok(plan),
         // The cache of so short a request is at most a few MiB a layer: what the items exceed is the answer, to a rounding.
-        Ok(plan) => Err(plan.items.iter().map(|item| item.bytes).fold(0, u64::saturating_add)),
+        Ok(plan) => Err(plan.budget.taken_bytes()),
         Err(_) => Err(model.parameters().saturating_mul(2)),
     }
 }
@@ -191,7 +191,7 @@ fn row(
         model: model.name.clone(),
         parameters: model.parameters(),
         format: weights.of(model).to_string(),
-        weight_bytes: plan.weight_bytes,
+        weight_bytes: plan.budget.weight_bytes,
         context_tokens: longest(plan, model.max_positions),
         prefill_tokens_per_s: arithmetic_known.then(|| f64::from(PROMPT_TOKENS) / prefill_s),
         decode_tokens_per_s: 1.0 / decode_s,

@@ -119,7 +119,7 @@ fn formats(model: &PublishedModel) -> Result<Vec<FormatBytes>, Failure> {
     let of = |format: &'static str| {
         let weights: Weights = format.parse().map_err(Failure::internal)?;
         let config = MemoryConfig { framework: Framework::Bare, weights, ..MemoryConfig::vllm("", 0) };
-        let bytes = plan(sizes, &config, 0).map_err(Failure::internal)?.weight_bytes;
+        let bytes = plan(sizes, &config, 0).map_err(Failure::internal)?.budget.weight_bytes;
         let bits_per_parameter = 8.0 * bytes as f64 / sizes.parameters() as f64;
         Ok(FormatBytes { format, bytes, bits_per_parameter })
     };

@@ -226,13 +226,8 @@ impl Question<'_> {
             },
             runtime: DEFAULT_RUNTIME.into(),
         };
-        // Windows and their groups make a cache's capacity depend on how long requests are.
         let request = (self.lengths.input + self.lengths.output).ceil().max(1.0);
-        let whole = plan.kv_plan.as_ref().map_or(0, |kv| kv.num_blocks * u64::from(config.block_size));
-        let kv_tokens = match self.model.kv_shape().window_layers {
-            0 => whole,
-            _ => (plan.sequences(request as u32) * request) as u64,
-        };
+        let kv_tokens = plan.tokens_in_sequences(request as u32);
         // The longest request fits, else the plan had refused.
         let kv_tokens = kv_tokens.max(u64::from(plan.max_model_len));
         let longest = plan.max_model_len;
@@ -240,7 +235,7 @@ impl Question<'_> {
             cost: deployment.roofline(Calibration::shipped()),
             engine: engine(&self.spec.space, kv_tokens, longest),
             kv_tokens,
-            weight_bytes: plan.weight_bytes.saturating_mul(u64::from(candidate.replica_devices())),
+            weight_bytes: plan.budget.weight_bytes.saturating_mul(u64::from(candidate.replica_devices())),
             kv_value_bytes: deployment.kv_value_bytes,
             device: catalogued,
         }))
