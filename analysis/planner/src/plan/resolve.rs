@@ -148,8 +148,13 @@ impl Question<'_> {
     fn transfer(&self, candidate: &Candidate, fitting: &Fitting) -> KvTransfer {
         let (device, reached) = (fitting.cost.device(), fitting.cost.efficiency());
         let devices = f64::from(candidate.replica_devices());
+        let windowed = self.model.windowed_kv_values_per_token();
+        let kept = self.model.kv_values_per_token() - windowed;
         KvTransfer {
-            bytes_per_token: self.model.kv_values_per_token() as f64 * fitting.kv_value_bytes,
+            bytes_per_token: kept as f64 * fitting.kv_value_bytes,
+            window_bytes_per_token: windowed as f64 * fitting.kv_value_bytes,
+            window: self.model.layers().find_map(|block| block.attention.window()),
+            block_size: BLOCK,
             bytes_per_s: devices * device.network_bytes_per_s * reached.network,
             latency: Duration::from_secs_f64(reached.network_latency_s),
         }

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use llmlab_core::executor::StageTime;
+use llmlab_models::architecture::Window;
 
 use super::calibration::{Calibration, DEFAULT_RUNTIME};
 use super::device::Device;
@@ -152,10 +153,10 @@ impl Roofline {
         rows.logits += decode.logits;
         rows.sampled += decode.sampled;
         let mut seconds = 0.0;
-        let attention = |window: Option<u32>| {
+        let attention = |window: Option<Window>| {
             let (prefill, _) = self.attention_work(prefill, window);
-            let most = window.map_or(u64::MAX, |window| u64::from(window) * decoding as u64);
-            (prefill, self.decoding(decoding, keys.min(most)))
+            let seen = window.map_or(keys, |window| window.seen_of(keys, decoding as u64));
+            (prefill, self.decoding(decoding, seen))
         };
         self.operations(rows, attention, |cost| seconds += cost.seconds());
         seconds + self.host_wait_s(seconds - self.outside_s(rows.sequences), !prefill.is_empty())
@@ -168,7 +169,7 @@ impl Roofline {
     fn operations(
         &self,
         rows: Rows,
-        attention: impl Fn(Option<u32>) -> (Attention, Attention),
+        attention: impl Fn(Option<Window>) -> (Attention, Attention),
         mut found: impl FnMut(OperationCost),
     ) {
         let overhead_s = self.outside_s(rows.sequences);
@@ -409,7 +410,7 @@ impl Roofline {
     }
 
     /// Sequences with several new tokens, and those with one.
-    fn attention_work(&self, seqs: &[SeqShape], window: Option<u32>) -> (Attention, Attention) {
+    fn attention_work(&self, seqs: &[SeqShape], window: Option<Window>) -> (Attention, Attention) {
         let mut prefill = Attention::default();
         let (mut queries, mut keys) = (0, 0);
         for seq in seqs.iter().filter(|seq| seq.new > 0) {
