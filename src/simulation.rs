@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use llmlab_core::config::EngineConfig;
+use llmlab_core::config::{EngineConfig, PolicyConfig};
 use llmlab_core::engine::Engine;
 use llmlab_core::scheduler::Scheduler;
+use llmlab_models::architecture::Architecture;
 use llmlab_models::catalogue;
-use llmlab_models::{LoadedModel, ModelSpec};
+use llmlab_models::memory::{Budget, MemoryConfig, Weights};
+use llmlab_models::{LoadedModel, ModelSpec, WeightFormat};
 use llmlab_results::manifest::{TargetFacts, TargetKind};
 use llmlab_scenarios::spec::{AdapterSpec, SimulateSpec};
 use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::fit::Fitted;
-use llmlab_sim::memory::{Budget, DEFAULT_UTILIZATION};
 use llmlab_sim::{CostModel, Device, Overhead, Roofline, RooflineExecutor};
 
 use crate::adapters::{self, SimulatedAdapters};
@@ -81,13 +82,15 @@ fn on_catalogued(
     let hardware = catalogue::hardware(&spec.hardware)
         .map_err(|error| format!("hardware: {error}; or \"{THIS_HOST}\" after llmlab calibrate --engine"))?;
     let device = Device::from_catalogue(hardware).map_err(|error| format!("hardware: {error}"))?;
-    let utilization = spec.gpu_memory_utilization.unwrap_or(DEFAULT_UTILIZATION);
+    let memory = memory_config(spec, &device)?;
     let draft = Draft::of(spec, model, loaded)?;
     let (draft_bytes, draft_kv) =
         draft.as_ref().map_or((0, 0), |draft| (draft.footprint.stored_bytes, draft.kv_bytes_per_token));
     let beside = adapter_bytes.saturating_add(draft_bytes);
+    let architecture = Architecture::of(model);
     let budget = |weights: &Footprint| {
-        Budget::of(&device, utilization, model, weights.stored_bytes.saturating_add(beside))
+        let weight_bytes = weights.stored_bytes.saturating_add(beside);
+        Budget::of(&architecture, &memory, device.memory_bytes as u64, weight_bytes)
     };
     let (_, kv) = wire::formats(&spec.engine, loaded)?;
     let own_kv = weights::kv_bytes_per_token(model, kv) as f64;
@@ -95,13 +98,15 @@ fn on_catalogued(
     let own_share = own_kv / (own_kv + draft_kv as f64).max(1.0);
     let sizes = wire::resolve_sizes(&spec.engine, model, loaded, max_model_len, |weights| {
         let budget = budget(weights);
-        let left = budget.kv_bytes();
-        if left > 0.0 {
-            Ok((left * own_share) as u64)
-        } else {
-            Err(too_large(&device.name, utilization, &budget))
+        match budget.kv_bytes() {
+            0 => Err(too_large(&device.name, memory.gpu_memory_utilization, &budget)),
+            left => Ok((left as f64 * own_share) as u64),
         }
     })?;
+    let mut held = std::iter::once(&sizes.footprint).chain(draft.as_ref().map(|draft| &draft.footprint));
+    if held.any(|footprint| footprint.formats.contains_key(&WeightFormat::Fp8)) {
+        hardware.multiplies(Weights::Fp8).map_err(|error| format!("weights: {error}"))?;
+    }
     let budget = budget(&sizes.footprint);
     // A pool that was chosen by hand must fit too.
     let pool_tokens = u64::from(sizes.engine.num_blocks) * u64::from(sizes.engine.block_size);
@@ -134,12 +139,27 @@ fn on_catalogued(
     Ok(resolved(spec, model, sizes, hardware, Overhead::served(DEFAULT_RUNTIME), speculation))
 }
 
+/// Every policy has its memory laid out as vLLM does it, so that targets differ by their rules alone.
+fn memory_config(spec: &SimulateSpec, device: &Device) -> Result<MemoryConfig, String> {
+    let defaults = MemoryConfig::vllm(&device.name, device.memory_bytes as u64);
+    let policy = wire::policy(&spec.engine.policy)?;
+    Ok(MemoryConfig {
+        gpu_memory_utilization: spec.gpu_memory_utilization.unwrap_or(defaults.gpu_memory_utilization),
+        max_num_seqs: policy.knobs().max_num_seqs().unwrap_or(defaults.max_num_seqs),
+        max_num_batched_tokens: match policy {
+            PolicyConfig::Vllm(vllm) => vllm.max_num_batched_tokens,
+            _ => defaults.max_num_batched_tokens,
+        },
+        ..defaults
+    })
+}
+
 fn too_large(device: &str, utilization: f64, budget: &Budget) -> String {
     format!(
         "the model does not fit on one {device}: of {} ({utilization} of its memory) weights take {}, activations {}; choose smaller weights or other hardware",
-        bytes(budget.usable_bytes as u64),
-        bytes(budget.weight_bytes as u64),
-        bytes((budget.activation_bytes + budget.outside_tensors_bytes) as u64)
+        bytes(budget.usable_bytes),
+        bytes(budget.weight_bytes),
+        bytes(budget.activation_bytes + budget.outside_tensors_bytes)
     )
 }
 
@@ -238,9 +258,9 @@ impl ResolvedSimulation {
         match &self.hardware {
             SimulatedHardware::Catalogue { budget, .. } => format!(
                 "{} usable: weights {}, activations {}, {kv}",
-                bytes(budget.usable_bytes as u64),
-                bytes(budget.weight_bytes as u64),
-                bytes((budget.activation_bytes + budget.outside_tensors_bytes) as u64)
+                bytes(budget.usable_bytes),
+                bytes(budget.weight_bytes),
+                bytes(budget.activation_bytes + budget.outside_tensors_bytes)
             ),
             SimulatedHardware::ThisHost { .. } => {
                 format!("weights {}, {kv}", bytes(self.footprint.stored_bytes))

@@ -259,7 +259,8 @@ fn num_blocks(
         .map_err(|_| format!("kv_memory gives {blocks} blocks; accepted are at most {}", u32::MAX))
 }
 
-fn policy(spec: &PolicySpec) -> Result<PolicyConfig, String> {
+/// The scheduler's own form of a scenario's policy.
+pub fn policy(spec: &PolicySpec) -> Result<PolicyConfig, String> {
     Ok(match spec.clone() {
         PolicySpec::Vllm {
             max_num_seqs,

@@ -120,6 +120,11 @@ fn what_has_no_answer_says_what_would_have_to_change() {
             "no price is known for rtx-4090 spot",
             "device_usd",
         ),
+        (
+            vec![("--model", "qwen/qwen3-8b-fp8"), ("--weights", "published"), ("--hardware", "v100")],
+            "v100-sxm2-32gb has no kernel for fp8 weights",
+            "int4",
+        ),
     ] {
         let (code, said, error) = run(dir.path(), &changed(&changes));
         assert_eq!(code, Some(10), "{changes:?}: {said}{error}");

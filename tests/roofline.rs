@@ -53,3 +53,20 @@ fn more_devices_than_there_is_to_divide_is_an_error() {
     assert_eq!(code, Some(2));
     assert!(error.contains("0.01 to 10000"), "{error}");
 }
+
+/// vLLM expands 8-bit floats on an A100 and has no kernel for them on a V100.
+#[test]
+fn weights_without_a_kernel_are_refused() {
+    let (code, _, error) = run(&["llama-3.1-8b", "--hardware", "a100", "--weights", "fp8"]);
+    assert_eq!(code, Some(0), "{error}");
+    let published = ["qwen/qwen3-8b-fp8", "--hardware", "v100", "--weights", "published"];
+    let (code, _, error) = run(&published);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("--weights: v100-sxm2-32gb has no kernel for fp8 weights"), "{error}");
+    let (code, _, error) = run(&["gpt-oss-20b", "--hardware", "mi250x", "--weights", "published"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("mi250x has no kernel for mxfp4 weights"), "{error}");
+    let other = ["gpt-oss-20b", "--hardware", "apple-m3-max-40", "--weights", "published"];
+    let (code, _, error) = run(&[&other[..], &["--runtime", "llama.cpp"]].concat());
+    assert_eq!(code, Some(0), "the kernels are those of vLLM: {error}");
+}

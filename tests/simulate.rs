@@ -74,6 +74,21 @@ fn a_live_scenario_is_simulated_by_one_flag_and_twice_the_same() {
 }
 
 #[test]
+fn weights_without_a_kernel_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let on = |hardware: &str| {
+        let target = format!(r#"simulate = {{ hardware = "{hardware}", policy = "vllm", weights = "fp8" }}"#);
+        scenario(dir.path(), "spec:llama-3.1-8b", "{ process = \"poisson\", rate = 2.0 }", &target);
+        let output = llmlab(dir.path()).args(["simulate", "simulated.toml"]).output().unwrap();
+        (output.status.code(), stderr(&output))
+    };
+    let (code, error) = on("v100");
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("weights: v100-sxm2-32gb has no kernel for fp8 weights"), "{error}");
+    assert_eq!(on("a100").0, Some(0));
+}
+
+#[test]
 fn one_line_of_a_scenario_makes_it_a_simulation_of_a_model_without_weights() {
     let dir = tempfile::tempdir().unwrap();
     let target = r#"simulate = { hardware = "h100-sxm", policy = "vllm", max_num_seqs = 64 }"#;

@@ -119,6 +119,21 @@ impl KvShape {
         })
     }
 
+    /// Sequences of `tokens` tokens that the cache holds at a time.
+    pub fn sequences(&self, budget: &KvBudget, tokens: u32) -> f64 {
+        let budget = KvBudget { max_model_len: tokens, ..*budget };
+        self.plan(&budget).map_or(0.0, |plan| plan.max_concurrency)
+    }
+
+    /// Tokens that the cache holds in sequences of `tokens` tokens each. Windows and their groups make that depend on how long
+    /// these are.
+    pub fn tokens_in_sequences(&self, budget: &KvBudget, tokens: u32) -> u64 {
+        match self.window_layers {
+            0 => self.plan(budget).map_or(0, |plan| plan.num_blocks * u64::from(budget.block_size)),
+            _ => (self.sequences(budget, tokens) * f64::from(tokens)) as u64,
+        }
+    }
+
     /// Groups are as large as the smaller kind of layer, or, when the kinds are of about the same number, the larger.
     fn layers_per_group(&self) -> u32 {
         let (least, most) =

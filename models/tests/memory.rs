@@ -118,7 +118,7 @@ fn a_pipeline_has_the_blocks_of_its_tightest_stage() {
     assert_eq!(two.stage, 1, "{two:?}");
     // 16 of 32 layers, 8 KV heads of 128, 16 tokens, key and value in 16 bits.
     let kv = two.kv_plan.unwrap();
-    assert_eq!((kv.block_bytes, kv.num_blocks), (16 * 65_536, two.kv_bytes_available / (16 * 65_536)));
+    assert_eq!((kv.block_bytes, kv.num_blocks), (16 * 65_536, two.budget.kv_bytes() / (16 * 65_536)));
     // 10 full layers of 62: seven groups, whose ten layers are five on each stage.
     let hybrid = staged("gemma-3-27b", 2).kv_plan.unwrap();
     assert_eq!((hybrid.groups, hybrid.layers_per_group, hybrid.block_bytes / hybrid.page_bytes), (7, 10, 5));
@@ -154,8 +154,8 @@ fn measured_memory_is_met_within_the_stated_errors() {
             (config.block_size, config.max_model_len) = (128, Some(16000));
         });
         let around = item(&plan, "runtime") + if tp > 1 { item(&plan, "communication buffers") } else { 0.0 };
-        let weights = plan.weight_bytes as f64;
-        let got = [weights, item(&plan, "activations, peak"), around, plan.kv_bytes_available as f64];
+        let weights = plan.budget.weight_bytes as f64;
+        let got = [weights, item(&plan, "activations, peak"), around, plan.budget.kv_bytes() as f64];
         for ((got, measured), allowed) in got.into_iter().zip(measured).zip(allowed_percent) {
             let error = 100.0 * (got / GIB / measured - 1.0);
             println!("{model}: {:.2} GiB, measured {measured}, {error:+.1} %", got / GIB);
@@ -191,9 +191,9 @@ fn weights_are_as_large_as_published_checkpoints() {
             config.weights = format.parse().unwrap();
             config.framework = Framework::Bare;
         });
-        let error = 100.0 * (plan.weight_bytes as f64 / published - 1.0);
-        println!("{model} {format}: {} bytes, {error:+.2} %", plan.weight_bytes);
-        assert!(error.abs() < 1.0, "{model} {format}: {} bytes, {error:+.2} %", plan.weight_bytes);
+        let error = 100.0 * (plan.budget.weight_bytes as f64 / published - 1.0);
+        println!("{model} {format}: {} bytes, {error:+.2} %", plan.budget.weight_bytes);
+        assert!(error.abs() < 1.0, "{model} {format}: {} bytes, {error:+.2} %", plan.budget.weight_bytes);
     }
 }
 
@@ -220,7 +220,7 @@ fn worked_figures() {
     assert_eq!(bytes, 2_147_483_648);
     // 70B in 16 bits: 140 GB by the round figure.
     let plan = plan("llama-2-70b", |config| config.weights = Weights::F16);
-    assert!((plan.weight_bytes as f64 / 140e9 - 1.0).abs() < 0.02, "{}", plan.weight_bytes);
+    assert!((plan.budget.weight_bytes as f64 / 140e9 - 1.0).abs() < 0.02, "{}", plan.budget.weight_bytes);
     assert!(!plan.fits());
 }
 
@@ -230,8 +230,8 @@ fn what_does_not_fit_says_what_would() {
     let problem = plan.problem.unwrap();
     assert!(problem.contains("needs 141.1 GB for weights on each device"), "{problem}");
     assert!(problem.contains("tp = 2") && problem.contains("int4"), "{problem}");
-    assert_eq!((plan.kv_bytes_available, plan.kv_plan), (0, None));
-    assert!(plan.excess_bytes > 60_000_000_000);
+    assert_eq!((plan.budget.kv_bytes(), plan.kv_plan), (0, None));
+    assert!(plan.budget.excess_bytes() > 60_000_000_000);
     let long = self::plan("llama-3.1-8b", |config| config.gpu_memory_utilization = 0.3);
     let problem = long.problem.unwrap();
     assert!(problem.contains("too little for one request of 131072 tokens"), "{problem}");
@@ -248,7 +248,7 @@ fn what_does_not_fit_says_what_would() {
 fn parallel_devices_hold_their_part_and_what_is_copied() {
     let of = |tp: u32, pp: u32| plan("qwen3-30b-a3b", |config| (config.tp, config.pp) = (tp, pp));
     let model = architecture("qwen3-30b-a3b").unwrap();
-    assert_eq!(of(1, 1).weight_bytes, model.parameters() * 2);
+    assert_eq!(of(1, 1).budget.weight_bytes, model.parameters() * 2);
     let eight = of(8, 1);
     let (hidden, layers) = (2048u64, 48u64);
     // 4 query heads and one copied key and value head of 128.
@@ -259,7 +259,7 @@ fn parallel_devices_hold_their_part_and_what_is_copied() {
     assert_eq!(eight.kv_plan.as_ref().unwrap().kv_heads_per_device, 1);
     // Two stages: half of the layers and one table each.
     let half = of(1, 2);
-    assert!(half.weight_bytes * 2 <= model.parameters() * 2 + 2 * hidden);
+    assert!(half.budget.weight_bytes * 2 <= model.parameters() * 2 + 2 * hidden);
     assert!(item(&half, "weights: routed experts") * 2.0 == item(&of(1, 1), "weights: routed experts"));
 }
 
@@ -279,7 +279,7 @@ fn stages_of_alternating_windows_keep_what_their_own_layers_keep() {
     // 10 layers that see everything in 62, 5 in 31: half a stage's layers in half of the bytes, and more memory for them.
     let (one, two) = (of(1), of(2));
     let held =
-        |plan: &MemoryPlan| plan.kv_plan.as_ref().unwrap().max_concurrency / plan.kv_bytes_available as f64;
+        |plan: &MemoryPlan| plan.kv_plan.as_ref().unwrap().max_concurrency / plan.budget.kv_bytes() as f64;
     let ratio = held(&two) / held(&one);
     assert!((1.9..2.1).contains(&ratio), "{ratio}");
 }
@@ -292,7 +292,7 @@ fn adapters_and_shorter_sequences_change_what_is_left() {
     // Rows and columns of q, k, v, o, gate, up and down of one layer.
     let sides = 8192 + 2 * 5120 + 8192 + 3 * (4096 + 14336);
     let bytes = 4 * 16 * 32 * sides * 2;
-    assert_eq!(plain.kv_bytes_available - with.kv_bytes_available, bytes);
+    assert_eq!(plain.budget.kv_bytes() - with.budget.kv_bytes(), bytes);
     let ratio = plain.sequences(1024) / plain.sequences(4096);
     assert!((ratio - 4.0).abs() < 1e-9, "{ratio}");
 }
@@ -326,7 +326,7 @@ fn every_model_of_the_catalogue_has_a_plan_in_every_format() {
             let weights = format.parse().unwrap();
             let config = MemoryConfig { weights, ..MemoryConfig::vllm("h100", 8 * H100_BYTES) };
             let plan = memory::plan(model, &config, 8 * H100_BYTES).unwrap();
-            let bits = 8.0 * plan.weight_bytes as f64 / model.parameters() as f64;
+            let bits = 8.0 * plan.budget.weight_bytes as f64 / model.parameters() as f64;
             assert!((2.5..40.0).contains(&bits), "{} {format}: {bits} bits a weight", model.name);
         }
     }

@@ -41,7 +41,8 @@ pub struct MemoryArgs {
     /// Usable bytes of the device's memory in GiB, in place of what the catalogue has
     #[arg(long, value_name = "GIB")]
     pub memory_gib: Option<f64>,
-    /// What counts around weights and cache: vllm (its share of the memory), or bare (weights, cache, a forward pass)
+    /// What counts around weights and cache: vllm (its share of the memory), tgi, tensorrt-llm, or llama.cpp, also called bare
+    /// (weights, cache, a forward pass)
     #[arg(long, default_value = "vllm", value_name = "NAME")]
     pub framework: String,
     /// published, f32, f16, bf16, fp8, int8, awq, gptq, int4 (or int4:GROUP), mxfp4, nvfp4, or a GGUF mix as q4_k_m

@@ -8,6 +8,7 @@ use llmlab_models::memory::Weights;
 use llmlab_planner::explain::Explanation;
 use llmlab_planner::validate::names;
 use llmlab_planner::{Deployment, formats};
+use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::{Calibration, Efficiency, Sharding};
 use llmlab_sim::{Device, Roofline, SeqShape};
 
@@ -59,6 +60,9 @@ pub fn roofline(args: RooflineArgs) -> Result<Code, Failure> {
         args.weights.parse().map_err(|error| Failure::bad_input(format!("--weights: {error}")))?;
     let weights = formats::weights(format, model).map_err(Failure::bad_input)?;
     let format = format.of(model);
+    if args.runtime.starts_with(DEFAULT_RUNTIME) {
+        hardware.multiplies(format).map_err(|error| Failure::bad_input(format!("--weights: {error}")))?;
+    }
     let kv_value_bytes = names::kv_value_bytes(&args.kv).ok_or_else(|| {
         Failure::bad_input(format!("--kv: {:.40?} is not known; accepted are bf16, f16, fp8, int8", args.kv))
     })?;

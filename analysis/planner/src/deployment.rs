@@ -1,15 +1,13 @@
 //! A model on devices under a serving software.
 
-use llmlab_models::architecture::{Architecture, FeedForward};
+use llmlab_models::architecture::Architecture;
+use llmlab_models::memory::{self, Budget, Framework, KvDtype, MemoryConfig};
 use llmlab_sim::cost_model::calibration::Runtime;
 use llmlab_sim::cost_model::layers::Layers;
 use llmlab_sim::cost_model::{Calibration, Sharding, Weights};
-use llmlab_sim::memory::DEFAULT_UTILIZATION;
 use llmlab_sim::{Device, Roofline};
 
 use crate::closed_loop::{Admission, ClosedLoop};
-
-const GIB: f64 = 1_073_741_824.0;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deployment {
@@ -33,20 +31,30 @@ impl Deployment {
         Roofline::with_efficiency(self.layers(), self.device.clone(), efficiency)
     }
 
-    /// Tokens of the KV cache when `utilization` of each device's memory is used; 0 if the weights do not fit.
-    pub fn kv_tokens(&self, utilization: f64) -> u64 {
-        let layers = self.layers();
-        let experts = self
-            .model
-            .blocks
-            .iter()
-            .any(|(_, block)| matches!(block.feed_forward, FeedForward::Experts { .. }));
-        // Peaks of a forward pass under vLLM on an H100, and what its libraries take (llm-d-planner).
-        let activations = if experts { 8.0 } else { 4.8 } * GIB;
-        let outside = if self.sharding.devices() > 1 { 0.6 } else { 0.15 } * GIB;
-        let left =
-            self.device.memory_bytes * utilization - layers.stored_bytes as f64 - activations - outside;
-        (left / layers.kv_bytes_per_token().max(1.0)).max(0.0) as u64
+    /// Tokens of the KV cache in requests of `request_tokens` tokens each; 0 if the weights do not fit.
+    pub fn kv_tokens(&self, request_tokens: u32) -> u64 {
+        let memory_bytes = self.device.memory_bytes as u64;
+        let kv = if self.kv_value_bytes > 1.0 { KvDtype::Bits16 } else { KvDtype::Fp8 };
+        let config = MemoryConfig {
+            framework: self.framework(),
+            kv,
+            tp: self.sharding.tensor,
+            pp: self.sharding.pipeline,
+            ..MemoryConfig::vllm(&self.device.name, memory_bytes)
+        };
+        let budget = Budget::of(self.model, &config, memory_bytes, self.layers().stored_bytes);
+        // Formats with scales take other bytes than those that are planned with.
+        let bytes = budget.kv_bytes() as f64 * f64::from(kv.bytes()) / self.kv_value_bytes;
+        memory::tokens_in_sequences(self.model, &config, bytes as u64, request_tokens).unwrap_or(0)
+    }
+
+    fn framework(&self) -> Framework {
+        match self.runtime.as_str() {
+            name if name.starts_with("tensorrt-llm") => Framework::TensorRtLlm,
+            name if name.starts_with("llama.cpp") => Framework::Bare,
+            "tgi" => Framework::Tgi,
+            _ => Framework::Vllm,
+        }
     }
 
     /// Users in a closed loop. `served`: over HTTP, with what a server adds, and not by the library alone.
@@ -71,7 +79,7 @@ impl Deployment {
                 2048
             },
             max_num_batched_tokens: 8192,
-            kv_tokens: self.kv_tokens(DEFAULT_UTILIZATION),
+            kv_tokens: self.kv_tokens(input.saturating_add(output)),
             admission: if self.runtime.starts_with("tensorrt-llm") {
                 Admission::WholeAnswer
             } else {

@@ -24,7 +24,6 @@ pub const ANSWER_TOKENS: u32 = 200;
 const BATCH_TOKENS: u32 = 512;
 /// The software with the most measurements on such devices; what is newer is quicker, by how much one device alone says.
 const RUNTIME: &str = "llama.cpp-2024";
-const GIB: f64 = (1u64 << 30) as f64;
 /// Error of predictions where no device of the kind was measured.
 const UNKNOWN_ERROR: f64 = 0.5;
 
@@ -80,20 +79,6 @@ pub enum EdgeError {
     Format(String),
 }
 
-/// What one process may take of the device's memory.
-///
-/// Metal recommends two thirds of it up to 36 GB and three quarters above (10923 MB of 16 GB, 21845 MB of 32, 49152 MB of 64 in logs
-/// of llama.cpp, issues 1870 and 2011); the shares of phones and boards, which the system uses too, are our choice.
-fn usable_share(kind: DeviceKind, memory_gb: f64) -> f64 {
-    match kind {
-        DeviceKind::Apple if memory_gb <= 36.0 => 2.0 / 3.0,
-        DeviceKind::Apple => 0.75,
-        DeviceKind::Phone => 0.5,
-        DeviceKind::Board => 0.8,
-        DeviceKind::Gpu | DeviceKind::Accelerator | DeviceKind::Cpu => 0.95,
-    }
-}
-
 /// Every model of the catalogue, or `model` alone, in every one of `formats`.
 pub fn edge(
     hardware: &Hardware,
@@ -108,8 +93,7 @@ pub fn edge(
         known.bf16_tflops = Some(hardware.fp32_tflops.clone().unwrap_or_else(|| peak(1e9)));
     }
     let device = Device::from_catalogue(&known)?;
-    let memory_gb = hardware.memory_gb.as_ref().map_or(0.0, |figure| figure.value);
-    let usable_bytes = (memory_gb * GIB * usable_share(hardware.kind, memory_gb)) as u64;
+    let usable_bytes = device.memory_bytes as u64;
     let (provenance, prefill_error, decode_error) = errors(&device, hardware.kind);
     let weights: Vec<memory::Weights> =
         formats.iter().map(|name| name.parse().map_err(EdgeError::Format)).collect::<Result<_, _>>()?;
@@ -165,7 +149,7 @@ fn fit(model: &Architecture, weights: memory::Weights, usable_bytes: u64) -> Res
     match of(usable_bytes) {
         Ok(plan) if plan.fits() => Ok(plan),
         // The cache of so short a request is at most a few MiB a layer: what the items exceed is the answer, to a rounding.
-        Ok(plan) => Err(plan.items.iter().map(|item| item.bytes).fold(0, u64::saturating_add)),
+        Ok(plan) => Err(plan.budget.taken_bytes()),
         Err(_) => Err(model.parameters().saturating_mul(2)),
     }
 }
@@ -207,7 +191,7 @@ fn row(
         model: model.name.clone(),
         parameters: model.parameters(),
         format: weights.of(model).to_string(),
-        weight_bytes: plan.weight_bytes,
+        weight_bytes: plan.budget.weight_bytes,
         context_tokens: longest(plan, model.max_positions),
         prefill_tokens_per_s: arithmetic_known.then(|| f64::from(PROMPT_TOKENS) / prefill_s),
         decode_tokens_per_s: 1.0 / decode_s,
@@ -253,6 +237,8 @@ mod tests {
     use llmlab_models::catalogue::{architecture, hardware};
 
     use super::*;
+
+    const GIB: f64 = (1u64 << 30) as f64;
 
     fn of(device: &str, model: &str, formats: &[&str]) -> Edge {
         let formats: Vec<String> = formats.iter().map(|name| (*name).to_owned()).collect();
@@ -317,6 +303,14 @@ mod tests {
         let edge = of("raspberry-pi-5", "llama-3.1-70b", &["q4_k_m"]);
         assert!(edge.rows.is_empty());
         assert!(edge.too_large[0].needed_bytes as f64 > 38.0 * GIB, "{:?}", edge.too_large);
+    }
+
+    #[test]
+    fn what_may_be_used_is_what_every_command_says() {
+        for name in ["apple-m1", "apple-m4-max-40", "iphone-a18-pro", "raspberry-pi-5", "rtx-4090"] {
+            let usable = hardware(name).unwrap().usable_memory_bytes();
+            assert_eq!(Some(of(name, "llama-3.2-1b", &["q4_k_m"]).usable_bytes), usable, "{name}");
+        }
     }
 
     #[test]

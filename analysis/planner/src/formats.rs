@@ -31,7 +31,7 @@ pub(crate) fn cost_weights(
         memory::Weights::Int4 { .. } => of(WeightFormat::Int4),
         memory::Weights::Mxfp4 if has_experts(model) => Weights::few_bit_experts(MXFP4_BITS),
         memory::Weights::Mxfp4 | memory::Weights::Nvfp4 | memory::Weights::Gguf(_) => {
-            let bits = 8.0 * plan.weight_bytes as f64 * f64::from(devices) / model.parameters() as f64;
+            let bits = 8.0 * plan.budget.weight_bytes as f64 * f64::from(devices) / model.parameters() as f64;
             Weights::mixed(bits, bits)
         }
         memory::Weights::Published | memory::Weights::F16 | memory::Weights::Bf16 => of(WeightFormat::Bf16),

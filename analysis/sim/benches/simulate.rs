@@ -11,12 +11,13 @@ use llmlab_core::scheduler::Scheduler;
 use llmlab_loadgen::{
     Arrivals, LengthDist, Lengths, Prefixes, PromptStyle, Silent, Timeouts, Workload, WorkloadConfig,
 };
+use llmlab_models::architecture::Architecture;
+use llmlab_models::memory::{Budget, MemoryConfig};
 use llmlab_models::{ModelSpec, WeightFormat, catalogue};
 use llmlab_results::record::{RecordSink, RequestRecord};
 use llmlab_sim::cluster::{self, ClusterConfig, Pool, Routing};
 use llmlab_sim::cost_model::calibration::DEFAULT_RUNTIME;
 use llmlab_sim::cost_model::layers::Layers;
-use llmlab_sim::memory::{Budget, DEFAULT_UTILIZATION};
 use llmlab_sim::{Device, Options, Overhead, Roofline, RooflineExecutor, simulate};
 
 /// Requests of one replica's run.
@@ -49,7 +50,10 @@ fn replica() -> Replica {
         Ok::<_, Infallible>(format(tensor.role.is_vector()))
     });
     let kv = spec.kv_bytes_per_token(2.0);
-    let blocks = Budget::of(&device, DEFAULT_UTILIZATION, &spec, layers.stored_bytes).blocks(16 * kv);
+    let memory_bytes = device.memory_bytes as u64;
+    let memory = MemoryConfig::vllm(&device.name, memory_bytes);
+    let budget = Budget::of(&Architecture::of(&spec), &memory, memory_bytes, layers.stored_bytes);
+    let blocks = budget.kv_bytes() / (16 * kv);
     let config = EngineConfig {
         policy: PolicyConfig::Vllm(VllmConfig { max_num_batched_tokens: 8192, ..VllmConfig::default() }),
         kv: KvStrategy::Paged,

@@ -5,15 +5,13 @@
 //! metrics: what it writes are the records of a live run, and everything after that is the same code.
 //!
 //! Reading order: [`shape`] (a step in numbers), [`cost_model`] (how long it takes on a device), [`fit`] (the same, learnt
-//! from measured steps), [`executor`] with [`speculation`], and [`replay`] (the two virtual executors), [`memory`] (the KV pool of a device),
-//! [`overhead`] (what a request pays outside its steps), [`driver`] (virtual time). Formulas and limits: docs/simulation.md.
+//! from measured steps), [`executor`] with [`speculation`], and [`replay`] (the two virtual executors), [`overhead`] (what a request pays outside its steps), [`driver`] (virtual time). Formulas and limits: docs/simulation.md.
 
 pub mod cluster;
 pub mod cost_model;
 pub mod driver;
 pub mod executor;
 pub mod fit;
-pub mod memory;
 pub mod overhead;
 pub mod replay;
 pub mod shape;

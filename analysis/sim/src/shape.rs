@@ -1,6 +1,7 @@
 //! A step as a cost model sees it: how much of what, without tokens and blocks.
 
 use llmlab_core::step::{SeqStep, StepPlan};
+use llmlab_models::architecture::Window;
 use llmlab_results::step::StepSeq;
 
 /// One sequence's share of a step.
@@ -34,22 +35,21 @@ impl SeqShape {
         if self.sample { 1 + u64::from(self.drafts) } else { 0 }
     }
 
-    /// Positions that the last new token sees, in a layer with this window.
-    pub fn seen(&self, window: Option<u32>) -> u64 {
-        let all = u64::from(self.context) + u64::from(self.new);
-        window.map_or(all, |window| all.min(u64::from(window) + u64::from(self.new.max(1)) - 1))
+    /// Positions that the new tokens see, in a layer with this window.
+    pub fn seen(&self, window: Option<Window>) -> u64 {
+        let context = u64::from(self.context);
+        let first_new = if self.new > 0 { context } else { context.saturating_sub(1) };
+        context + u64::from(self.new) - window.map_or(0, |window| window.first_seen(first_new))
     }
 
     /// Queries and keys that meet: the position p sees p + 1 keys, or its window.
-    pub fn pairs(&self, window: Option<u32>) -> u64 {
-        pairs_up_to(u64::from(self.context) + u64::from(self.new), window)
-            - pairs_up_to(u64::from(self.context), window)
+    pub fn pairs(&self, window: Option<Window>) -> u64 {
+        let up_to = |positions: u64| match window {
+            Some(window) => window.pairs_up_to(positions),
+            None => positions * (positions + 1) / 2,
+        };
+        up_to(u64::from(self.context) + u64::from(self.new)) - up_to(u64::from(self.context))
     }
-}
-
-fn pairs_up_to(positions: u64, window: Option<u32>) -> u64 {
-    let growing = window.map_or(positions, |window| positions.min(u64::from(window)));
-    growing * (growing + 1) / 2 + (positions - growing) * growing
 }
 
 impl From<&SeqStep> for SeqShape {
@@ -82,13 +82,19 @@ mod tests {
 
     #[test]
     fn pairs_and_reach_by_counting() {
-        for window in [None, Some(1), Some(5), Some(100)] {
+        use Window::{Chunk, Sliding};
+        let windows = [Sliding(1), Sliding(5), Sliding(100), Chunk(1), Chunk(5), Chunk(100)];
+        for window in std::iter::once(None).chain(windows.map(Some)) {
             for (context, new) in [(0, 1), (0, 9), (4, 1), (7, 6), (50, 3)] {
                 let seq = SeqShape { context, new, padding: 0, sample: true, drafts: 0 };
-                let sees = |position: u32| window.map_or(position + 1, |w: u32| w.min(position + 1));
+                let sees = |position: u32| match window {
+                    None => position + 1,
+                    Some(Sliding(tokens)) => tokens.min(position + 1),
+                    Some(Chunk(tokens)) => position % tokens + 1,
+                };
                 let pairs: u32 = (context..context + new).map(sees).sum();
                 assert_eq!(seq.pairs(window), u64::from(pairs), "{context} {new} {window:?}");
-                let first_seen = (context + 1).saturating_sub(window.unwrap_or(u32::MAX));
+                let first_seen = context + 1 - sees(context);
                 assert_eq!(
                     seq.seen(window),
                     u64::from(context + new - first_seen),

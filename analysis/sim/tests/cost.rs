@@ -44,6 +44,52 @@ fn the_down_projection_of_one_token_by_hand() {
     assert_eq!(down.bound_by(), Resource::Memory);
 }
 
+/// An A100 has no FP8 arithmetic: its weights are half as many bytes, and its products those of 16 bits.
+#[test]
+fn eight_bit_floats_are_expanded_where_no_product_takes_them() {
+    let of = |device: &str, format| {
+        let (_, h100) = on_h100(format);
+        let device = Device::from_catalogue(catalogue::hardware(device).unwrap()).unwrap();
+        Roofline::new(h100.layers().clone(), device)
+    };
+    let gate_up = |device, format, shape| {
+        let step = of(device, format).step(&[shape]);
+        step.operations.into_iter().find(|cost| cost.operation == Operation::GateUp).unwrap()
+    };
+    let seconds = |device, format, shape| gate_up(device, format, shape).seconds();
+    let (fp8, bf16, int4) = (WeightFormat::Fp8, WeightFormat::Bf16, WeightFormat::Int4);
+    let prompt = prefill(0, 8192);
+    assert!(seconds("h100", fp8, prompt) < 0.7 * seconds("h100", bf16, prompt));
+    // The shares of the peak and the launches of a weight-only product, not those of one of bytes.
+    assert_eq!(seconds("a100", fp8, prompt), seconds("a100", int4, prompt));
+    assert!(gate_up("h100", fp8, prompt).overhead_s > gate_up("a100", fp8, prompt).overhead_s);
+    assert!(seconds("a100", fp8, decode(100)) < 0.7 * seconds("a100", bf16, decode(100)));
+}
+
+/// Three of four layers of Llama 4 see their chunk of 8192 tokens, which begins anew.
+#[test]
+fn a_chunk_is_read_as_far_as_it_has_come() {
+    let model = catalogue::architecture("llama-4-scout").unwrap();
+    let device = Device::from_catalogue(catalogue::hardware("h100-sxm").unwrap()).unwrap();
+    let layers = Layers::of(model, Weights::of(WeightFormat::Bf16), 2.0, Sharding::tensor(8));
+    let cost = Roofline::new(layers, device);
+    let read = |context: u32| -> f64 {
+        let step = cost.step(&[decode(context)]);
+        let attention = step.operations.iter().filter(|cost| cost.operation == Operation::AttentionDecode);
+        attention.map(|cost| cost.bytes).sum()
+    };
+    let shape = model.kv_shape();
+    assert_eq!((shape.full_layers, shape.window_layers), (12, 36));
+    // A KV head of 128 values on each of eight devices: 512 bytes a token and layer.
+    let (chunks, all) = (36.0 * 512.0, 12.0 * 512.0);
+    assert_eq!(read(8191) - read(8192), chunks * 8191.0 - all);
+    assert_eq!(read(16_383) - read(8191), all * 8192.0);
+    // The short form has the mean.
+    let mean: f64 = (81_920..90_112).step_by(64).map(|context| cost.step(&[decode(context)]).seconds()).sum();
+    let short = cost.mixed_s(&[], 1, 81_920 + 4096);
+    assert!((short / (mean / 128.0) - 1.0).abs() < 0.01, "{short} {}", mean / 128.0);
+}
+
 #[test]
 fn attention_is_the_sum_over_sequences_and_not_a_mean() {
     let (_, model) = on_h100(WeightFormat::Bf16);

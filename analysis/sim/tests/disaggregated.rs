@@ -19,7 +19,8 @@ fn apart(prefill: u32, decode: u32, cost: Linear) -> ClusterConfig {
     let part = |role, replicas| Pool { role, ..pool(vllm(16, 400), cost, replicas) };
     let pools = vec![part(Role::Prefill, prefill), part(Role::Decode, decode)];
     // 1000 bytes a token at 1 MB/s: a millisecond a token.
-    let kv_transfer = KvTransfer { bytes_per_token: 1e3, bytes_per_s: 1e6, latency: 2 * MS };
+    let kv_transfer =
+        KvTransfer { bytes_per_token: 1e3, bytes_per_s: 1e6, latency: 2 * MS, ..KvTransfer::INSTANT };
     ClusterConfig { seed: 1, kv_transfer, ..ClusterConfig::new(pools, patient()) }
 }
 

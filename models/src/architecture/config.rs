@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::families::{Family, Positions, Windows};
-use super::{Architecture, Attention, Block, FeedForward, StoredFormat, grouped, unsupported};
+use super::{Architecture, Attention, Block, FeedForward, StoredFormat, Window, grouped, unsupported};
 use crate::error::ModelError;
 use crate::files::read_text;
 use crate::hf_config::{
@@ -160,7 +160,7 @@ impl Sizes {
     fn block(
         &self,
         keys: &Keys,
-        window: Option<u32>,
+        window: Option<Window>,
         feed_forward: FeedForward,
     ) -> Result<Block, ModelError> {
         let attention = self.attention(keys, window)?;
@@ -203,7 +203,7 @@ impl Sizes {
         Ok(Block { attention, feed_forward, norm_values: values })
     }
 
-    fn attention(&self, keys: &Keys, window: Option<u32>) -> Result<Attention, ModelError> {
+    fn attention(&self, keys: &Keys, window: Option<Window>) -> Result<Attention, ModelError> {
         let Some(kv_rank) = keys.optional("kv_lora_rank", MAX_WIDTH)? else {
             let (heads, kv_heads, head_dim) = (self.heads, self.kv_heads, self.head_dim);
             return Ok(Attention::Grouped { heads, kv_heads, head_dim, window });
@@ -220,16 +220,18 @@ impl Sizes {
 }
 
 /// The window of each layer.
-fn windows(keys: &Keys, sizes: &Sizes) -> Result<Vec<Option<u32>>, ModelError> {
+fn windows(keys: &Keys, sizes: &Sizes) -> Result<Vec<Option<Window>>, ModelError> {
     let (layers, family) = (sizes.layers, sizes.family);
     let key = ["interleaved_sliding_window", "sliding_window", "attention_chunk_size"]
         .into_iter()
         .find(|key| keys.value(key).is_some());
     let Some(key) = key else { return without_window(keys, layers) };
+    let kind = if key == "attention_chunk_size" { Window::Chunk } else { Window::Sliding };
     if let Some(Value::Array(pattern)) = keys.value(key) {
-        return repeated(keys, key, pattern, layers);
+        let windows = repeated(keys, key, pattern, layers)?;
+        return Ok(windows.into_iter().map(|tokens| tokens.map(kind)).collect());
     }
-    let window = keys.optional(key, MAX_POSITIONS)?;
+    let window = keys.optional(key, MAX_POSITIONS)?.map(kind);
     if let Some(kinds) = listed(keys, layers)? {
         return Ok(kinds.into_iter().map(|slides| window.filter(|_| slides)).collect());
     }
@@ -255,7 +257,7 @@ fn windows(keys: &Keys, sizes: &Sizes) -> Result<Vec<Option<u32>>, ModelError> {
     (0..layers).map(|layer| Ok(if whole(layer)? { None } else { window })).collect()
 }
 
-fn without_window(keys: &Keys, layers: u32) -> Result<Vec<Option<u32>>, ModelError> {
+fn without_window(keys: &Keys, layers: u32) -> Result<Vec<Option<Window>>, ModelError> {
     match listed(keys, layers)? {
         Some(kinds) if kinds.contains(&true) => {
             keys.fail("sliding_window", "missing; layer_types has layers with a window".into())

@@ -1,14 +1,17 @@
 //! What a model computes and keeps, as sizes alone: for planning any decoder, whether our engine runs it or not.
 //!
 //! Reading order: this file (the sizes and their arithmetic), [`stored`] (what a checkpoint is published in), [`config`] (read
-//! from the keys of a `config.json`), [`families`] (what the keys leave unsaid), [`unsupported`] (what is refused).
+//! from the keys of a `config.json`), [`families`] (what the keys leave unsaid), [`unsupported`] (what is refused), [`window`] (what a
+//! layer sees that does not see everything).
 
 mod config;
 mod families;
 mod stored;
 mod unsupported;
+mod window;
 
 pub use stored::StoredFormat;
+pub use window::Window;
 
 use crate::kv_plan::KvShape;
 use crate::spec::{ModelSpec, TensorRole};
@@ -54,8 +57,8 @@ pub enum Attention {
         heads: u32,
         kv_heads: u32,
         head_dim: u32,
-        /// Tokens a sliding-window layer sees, its own included.
-        window: Option<u32>,
+        /// `None`: all before it.
+        window: Option<Window>,
     },
     /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): one compressed vector a token and a rotary part that all
     /// heads share.
@@ -109,7 +112,7 @@ impl Architecture {
                 heads: spec.num_heads,
                 kv_heads: spec.num_kv_heads,
                 head_dim: spec.head_dim,
-                window: spec.layers[layer as usize].window,
+                window: spec.layers[layer as usize].window.map(Window::Sliding),
             },
             feed_forward: match &spec.moe {
                 Some(moe) if moe.is_moe(layer) => FeedForward::Experts {
@@ -168,6 +171,14 @@ impl Architecture {
         self.sum(|block| block.attention.kv_values_per_token())
     }
 
+    /// Of these, the values in layers with a window.
+    pub fn windowed_kv_values_per_token(&self) -> u64 {
+        self.sum(|block| match block.attention.window() {
+            Some(_) => block.attention.kv_values_per_token(),
+            None => 0,
+        })
+    }
+
     /// What a plan of KV blocks needs. Heads and window are of the first layer that has them: no model that the reader of
     /// configurations accepts has two kinds.
     pub fn kv_shape(&self) -> KvShape {
@@ -215,8 +226,8 @@ impl Attention {
         }
     }
 
-    /// Tokens a sliding-window layer sees; `None` for all.
-    pub fn window(&self) -> Option<u32> {
+    /// What the layer sees; `None` for all.
+    pub fn window(&self) -> Option<Window> {
         match *self {
             Attention::Grouped { window, .. } => window,
             Attention::Latent { .. } => None,
@@ -311,7 +322,7 @@ fn kv_shape(blocks: &[(u32, Block)]) -> KvShape {
         latent,
         full_layers: layers - window_layers,
         window_layers,
-        window: windows().find_map(|(_, block)| block.attention.window()).unwrap_or(0),
+        window: windows().find_map(|(_, block)| block.attention.window()).map_or(0, Window::tokens),
     }
 }
 
@@ -403,6 +414,11 @@ mod tests {
         ] {
             assert_eq!(window_layers(more).unwrap(), expected, "{more}");
         }
+        let chunks = r#"{"model_type": "x", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "vocab_size": 100, "attention_chunk_size": 32,
+            "layer_types": ["chunked_attention", "full_attention"]}"#;
+        let seen: Vec<_> = read(chunks).unwrap().layers().map(|block| block.attention.window()).collect();
+        assert_eq!(seen, [Some(Window::Chunk(32)), None]);
         let sliding = [r#""sliding_attention""#; 7].join(",");
         let listed = format!(r#""model_type": "x", "layer_types": [{sliding}, "full_attention"]"#);
         assert_eq!(window_layers(&listed).unwrap(), (7, 1));

@@ -62,6 +62,8 @@ pub struct Hardware {
     pub memory: MemoryKind,
     /// Other names it is found by.
     pub aliases: Vec<String>,
+    /// NVIDIA's version of what the chip can do, such as 8.6; absent for other makers.
+    pub compute_capability: Option<Figure>,
     /// Decimal gigabytes on the device; what CPU and GPU share in one; absent for a CPU, whose memory is bought separately.
     pub memory_gb: Option<Figure>,
     /// What a process sees of it, in MiB: on an NVIDIA device CUDA's total, which is what nvidia-smi shows less what the driver keeps.
@@ -113,16 +115,32 @@ impl DeviceKind {
 /// Of a device's nominal gigabytes, what a process can use where nobody is known to have looked: an H100 "80 GB" shows
 /// 79.18 GiB (llm-d-planner, docs/empirical-vllm-memory-results.md), so the nominal figure counts GiB, less what the driver keeps.
 const USABLE_MEMORY: f64 = 0.99;
+/// Where the system and its programs live in the same memory, our choice.
+const USABLE_MEMORY_OF_PHONES: f64 = 0.5;
+const USABLE_MEMORY_OF_BOARDS: f64 = 0.8;
+/// What Metal recommends as the largest working set: 10923 MB of 16 GB, 21845 of 32, 49152 of 64, in logs of llama.cpp (issues 1870
+/// and 2011).
+const METAL_SHARE: f64 = 2.0 / 3.0;
+const METAL_SHARE_OF_LARGE: f64 = 0.75;
+const METAL_LARGE_ABOVE_GB: f64 = 36.0;
 const MIB: f64 = (1u64 << 20) as f64;
 const GIB: f64 = (1u64 << 30) as f64;
 
 impl Hardware {
-    /// Memory that a process can use.
+    /// Memory that a process can use: what was seen, else a share of the nominal memory by the kind of device.
     pub fn usable_memory_bytes(&self) -> Option<u64> {
         if let Some(seen) = &self.usable_memory_mib {
             return Some((seen.value * MIB) as u64);
         }
-        Some((self.memory_gb.as_ref()?.value * GIB * USABLE_MEMORY) as u64)
+        let nominal_gb = self.memory_gb.as_ref()?.value;
+        let share = match self.kind {
+            DeviceKind::Apple if nominal_gb <= METAL_LARGE_ABOVE_GB => METAL_SHARE,
+            DeviceKind::Apple => METAL_SHARE_OF_LARGE,
+            DeviceKind::Phone => USABLE_MEMORY_OF_PHONES,
+            DeviceKind::Board => USABLE_MEMORY_OF_BOARDS,
+            DeviceKind::Gpu | DeviceKind::Accelerator | DeviceKind::Cpu => USABLE_MEMORY,
+        };
+        Some((nominal_gb * GIB * share) as u64)
     }
 
     /// The name and the aliases.
@@ -133,6 +151,7 @@ impl Hardware {
     /// The figures that are known, with their key and the range a device of this decade can be in.
     pub fn figures(&self) -> Vec<(&'static str, &Figure, RangeInclusive<f64>)> {
         let optional = [
+            ("compute_capability", &self.compute_capability, 5.0..=20.0),
             ("memory_gb", &self.memory_gb, 1.0..=1024.0),
             ("usable_memory_mib", &self.usable_memory_mib, 512.0..=1_048_576.0),
             ("fp32_tflops", &self.fp32_tflops, 0.01..=1000.0),
@@ -264,7 +283,10 @@ mod tests {
         {
             assert!((of(name) as f64 / GIB - gib).abs() < 0.01, "{name}: {} bytes", of(name));
         }
-        assert_eq!(of("apple-m1"), (16.0 * GIB * USABLE_MEMORY) as u64, "nobody looked");
+        // 16, 64 and 512 GB; in MB of llama.cpp's logs, which are MiB.
+        for (name, mib) in [("apple-m1", 10_922.67), ("apple-m1-max-32", 49_152.0), ("m3-ultra", 393_216.0)] {
+            assert!((of(name) as f64 / MIB - mib).abs() < 0.01, "{name}: {} bytes", of(name));
+        }
         for device in embedded() {
             let (Some(nominal), Some(seen)) = (&device.memory_gb, &device.usable_memory_mib) else {
                 continue;

@@ -5,6 +5,7 @@
 //! guessed, so the peaks are optional.
 
 mod hardware;
+mod kernels;
 mod overlay;
 mod prices;
 mod specs;
@@ -14,6 +15,7 @@ mod store;
 use serde::{Deserialize, Serialize};
 
 pub use hardware::{DeviceKind, Figure, Hardware, MemoryKind};
+pub use kernels::NoKernel;
 pub use prices::{ApiPrice, Price, Pricing};
 pub use specs::{
     PublishedModel, SPEC_PREFIX, architecture, published_model, published_models, published_spec,

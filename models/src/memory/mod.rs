@@ -1,14 +1,17 @@
 //! What fits on a device: weights, cache and all else, line by line.
 //!
-//! Reading order: this file (the plan), [`format`] (what weights are held in), [`matrices`] (what there is and how it is
-//! divided), [`weights`] (bytes of it on one device), [`runtime`] (what else there is), [`advice`] (what would have to change).
+//! Reading order: this file (the plan), [`budget`] (the sum), [`format`] (what weights are held in), [`matrices`] (what there is
+//! and how it is divided), [`weights`] (bytes of it on one device), [`runtime`] (what else there is), [`advice`] (what would have to
+//! change).
 
 mod advice;
+mod budget;
 mod format;
 mod matrices;
 mod runtime;
 mod weights;
 
+pub use budget::Budget;
 pub use format::Weights;
 pub use matrices::TensorClass;
 
@@ -28,8 +31,34 @@ pub const VLLM_GPU_MEMORY_UTILIZATION: f64 = 0.92;
 pub enum Framework {
     /// A share of the device's memory; what weights and the peak of a step leave of it is the cache.
     Vllm,
+    /// The same with another share, and without the peak of sampling.
+    Tgi,
+    /// All of the memory; a share of what weights and the peak of a step leave of it is the cache.
+    TensorRtLlm,
     /// All of the memory; weights, the peak of a forward pass and the cache. llama.cpp and our own engine.
     Bare,
+}
+
+impl Framework {
+    /// The names an error lists.
+    pub const NAMES: [&str; 5] = ["vllm", "tgi", "tensorrt-llm", "llama.cpp", "bare"];
+}
+
+impl std::str::FromStr for Framework {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Framework, String> {
+        Ok(match name {
+            "vllm" => Framework::Vllm,
+            "tgi" => Framework::Tgi,
+            "tensorrt-llm" => Framework::TensorRtLlm,
+            "llama.cpp" | "bare" => Framework::Bare,
+            _ => {
+                let accepted = Framework::NAMES.join(", ");
+                return Err(format!("{name:.40?} is not a framework; accepted are {accepted}"));
+            }
+        })
+    }
 }
 
 /// What a value of the cache is held in.
@@ -128,14 +157,8 @@ pub struct Item {
 pub struct MemoryPlan {
     /// All but the cache.
     pub items: Vec<Item>,
-    pub weight_bytes: u64,
-    pub device_memory_bytes: u64,
-    /// What the framework may take of it.
-    pub usable_bytes: u64,
-    /// For the cache; 0 where the items alone do not fit.
-    pub kv_bytes_available: u64,
-    /// By how much the items exceed what is usable; 0 where they fit.
-    pub excess_bytes: u64,
+    /// Their sums, and what is left.
+    pub budget: Budget,
     /// `None` where nothing is left for a cache.
     pub kv_plan: Option<KvPlan>,
     pub max_model_len: u32,
@@ -155,8 +178,12 @@ impl MemoryPlan {
 
     /// Sequences of `tokens` tokens that the cache holds at a time.
     pub fn sequences(&self, tokens: u32) -> f64 {
-        let budget = KvBudget { max_model_len: tokens, ..self.kv_budget };
-        self.kv_shape.plan(&budget).map_or(0.0, |plan| plan.max_concurrency)
+        self.kv_shape.sequences(&self.kv_budget, tokens)
+    }
+
+    /// Tokens that the cache holds in sequences of `tokens` tokens each.
+    pub fn tokens_in_sequences(&self, tokens: u32) -> u64 {
+        self.kv_shape.tokens_in_sequences(&self.kv_budget, tokens)
     }
 }
 
@@ -201,6 +228,17 @@ pub fn kv_plan(
     model.kv_shape().plan(&budget).ok_or_else(|| cannot_split(model, config.tp))
 }
 
+/// Tokens that `kv_bytes_available` on each device hold in sequences of `tokens` tokens each.
+pub fn tokens_in_sequences(
+    model: &Architecture,
+    config: &MemoryConfig,
+    kv_bytes_available: u64,
+    tokens: u32,
+) -> Result<u64, MemoryError> {
+    check(model, config)?;
+    Ok(model.kv_shape().tokens_in_sequences(&kv_budget(model, config, kv_bytes_available), tokens))
+}
+
 fn kv_budget(model: &Architecture, config: &MemoryConfig, available_bytes: u64) -> KvBudget {
     // vLLM's `max_concurrent_batches`: a pipeline is filled with as many batches as it has stages.
     let steps = match (config.pp, config.async_scheduling) {
@@ -214,7 +252,7 @@ fn kv_budget(model: &Architecture, config: &MemoryConfig, available_bytes: u64) 
         block_size: config.block_size,
         max_model_len: config.max_model_len.unwrap_or(model.max_positions),
         in_flight_tokens: steps.saturating_mul(config.max_num_batched_tokens),
-        stage_layers: None,
+        stage_layers: (config.pp > 1).then(|| model.num_layers().div_ceil(config.pp)),
     }
 }
 
@@ -230,7 +268,8 @@ fn without_advice(
         // Every stage makes as many blocks as the one that can make fewest.
         let room = |plan: &MemoryPlan| {
             let blocks = plan.kv_plan.as_ref().map_or(0, |plan| plan.num_blocks);
-            (blocks, std::cmp::Reverse(plan.excess_bytes), std::cmp::Reverse(plan.weight_bytes))
+            let Budget { weight_bytes, .. } = plan.budget;
+            (blocks, std::cmp::Reverse(plan.budget.excess_bytes()), std::cmp::Reverse(weight_bytes))
         };
         if tightest.as_ref().is_none_or(|known| room(&plan) < room(known)) {
             tightest = Some(plan);
@@ -256,29 +295,27 @@ fn of_stage(
             how: format!("{} values x {:.3} B", of.values, of.bytes as f64 / of.values as f64),
         })
         .collect();
-    items.push(runtime::activations(model, stage, config));
-    items.extend(runtime::around(config));
-    if let Some(slots) = config.lora {
-        items.push(runtime::lora(model, stage, config, slots)?);
-    }
-    let share = match config.framework {
-        Framework::Vllm => config.gpu_memory_utilization,
-        Framework::Bare => 1.0,
+    let activations = runtime::activations(model, stage, config);
+    let around = runtime::around(config);
+    let adapters = config.lora.map(|slots| runtime::lora(model, stage, config, slots)).transpose()?;
+    let budget = Budget {
+        weight_bytes,
+        activation_bytes: activations.bytes,
+        outside_tensors_bytes: around.iter().map(|item| item.bytes).sum(),
+        adapter_bytes: adapters.as_ref().map_or(0, |item| item.bytes),
+        ..Budget::empty(config, device_memory_bytes)
     };
-    let usable_bytes = (device_memory_bytes as f64 * share) as u64;
-    let taken: u64 = items.iter().map(|item| item.bytes).fold(0, u64::saturating_add);
-    let kv_bytes_available = usable_bytes.saturating_sub(taken);
+    items.push(activations);
+    items.extend(around);
+    items.extend(adapters);
+    let kv_bytes_available = budget.kv_bytes();
     let kv_shape = model.kv_shape();
     let layers = stage.blocks.iter().map(|(count, _)| *count).sum();
     let kv_budget = KvBudget { stage_layers: Some(layers), ..kv_budget(model, config, kv_bytes_available) };
     let kv_plan = kv_shape.plan(&kv_budget).filter(|_| kv_bytes_available > 0);
     Ok(MemoryPlan {
         items,
-        weight_bytes,
-        device_memory_bytes,
-        usable_bytes,
-        kv_bytes_available,
-        excess_bytes: taken.saturating_sub(usable_bytes),
+        budget,
         kv_plan,
         max_model_len: kv_budget.max_model_len,
         stage: stage.index,

@@ -25,9 +25,12 @@ pub(super) fn activations(model: &Architecture, stage: &Stage, config: &MemoryCo
     let widest = stage.blocks.iter().map(|(_, block)| mlp_values(block.feed_forward, hidden, config.tp));
     let forward = tokens * (2 * hidden + widest.max().unwrap_or(0)) * ACTIVATION_BYTES;
     let logits = u64::from(config.max_num_seqs) * u64::from(model.vocab_size);
-    let sampling = (logits as f64 * SAMPLER_BYTES_PER_LOGIT) as u64 + tokens * hidden * ACTIVATION_BYTES;
-    // Only the server samples for every sequence at once, and only the last stage has logits.
-    if config.framework == Framework::Vllm && stage.last && sampling > forward {
+    let sampled = (logits as f64 * SAMPLER_BYTES_PER_LOGIT) as u64;
+    let sampling = sampled.saturating_add(tokens * hidden * ACTIVATION_BYTES);
+    // What sampling for every sequence at once takes was measured of vLLM; TensorRT-LLM, which no source measures, is taken to be
+    // like it. Only the last stage has logits.
+    let samples = matches!(config.framework, Framework::Vllm | Framework::TensorRtLlm);
+    if samples && stage.last && sampling > forward {
         let how = format!(
             "sampling: {} sequences x {} logits x {SAMPLER_BYTES_PER_LOGIT} B + {tokens} tokens x {hidden} x 2 B",
             config.max_num_seqs, model.vocab_size
@@ -54,19 +57,20 @@ pub(super) fn around(config: &MemoryConfig) -> Vec<Item> {
     if config.framework == Framework::Bare {
         return Vec::new();
     }
-    let mut items = vec![
-        Item {
+    let mut items = Vec::new();
+    if config.framework == Framework::Vllm {
+        items.push(Item {
             what: "CUDA graphs".into(),
             bytes: config.cuda_graph_bytes,
             how: "vLLM takes none of its share for them; between -0.76 and 0.1 GiB measured on four models"
                 .into(),
-        },
-        Item {
-            what: "runtime".into(),
-            bytes: RUNTIME_BYTES,
-            how: "CUDA context and libraries, 0.13 to 0.14 GiB measured".into(),
-        },
-    ];
+        });
+    }
+    items.push(Item {
+        what: "runtime".into(),
+        bytes: RUNTIME_BYTES,
+        how: "CUDA context and libraries, 0.13 to 0.14 GiB measured".into(),
+    });
     if config.tp > 1 {
         items.push(Item {
             what: "communication buffers".into(),

@@ -1,6 +1,6 @@
 //! `llmlab models list` and `show`: the models of the catalogue, their shape and what they take in each format.
 
-use llmlab_models::architecture::{Attention, Block, FeedForward};
+use llmlab_models::architecture::{Attention, Block, FeedForward, Window};
 use llmlab_models::catalogue::{self, ApiPrice, PublishedModel};
 use llmlab_models::memory::{Framework, MemoryConfig, Weights, plan};
 use serde::Serialize;
@@ -119,7 +119,7 @@ fn formats(model: &PublishedModel) -> Result<Vec<FormatBytes>, Failure> {
     let of = |format: &'static str| {
         let weights: Weights = format.parse().map_err(Failure::internal)?;
         let config = MemoryConfig { framework: Framework::Bare, weights, ..MemoryConfig::vllm("", 0) };
-        let bytes = plan(sizes, &config, 0).map_err(Failure::internal)?.weight_bytes;
+        let bytes = plan(sizes, &config, 0).map_err(Failure::internal)?.budget.weight_bytes;
         let bits_per_parameter = 8.0 * bytes as f64 / sizes.parameters() as f64;
         Ok(FormatBytes { format, bytes, bits_per_parameter })
     };
@@ -129,7 +129,11 @@ fn formats(model: &PublishedModel) -> Result<Vec<FormatBytes>, Failure> {
 fn in_words(count: u32, block: &Block) -> String {
     let attention = match block.attention {
         Attention::Grouped { heads, kv_heads, head_dim, window } => {
-            let window = window.map_or(String::new(), |window| format!(", window of {window} tokens"));
+            let window = match window {
+                Some(Window::Sliding(tokens)) => format!(", window of {tokens} tokens"),
+                Some(Window::Chunk(tokens)) => format!(", chunks of {tokens} tokens"),
+                None => String::new(),
+            };
             format!("{heads} heads and {kv_heads} KV heads of {head_dim}{window}")
         }
         Attention::Latent { heads, q_rank, kv_rank, rope_dim, nope_dim, v_dim } => {

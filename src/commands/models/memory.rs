@@ -44,11 +44,11 @@ pub fn memory(args: &MemoryArgs) -> Result<Code, Failure> {
         hardware: &device.name,
         weights: config.weights.of(model).to_string(),
         devices: u64::from(config.tp) * u64::from(config.pp),
-        device_memory_bytes: plan.device_memory_bytes,
-        usable_bytes: plan.usable_bytes,
+        device_memory_bytes: plan.budget.device_memory_bytes,
+        usable_bytes: plan.budget.usable_bytes,
         items: plan.items.iter().map(Line::of).collect(),
-        kv_bytes_available: plan.kv_bytes_available,
-        excess_bytes: plan.excess_bytes,
+        kv_bytes_available: plan.budget.kv_bytes(),
+        excess_bytes: plan.budget.excess_bytes(),
         num_blocks: plan.kv_plan.as_ref().map(|kv| kv.num_blocks),
         reported_tokens: plan.kv_plan.as_ref().map(|kv| kv.reported_tokens),
         sequences: lengths
@@ -63,11 +63,8 @@ pub fn memory(args: &MemoryArgs) -> Result<Code, Failure> {
 
 fn config(args: &MemoryArgs, device_name: &str, memory_bytes: u64) -> Result<MemoryConfig, Failure> {
     let defaults = MemoryConfig::vllm(device_name, memory_bytes);
-    let framework = match args.framework.as_str() {
-        "vllm" => Framework::Vllm,
-        "bare" => Framework::Bare,
-        other => return Err(Failure::bad_input(format!("--framework {other:?}: accepted are vllm, bare"))),
-    };
+    let framework =
+        args.framework.parse().map_err(|error| Failure::bad_input(format!("--framework {error}")))?;
     if args.lengths.contains(&0) {
         return Err(Failure::bad_input("--lengths 0: accepted are whole numbers from 1"));
     }
@@ -141,13 +138,14 @@ fn text(answer: &Answer, config: &MemoryConfig, plan: &MemoryPlan) -> String {
         Framework::Vllm => {
             format!("{} of {} GiB", config.gpu_memory_utilization, gib(answer.device_memory_bytes))
         }
-        Framework::Bare => "all of the memory".to_string(),
+        Framework::Tgi => format!("TGI's share of {} GiB", gib(answer.device_memory_bytes)),
+        Framework::TensorRtLlm | Framework::Bare => "all of the memory".to_string(),
     };
-    rows.push(vec![
-        "left for the cache".into(),
-        gib(answer.kv_bytes_available),
-        "usable less the lines above".into(),
-    ]);
+    let left = match plan.budget.cache_share {
+        1.0 => "usable less the lines above".to_string(),
+        share => format!("{share} of usable less the lines above"),
+    };
+    rows.push(vec!["left for the cache".into(), gib(answer.kv_bytes_available), left]);
     rows.push(vec!["usable".into(), gib(answer.usable_bytes), share]);
     let mut text =
         format!("{} on {}, {devices}, weights in {}\n\n", answer.model, answer.hardware, answer.weights);

@@ -148,8 +148,13 @@ impl Question<'_> {
     fn transfer(&self, candidate: &Candidate, fitting: &Fitting) -> KvTransfer {
         let (device, reached) = (fitting.cost.device(), fitting.cost.efficiency());
         let devices = f64::from(candidate.replica_devices());
+        let windowed = self.model.windowed_kv_values_per_token();
+        let kept = self.model.kv_values_per_token() - windowed;
         KvTransfer {
-            bytes_per_token: self.model.kv_values_per_token() as f64 * fitting.kv_value_bytes,
+            bytes_per_token: kept as f64 * fitting.kv_value_bytes,
+            window_bytes_per_token: windowed as f64 * fitting.kv_value_bytes,
+            window: self.model.layers().find_map(|block| block.attention.window()),
+            block_size: BLOCK,
             bytes_per_s: devices * device.network_bytes_per_s * reached.network,
             latency: Duration::from_secs_f64(reached.network_latency_s),
         }
@@ -170,12 +175,6 @@ impl Question<'_> {
                 return impossible(error.to_string(), "another device, or its figures in a catalogue file");
             }
         };
-        if candidate.weights == "fp8" && catalogued.fp8_tflops.is_none() {
-            return impossible(
-                format!("{} has no FP8 arithmetic", catalogued.name),
-                "weights = [\"int4\"] or [\"int8\"], or a device with FP8",
-            );
-        }
         let unknown = |key, what, name: &str, accepted: String| PlanError::UnknownName {
             key,
             what,
@@ -185,6 +184,9 @@ impl Question<'_> {
         let weights: memory::Weights = candidate.weights.parse().map_err(|_| {
             unknown("weights", "format", &candidate.weights, memory::Weights::NAMES.join(", "))
         })?;
+        if let Err(error) = catalogued.multiplies(weights.of(self.model)) {
+            return impossible(error.to_string(), "weights = [\"int4\"] or [\"int8\"], or another device");
+        }
         let kv: KvDtype = candidate
             .kv
             .parse()
@@ -229,13 +231,8 @@ impl Question<'_> {
             },
             runtime: DEFAULT_RUNTIME.into(),
         };
-        // Windows and their groups make a cache's capacity depend on how long requests are.
         let request = (self.lengths.input + self.lengths.output).ceil().max(1.0);
-        let whole = plan.kv_plan.as_ref().map_or(0, |kv| kv.num_blocks * u64::from(config.block_size));
-        let kv_tokens = match self.model.kv_shape().window_layers {
-            0 => whole,
-            _ => (plan.sequences(request as u32) * request) as u64,
-        };
+        let kv_tokens = plan.tokens_in_sequences(request as u32);
         // The longest request fits, else the plan had refused.
         let kv_tokens = kv_tokens.max(u64::from(plan.max_model_len));
         let longest = plan.max_model_len;
@@ -243,7 +240,7 @@ impl Question<'_> {
             cost: deployment.roofline(Calibration::shipped()),
             engine: engine(&self.spec.space, kv_tokens, longest),
             kv_tokens,
-            weight_bytes: plan.weight_bytes.saturating_mul(u64::from(candidate.replica_devices())),
+            weight_bytes: plan.budget.weight_bytes.saturating_mul(u64::from(candidate.replica_devices())),
             kv_value_bytes: deployment.kv_value_bytes,
             device: catalogued,
         }))

@@ -196,7 +196,7 @@ fn outside(row: &Row) -> Option<String> {
     } else if matches!(row.metric.as_str(), "tg_mean" | "pp_mean") {
         "isl: an average over prompts and answers of lengths that the row does not say"
     } else if row.metric.starts_with("mem_") || row.metric == "kv_bytes_per_token" {
-        "metric: memory; the planner's budget is tested against it (analysis/sim/src/memory.rs)"
+        "metric: memory; the planner's budget is tested against it (models/tests/memory.rs)"
     } else if row.metric.ends_with("tok_s_per_gpu") {
         "isl: neither lengths nor batch are said"
     } else if row.gpu.to_lowercase().contains("cpu") {

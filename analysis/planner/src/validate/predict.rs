@@ -4,14 +4,12 @@ use llmlab_sim::cost_model::Calibration;
 use llmlab_sim::{Roofline, SeqShape};
 
 use super::case::{Asked, Case, Metric};
-use crate::closed_loop::{ClosedLoop, LoopFigures};
+use crate::closed_loop::LoopFigures;
 use crate::deployment::Deployment;
 
 /// Tokens of a step in engines that compute prompts in parts; llama.cpp's `n_ubatch`.
 const STEP_TOKENS: u32 = 8192;
 const LLAMA_CPP_STEP_TOKENS: u32 = 512;
-/// Share of a device's memory for the library alone, without a server.
-const BENCH_UTILIZATION: f64 = 0.95;
 /// Sequences that TensorRT-LLM's and vLLM's own benchmarks run at most.
 const MOST_RUNNING: u64 = 2048;
 
@@ -71,10 +69,9 @@ fn alone(case: &Case, calibration: &Calibration) -> Option<f64> {
         }
         Asked::ClosedLoop { .. } => return None,
         Asked::Saturated { input, output } => {
-            let kv_tokens = case.deployment.kv_tokens(BENCH_UTILIZATION);
+            let kv_tokens = case.deployment.kv_tokens(input.saturating_add(output));
             let users = (kv_tokens / u64::from(input + output)).min(MOST_RUNNING) as u32;
-            let asked = case.deployment.closed_loop(host, users, input, output, false);
-            ClosedLoop { kv_tokens, ..asked }.run(&cost)?.output_tokens_per_s
+            case.deployment.closed_loop(host, users, input, output, false).run(&cost)?.output_tokens_per_s
         }
     })
 }

@@ -11,9 +11,9 @@ pub struct Device {
     pub bandwidth_bytes_per_s: f64,
     /// Dense, 16-bit inputs.
     pub bf16_flops_per_s: f64,
-    /// The bf16 peak where the catalogue has none: weights are expanded to 16 bits there.
-    pub fp8_flops_per_s: f64,
-    /// As above; far below the bf16 peak on Blackwell Ultra.
+    /// `None` where the catalogue has none: weights are expanded to 16 bits there.
+    pub fp8_flops_per_s: Option<f64>,
+    /// The bf16 peak where the catalogue has none; far below it on Blackwell Ultra.
     pub int8_ops_per_s: f64,
     /// Of plain arithmetic, which products of few rows are computed with; an eighth of the matrix peak where the catalogue has none.
     pub vector_flops_per_s: f64,
@@ -97,9 +97,6 @@ impl Device {
         let missing = |figure| DeviceError::Missing { name: name.clone(), figure };
         let memory_bytes = hardware.usable_memory_bytes().ok_or_else(|| missing("memory_gb"))?;
         let bf16 = hardware.bf16_tflops.as_ref().ok_or_else(|| missing("bf16_tflops"))?.value;
-        let or_bf16 = |figure: &Option<llmlab_models::catalogue::Figure>| {
-            1e12 * figure.as_ref().map_or(bf16, |figure| figure.value)
-        };
         let value = |figure: &Option<llmlab_models::catalogue::Figure>, otherwise: f64| {
             figure.as_ref().map_or(otherwise, |figure| figure.value)
         };
@@ -109,8 +106,8 @@ impl Device {
             memory_bytes: memory_bytes as f64,
             bandwidth_bytes_per_s: bandwidth,
             bf16_flops_per_s: 1e12 * bf16,
-            fp8_flops_per_s: or_bf16(&hardware.fp8_tflops),
-            int8_ops_per_s: or_bf16(&hardware.int8_tops),
+            fp8_flops_per_s: hardware.fp8_tflops.as_ref().map(|figure| 1e12 * figure.value),
+            int8_ops_per_s: 1e12 * value(&hardware.int8_tops, bf16),
             vector_flops_per_s: 1e12
                 * hardware.fp32_tflops.as_ref().map_or(bf16 / 8.0, |figure| figure.value),
             class: match hardware.memory {

@@ -1,5 +1,6 @@
 //! A model as products: what each layer multiplies and how many bytes that reads.
 
+use llmlab_models::architecture::Window;
 use llmlab_models::{ModelSpec, TensorRole, TensorSpec};
 use llmlab_quant::WeightFormat;
 
@@ -105,8 +106,8 @@ pub struct AttentionShape {
     /// values are expanded, than in a decode on the compressed ones.
     pub prefill_pair_flops: f64,
     pub decode_pair_flops: f64,
-    /// Positions that attention sees; `None` for all.
-    pub window: Option<u32>,
+    /// What attention sees; `None` for all.
+    pub window: Option<Window>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -156,7 +157,7 @@ impl Layers {
         let embedding = embedding.expect("every model has an embedding");
         let mut layers: Vec<(f64, Layer)> = Vec::new();
         for (part, attention) in parts.into_iter().zip(&spec.layers) {
-            let mut layer = part.layer(spec, attention.window);
+            let mut layer = part.layer(spec, attention.window.map(Window::Sliding));
             layer.attention.kv_bytes = kv_bytes_per_token as f64 / f64::from(spec.num_layers.max(1));
             match layers.iter_mut().find(|(_, known)| *known == layer) {
                 Some((count, _)) => *count += 1.0,
@@ -207,7 +208,7 @@ impl Parts {
         Product::add(slot, tensor, format);
     }
 
-    fn layer(self, spec: &ModelSpec, window: Option<u32>) -> Layer {
+    fn layer(self, spec: &ModelSpec, window: Option<Window>) -> Layer {
         let mlp =
             |gate_up: Option<Product>, down: Option<Product>| Some(Mlp { gate_up: gate_up?, down: down? });
         let dense = mlp(self.gate_up, self.down);

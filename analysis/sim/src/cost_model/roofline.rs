@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use llmlab_core::executor::StageTime;
+use llmlab_models::architecture::Window;
 
 use super::calibration::{Calibration, DEFAULT_RUNTIME};
 use super::device::Device;
@@ -152,10 +153,10 @@ impl Roofline {
         rows.logits += decode.logits;
         rows.sampled += decode.sampled;
         let mut seconds = 0.0;
-        let attention = |window: Option<u32>| {
+        let attention = |window: Option<Window>| {
             let (prefill, _) = self.attention_work(prefill, window);
-            let most = window.map_or(u64::MAX, |window| u64::from(window) * decoding as u64);
-            (prefill, self.decoding(decoding, keys.min(most)))
+            let seen = window.map_or(keys, |window| window.seen_of(keys, decoding as u64));
+            (prefill, self.decoding(decoding, seen))
         };
         self.operations(rows, attention, |cost| seconds += cost.seconds());
         seconds + self.host_wait_s(seconds - self.outside_s(rows.sequences), !prefill.is_empty())
@@ -168,7 +169,7 @@ impl Roofline {
     fn operations(
         &self,
         rows: Rows,
-        attention: impl Fn(Option<u32>) -> (Attention, Attention),
+        attention: impl Fn(Option<Window>) -> (Attention, Attention),
         mut found: impl FnMut(OperationCost),
     ) {
         let overhead_s = self.outside_s(rows.sequences);
@@ -272,12 +273,14 @@ impl Roofline {
         math: Math,
         rows: f64,
     ) -> OperationCost {
-        let peak = match math {
+        let (math, peak) = match (math, self.device.fp8_flops_per_s) {
+            (Math::Fp8, Some(peak)) => (math, peak),
+            // As vLLM's Marlin kernels do it, on an A100 for example.
+            (Math::Fp8, None) => (Math::WeightOnly, self.device.bf16_flops_per_s),
             // TF32 runs at half the 16-bit rate on tensor cores (NVIDIA data sheets from A100 on).
-            Math::F32 => self.device.bf16_flops_per_s / 2.0,
-            Math::Half | Math::WeightOnly => self.device.bf16_flops_per_s,
-            Math::Fp8 => self.device.fp8_flops_per_s,
-            Math::Int8 => self.device.int8_ops_per_s,
+            (Math::F32, _) => (math, self.device.bf16_flops_per_s / 2.0),
+            (Math::Half | Math::WeightOnly, _) => (math, self.device.bf16_flops_per_s),
+            (Math::Int8, _) => (math, self.device.int8_ops_per_s),
         };
         // Few rows do not fill a tile; they are computed without.
         let reached = (peak * self.efficiency.product_share(math, rows))
@@ -407,7 +410,7 @@ impl Roofline {
     }
 
     /// Sequences with several new tokens, and those with one.
-    fn attention_work(&self, seqs: &[SeqShape], window: Option<u32>) -> (Attention, Attention) {
+    fn attention_work(&self, seqs: &[SeqShape], window: Option<Window>) -> (Attention, Attention) {
         let mut prefill = Attention::default();
         let (mut queries, mut keys) = (0, 0);
         for seq in seqs.iter().filter(|seq| seq.new > 0) {

@@ -6,6 +6,7 @@
 //! row, then each further one by class. And one price for each step and each sequence, whatever it does.
 
 use llmlab_models::ModelSpec;
+use llmlab_models::architecture::Window;
 use serde::{Deserialize, Serialize};
 
 use crate::shape::SeqShape;
@@ -70,17 +71,17 @@ impl AttentionShape {
     }
 
     /// The mean of a count over the layers.
-    fn mean(&self, count: impl Fn(Option<u32>) -> u64) -> f64 {
-        self.windows.iter().map(|(window, share)| share * count(*window) as f64).sum()
+    fn mean(&self, count: impl Fn(Option<Window>) -> u64) -> f64 {
+        self.windows.iter().map(|(window, share)| share * count(window.map(Window::Sliding)) as f64).sum()
     }
 
     /// Keys that a chunk of a prompt reads, once for each tile of its queries.
-    fn keys_read(&self, seq: &SeqShape, window: Option<u32>) -> u64 {
+    fn keys_read(&self, seq: &SeqShape, window: Option<Window>) -> u64 {
         let (context, new, tile) = (u64::from(seq.context), u64::from(seq.new), u64::from(self.tile_tokens));
         let (whole, tiles) = (new / tile, new.div_ceil(tile));
         let last = if tiles > whole { new } else { 0 };
         let all = tiles * context + tile * whole * (whole + 1) / 2 + last;
-        window.map_or(all, |window| all.min(tiles * (u64::from(window) + tile - 1)))
+        window.map_or(all, |window| all.min(tiles * (u64::from(window.tokens()) + tile - 1)))
     }
 }
 
