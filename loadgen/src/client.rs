@@ -68,8 +68,6 @@ pub(crate) struct Client<'a> {
     pub observer: &'a dyn Observer,
     /// Fires when requests in flight are given up.
     pub abandon: CancellationToken,
-    /// Also of requests that no turn follows.
-    pub keep_answers: bool,
 }
 
 impl Client<'_> {
@@ -81,9 +79,6 @@ impl Client<'_> {
         Built { body, turn }: Built,
     ) -> Ended {
         let mut tally = Tally::new(request, scheduled, self.endpoint.protocol.wire()).with_turn(turn);
-        if self.keep_answers {
-            tally.keep_text();
-        }
         let total = self.endpoint.timeouts.total;
         let leave_at = match request.hang_up {
             Some(HangUp::After(time)) => Some(self.clock.deadline(scheduled.saturating_add(time))),
@@ -100,7 +95,7 @@ impl Client<'_> {
         };
         let (mut record, said) = tally.finish(end);
         record.error = record.error.take().map(|words| presentable(self.endpoint, &words));
-        Ended { record: Box::new(record), said: said.filter(|_| request.is_followed()) }
+        Ended { record: Box::new(record), said }
     }
 
     async fn either_exchange(

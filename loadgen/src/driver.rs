@@ -62,8 +62,6 @@ pub struct DriveOptions<'a> {
     pub start_monotonic_ns: Option<u64>,
     /// Cancelled: the run is stopped and what is in flight is recorded as cancelled, without waiting for `drain`.
     pub give_up: CancellationToken,
-    /// Reads every answer as one that a later turn needs, at the price that has.
-    pub keep_answers: bool,
 }
 
 impl Default for DriveOptions<'_> {
@@ -74,7 +72,6 @@ impl Default for DriveOptions<'_> {
             scrape: None,
             start_monotonic_ns: None,
             give_up: CancellationToken::new(),
-            keep_answers: false,
         }
     }
 }
@@ -160,7 +157,7 @@ pub fn drive_with(
 ) -> Result<DriveFacts, DriveError> {
     can_be_said(endpoint.protocol, workload)?;
     fd_limit::prepare(workload)?;
-    let DriveOptions { drain, time_limit, mut scrape, start_monotonic_ns, give_up, keep_answers } = options;
+    let DriveOptions { drain, time_limit, mut scrape, start_monotonic_ns, give_up } = options;
     let stop = cancel.child_token();
     let (reports, inbox) = mpsc::channel();
     let session = Session {
@@ -172,7 +169,6 @@ pub fn drive_with(
         start_monotonic_ns,
         stop: stop.clone(),
         give_up,
-        keep_answers,
         scrape: scrape.as_ref().map(Scrape::source),
     };
     std::thread::scope(|scope| {
@@ -263,7 +259,6 @@ struct Session<'a> {
     start_monotonic_ns: Option<u64>,
     stop: CancellationToken,
     give_up: CancellationToken,
-    keep_answers: bool,
     scrape: Option<ScrapeSource>,
 }
 

@@ -112,11 +112,6 @@ impl Tally {
         self
     }
 
-    /// The answer itself is wanted, whoever follows.
-    pub(crate) fn keep_text(&mut self) {
-        self.said.get_or_insert_default();
-    }
-
     /// The answer itself is wanted, not only its counts.
     pub(crate) fn keeps_text(&self) -> bool {
         self.said.is_some()

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    Arrivals, DriveError, DriveOptions, Ended, Observer, Protocol, Scrape, Silent, drive, drive_with,
-    generate,
+    Arrivals, DriveError, DriveOptions, Ended, Observer, Prompt, Protocol, Scrape, Silent, Turn, drive,
+    drive_with, generate,
 };
 use llmlab_results::record::{Outcome, RecordSink, RequestRecord};
 use support::*;
@@ -211,17 +211,28 @@ fn giving_up_does_not_wait_for_the_drain() {
     }
 }
 
-/// Nobody follows, so nothing but the cost of reading changes.
+/// The answers are kept for turns that never come.
 #[test]
-fn answers_that_are_kept_have_the_same_records() {
+fn first_turns_alone_are_sent_like_any_request() {
     let server = FakeServer::always(normal(3));
-    for keep_answers in [false, true] {
-        let options = DriveOptions { keep_answers, ..DriveOptions::default() };
-        let never = CancellationToken::new();
-        let (records, facts) = run_with(&endpoint(server.url()), &closed(20, 2, 3), options, &never);
-        assert_eq!((facts.unwrap().ended, records.len()), (Ended::Complete, 20));
-        assert!(records.iter().all(|r| (r.outcome, r.events.len()) == (Outcome::Ok, 3)), "{records:?}");
+    let mut workload = closed(20, 2, 3);
+    for request in &mut workload.requests {
+        request.turn = Some(Turn {
+            session: request.index,
+            turn: 0,
+            last: false,
+            new_tokens: request.prompt_tokens,
+            think_time: Duration::ZERO,
+            stand_in: Prompt::Tokens(Vec::new()),
+        });
     }
+    let never = CancellationToken::new();
+    let (records, facts) = run_with(&endpoint(server.url()), &workload, DriveOptions::default(), &never);
+    assert_eq!((facts.unwrap().ended, records.len()), (Ended::Complete, 20));
+    assert!(records.iter().all(|r| (r.outcome, r.events.len()) == (Outcome::Ok, 3)), "{records:?}");
+    let mut sent: Vec<u64> = records.iter().map(|r| r.index).collect();
+    sent.sort_unstable();
+    assert_eq!(sent, (0..20).collect::<Vec<_>>());
 }
 
 #[test]

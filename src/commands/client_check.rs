@@ -20,8 +20,6 @@ pub struct Load<'a> {
     pub protocol: Protocol,
     /// With a certificate that the mock makes.
     pub tls: bool,
-    /// See [`DriveOptions::keep_answers`].
-    pub keep_answers: bool,
     pub ttft: Duration,
     pub itl: Duration,
     /// `None`: wherever the system puts it.
@@ -76,12 +74,8 @@ fn drive(
 ) -> Result<(DriveFacts, Vec<RequestRecord>), Failure> {
     let driving = || {
         let mut records = Vec::new();
-        let options = DriveOptions {
-            drain: Duration::ZERO,
-            time_limit: load.time_limit,
-            keep_answers: load.keep_answers,
-            ..DriveOptions::default()
-        };
+        let options =
+            DriveOptions { drain: Duration::ZERO, time_limit: load.time_limit, ..DriveOptions::default() };
         let driven = drive_with(endpoint, load.workload, options, &mut records, &Silent, cancel)
             .map_err(Failure::target)?;
         Ok((driven, records))

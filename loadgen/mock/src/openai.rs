@@ -11,6 +11,8 @@ use crate::http::{self, chunk, chunk_size, stream_head};
 
 pub(crate) const COMPLETIONS: &str = "/v1/completions";
 pub(crate) const CHAT: &str = "/v1/chat/completions";
+/// Of every token.
+const TOKEN_ID: u32 = 1000;
 
 /// A request in the OpenAI protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub(crate) struct Request {
     chat: bool,
     usage_at_end: bool,
     usage_in_events: bool,
+    /// vLLM's extension for completions.
+    token_ids: bool,
 }
 
 #[derive(Deserialize)]
@@ -30,6 +34,8 @@ struct Body {
     #[serde(default)]
     stream: bool,
     stream_options: Option<StreamOptions>,
+    #[serde(default)]
+    return_token_ids: bool,
 }
 
 /// How many tokens a prompt has, of which nothing else matters here.
@@ -100,6 +106,7 @@ impl Request {
             chat,
             usage_at_end: options.include_usage,
             usage_in_events: options.continuous_usage_stats,
+            token_ids: body.return_token_ids,
         })
     }
 }
@@ -150,6 +157,7 @@ impl<'a> Answer<'a> {
             index: 0,
             delta: self.request.chat.then_some(Content { content: &text }),
             text: (!self.request.chat).then_some(&text),
+            token_ids: self.request.token_ids.then(|| vec![TOKEN_ID; tokens as usize]),
             finish_reason: (so_far == self.request.asked.tokens).then_some("length"),
         };
         let usage = self.request.usage_in_events.then(|| Usage::new(&self.request.asked, so_far));
@@ -283,6 +291,8 @@ struct Choice<'a> {
     delta: Option<Content<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
     finish_reason: Option<&'static str>,
 }
 
@@ -337,7 +347,8 @@ mod tests {
 
     #[test]
     fn a_cast_event_is_the_one_that_serde_writes() {
-        for options in ["", r#","stream_options":{"continuous_usage_stats":true}"#] {
+        let counts = r#","stream_options":{"continuous_usage_stats":true}"#;
+        for options in ["", counts, &format!(r#"{counts},"return_token_ids":true"#)] {
             let bodies = [
                 (COMPLETIONS, format!(r#"{{"prompt":[1,2,3],"max_tokens":2000{options}}}"#)),
                 (CHAT, format!(r#"{{"messages":[{{"content":"a"}}],"max_tokens":2000{options}}}"#)),

@@ -65,6 +65,16 @@ fn an_answer_without_streaming_comes_whole() {
 }
 
 #[test]
+fn tokens_have_ids_where_they_are_asked_for() {
+    let mock = Mock::start(MockConfig::new(quick())).unwrap();
+    let ids = |more: &str| {
+        let body = format!(r#"{{"prompt":[1,2],"max_tokens":3,"stream":true{more}}}"#);
+        ask(&mock, "POST", "/v1/completions", &body).1.matches(r#""token_ids":[1000]"#).count()
+    };
+    assert_eq!((ids(""), ids(r#","return_token_ids":true"#)), (0, 3));
+}
+
+#[test]
 fn bad_requests_have_answers() {
     let mock = Mock::start(MockConfig::new(quick())).unwrap();
     let (status, body) = ask(&mock, "POST", "/v1/completions", r#"{"prompt":"a","max_tokens":0}"#);

@@ -66,7 +66,6 @@ impl<'s> PaceLoop<'s> {
             clock,
             observer: session.observer,
             abandon: CancellationToken::new(),
-            keep_answers: session.keep_answers,
         };
         let issuer = Issuer::new(session.workload);
         let pacer = Pacer::new(clock)?;

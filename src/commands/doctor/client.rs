@@ -97,7 +97,6 @@ fn level(streams: u32, mock_core: Option<usize>, client_cores: &[usize]) -> Resu
         workload: &workload,
         protocol: Protocol::OpenAiCompletions,
         tls: false,
-        keep_answers: false,
         ttft: TTFT,
         itl,
         mock_core,

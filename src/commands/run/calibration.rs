@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use llmlab_loadgen::{
-    Arrivals, Ended, Lengths, Prefixes, PromptStyle, Protocol, Workload, WorkloadConfig, generate,
+    Arrivals, Ended, Lengths, PlannedRequest, Prefixes, Prompt, PromptStyle, Protocol, Turn, Workload,
+    WorkloadConfig, generate,
 };
 use llmlab_metrics::trust::LATE_NS;
 use llmlab_results::RunDir;
@@ -128,7 +129,7 @@ fn workload(plan: &Plan, protocol: Protocol, stretch: &Stretch) -> Result<Worklo
         PromptStyle::TokenIds { .. } => PromptStyle::Words { tokens_per_word: TOKENS_PER_WORD },
         words @ PromptStyle::Words { .. } => words.clone(),
     };
-    generate(&WorkloadConfig {
+    let mut workload = generate(&WorkloadConfig {
         seed: plan.spec.seed,
         requests: stretch.rows.len() as u64,
         lengths: Lengths::Trace { rows: stretch.rows.clone() },
@@ -143,7 +144,27 @@ fn workload(plan: &Plan, protocol: Protocol, stretch: &Stretch) -> Result<Worklo
         sessions: None,
         abandonment: None,
     })
-    .map_err(Failure::internal)
+    .map_err(Failure::internal)?;
+    if plan.spec.workload.sessions.is_some() {
+        workload.requests.iter_mut().for_each(as_first_turn);
+    }
+    Ok(workload)
+}
+
+/// The answer is read as the trial's were: for a later turn, which here never comes.
+fn as_first_turn(request: &mut PlannedRequest) {
+    let stand_in = match &request.prompt {
+        Prompt::Tokens(_) => Prompt::Tokens(Vec::new()),
+        Prompt::Text(_) | Prompt::Messages(_) => Prompt::Text(String::new()),
+    };
+    request.turn = Some(Turn {
+        session: request.index,
+        turn: 0,
+        last: false,
+        new_tokens: request.prompt_tokens,
+        think_time: Duration::ZERO,
+        stand_in,
+    });
 }
 
 /// What is driven against the mock, and where it is from.
@@ -186,7 +207,6 @@ impl Copy<'_> {
             workload: &self.workload,
             protocol: self.protocol,
             tls: self.tls,
-            keep_answers: self.keep_answers,
             ttft: stretch.ttft,
             itl: stretch.itl,
             // As in the trials, where client and server are put.
