@@ -1,6 +1,8 @@
-//! Ctrl-C. The first one ends a command in order. The second comes from a person who insists: what was recorded is saved,
-//! what would take longer is left out, and neither a child nor a temporary folder stays behind.
+//! Ctrl-C, or SIGTERM where no person but a system ends a command. The first one ends it in order. The second comes from
+//! somebody who insists: what was recorded is saved, what would take longer is left out, and neither a child nor a temporary
+//! folder stays behind.
 
+use std::io;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ pub fn insisted() -> &'static CancellationToken {
 /// For a command whose records are on their way to disk. `first` is called at the first Ctrl-C. The second gives the command
 /// a moment to end by itself, and the third does not.
 pub fn saving(first: impl FnOnce() + Send + 'static) {
-    listen(async move |mut presses: Signals| {
+    listen(async move |mut presses: Presses| {
         presses.recv().await;
         first();
         presses.recv().await;
@@ -38,7 +40,7 @@ pub fn saving(first: impl FnOnce() + Send + 'static) {
 
 /// For a command that has nothing on its way: `first` is called at the first Ctrl-C, and the second ends the process.
 pub fn twice(first: impl FnOnce() + Send + 'static) {
-    listen(async move |mut presses: Signals| {
+    listen(async move |mut presses: Presses| {
         presses.recv().await;
         first();
         presses.recv().await;
@@ -47,9 +49,28 @@ pub fn twice(first: impl FnOnce() + Send + 'static) {
 
 /// For a command that can only be done or not done, and has children or temporary folders meanwhile.
 pub fn once() {
-    listen(async |mut presses: Signals| {
+    listen(async |mut presses: Presses| {
         presses.recv().await;
     });
+}
+
+struct Presses {
+    interrupt: Signals,
+    terminate: Signals,
+}
+
+impl Presses {
+    fn new() -> io::Result<Presses> {
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Presses { interrupt: signal(interrupt)?, terminate: signal(terminate)? })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// As if Ctrl-C had been pressed, where a terminal hands it over as a key.
@@ -58,11 +79,11 @@ pub fn press() {
 }
 
 /// Ends the process, and what it would leave behind, when `pressed` returns.
-fn listen<F: Future<Output = ()>>(pressed: impl FnOnce(Signals) -> F + Send + 'static) {
+fn listen<F: Future<Output = ()>>(pressed: impl FnOnce(Presses) -> F + Send + 'static) {
     let listening = move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(async {
-            let Ok(presses) = signal(SignalKind::interrupt()) else { return };
+            let Ok(presses) = Presses::new() else { return };
             pressed(presses).await;
             leftovers::clear();
             std::process::exit(Code::Interrupted as i32);

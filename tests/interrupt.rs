@@ -12,8 +12,8 @@ use llmlab_results::manifest::RunStatus;
 use llmlab_results::read_run;
 use llmlab_results::record::Outcome;
 
-/// A run that was told to stop, and its messages. `ready` waits for the moment to press Ctrl-C.
-fn stopping(dir: &Path, ready: impl FnOnce()) -> (Child, BufReader<ChildStderr>) {
+/// A run that was told to stop by a signal of that name, and its messages. `ready` waits for the moment to press Ctrl-C.
+fn stopping(dir: &Path, by: &str, ready: impl FnOnce()) -> (Child, BufReader<ChildStderr>) {
     std::fs::create_dir(dir.join("tmp")).unwrap();
     let mut run = llmlab(dir)
         .args(["run", "scenario.toml"])
@@ -24,7 +24,7 @@ fn stopping(dir: &Path, ready: impl FnOnce()) -> (Child, BufReader<ChildStderr>)
         .unwrap();
     let mut said = BufReader::new(run.stderr.take().unwrap());
     ready();
-    signal(run.id(), "INT");
+    signal(run.id(), by);
     // Two signals at once are one, so the first must have been taken.
     wait_for_words(&mut said, "stopping:");
     (run, said)
@@ -70,7 +70,7 @@ command = {{ run = ["sh", "-c", "{script}"], url = "http://127.0.0.1:{port}", mo
 "#
     );
     std::fs::write(dir.path().join("scenario.toml"), text).unwrap();
-    let (mut run, _said) = stopping(dir.path(), || {
+    let (mut run, _said) = stopping(dir.path(), "TERM", || {
         wait_for_records(dir.path(), "mine-r1", 2);
     });
     signal(run.id(), "INT");
@@ -103,7 +103,7 @@ endpoint = {{ url = "{}", protocol = "openai-completions", model = "mock" }}
         mock.url
     );
     std::fs::write(dir.path().join("scenario.toml"), text).unwrap();
-    let (mut run, _said) = stopping(dir.path(), || {
+    let (mut run, _said) = stopping(dir.path(), "INT", || {
         let timing = || {
             children_in(dir.path()).into_iter().find(|pid| arguments(*pid).iter().any(|word| word == "--log"))
         };
