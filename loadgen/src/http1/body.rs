@@ -174,11 +174,15 @@ impl BodyReader {
 fn size_line(bytes: &[u8]) -> Option<(u64, usize)> {
     /// Of sizes that fit 32 bits.
     const MOST_DIGITS: usize = 8;
+    // Zeros in front are counted, one by one.
+    if bytes.first() == Some(&b'0') {
+        return None;
+    }
     let mut size = 0;
     for (length, byte) in bytes.iter().take(MOST_DIGITS + 1).enumerate() {
         match char::from(*byte).to_digit(16) {
             Some(digit) if length < MOST_DIGITS => size = size << 4 | u64::from(digit),
-            _ => return (size > 0 && bytes[length..].starts_with(b"\r\n")).then_some((size, length + 2)),
+            _ => return (length > 0 && bytes[length..].starts_with(b"\r\n")).then_some((size, length + 2)),
         }
     }
     None

@@ -78,3 +78,29 @@ impl Mask {
         self.delta.clone_from(delta);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::endpoint::Protocol;
+    use crate::sse::text;
+
+    use super::*;
+
+    /// Bytes that are no UTF-8 count as text, as they do where they are replaced and parsed.
+    #[test]
+    fn broken_text_is_text() {
+        let event = |text: &[u8]| {
+            [br#"{"choices":[{"index":0,"text":""#, text, br#"","finish_reason":null}]}"#].concat()
+        };
+        let wire = Protocol::OpenAiCompletions.wire();
+        let mut mask = Mask::default();
+        let known = event(b" a");
+        assert!(mask.fits(&known).is_none());
+        let read = (wire.scan)(&text(&known), &mut mask).unwrap();
+        for words in [&b" b"[..], b"\xff", b"\xe2\x82"] {
+            assert_eq!(mask.fits(&event(words)), Some(&mut read.clone()), "{words:?}");
+            assert_eq!((wire.scan)(&text(&event(words)), &mut Mask::default()), Some(read.clone()));
+        }
+        assert!(mask.fits(&event(b"")).is_none() && mask.fits(&known[1..]).is_none());
+    }
+}
